@@ -1,0 +1,169 @@
+"""The balance between text and hard negatives (OHEM), and the losses it can balance."""
+
+from typing import Any, NamedTuple
+
+import paddle
+from paddle import Tensor
+
+from dbloss import checks
+from dbloss._layer import TermLayer
+from dbloss.dice import Dice
+from dbloss.engine import Term, evaluate
+from dbloss.mask_l1 import Absolute
+from dbloss.mean import Mean, PixelLoss
+from dbloss.mining import Balance
+
+
+class BinaryCrossEntropy(NamedTuple):
+    """`l = -(g * log p + (1-g) * log(1-p))`, `dl/dp = (p - g) / max(p * (1-p), 1e-12)`.
+
+    A logarithm below -100, or of a number that is not positive, counts as -100.
+    """
+
+    def value(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return `l`."""
+        log_p = paddle.log(p.clip(min=0)).clip(min=-100)
+        log_not_p = paddle.log1p(-p.clip(max=1)).clip(min=-100)
+        return -(g * log_p + (1 - g) * log_not_p)
+
+    def derivative(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return `dl/dp`."""
+        return (p - g) / (p * (1 - p)).clip(min=1e-12)
+
+
+class SquaredError(NamedTuple):
+    """`l = (p - g)^2`, `dl/dp = 2 * (p - g)`."""
+
+    def value(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return `l`."""
+        return (p - g) ** 2
+
+    def derivative(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return `dl/dp`."""
+        return 2 * (p - g)
+
+
+_PIXEL_LOSSES: dict[str, PixelLoss] = {
+    "BCELoss": BinaryCrossEntropy(),
+    "CrossEntropy": BinaryCrossEntropy(),
+    "Euclidean": SquaredError(),
+}
+BALANCED_TYPES = ("DiceLoss", "MaskL1Loss", *_PIXEL_LOSSES, "OHEMDiceLoss")
+
+
+class BalanceLoss(TermLayer):
+    """A loss balanced between text and hard negatives by online hard example mining (OHEM).
+
+    With `n_pos = int(sum(g*m))` and `n_neg = int(min(sum((1-g)*m), n_pos * negative_ratio))`:
+
+    - `BCELoss`, `CrossEntropy` (the same) and `Euclidean` (squared error) have a loss `l` at each
+      pixel. `L = (sum(g*m*l) + S) / (n_pos + n_neg + eps)`, where S is the sum of the `n_neg`
+      largest values of `(1-g)*m*l`. Values equal to the smallest of these share the places left,
+      so neither L nor its gradient depends on the order of the pixels.
+    - `OHEMDiceLoss` is Dice over the positives and the `n_neg` negatives of the highest predicted
+      probability.
+    - `DiceLoss` and `MaskL1Loss` are one number `d` for the batch. The same formula with `l = d`
+      everywhere gives d times a factor near 1: nothing is mined. This is what PaddleOCR computes by
+      default, and published configurations were tuned with it.
+
+    Args:
+        balance_loss: False gives the loss without balance: d, or the mean of l over the mask,
+            or Dice over the mask.
+        main_loss_type: one of the names above.
+        negative_ratio: hard negatives for each positive, at least 0.
+        return_origin: True returns the pair of L and the loss before the balance: d, or the map of
+            l, `[N, H, W]`, or Dice over the mask. Without balance it has no effect.
+        eps: added to every denominator, above 0.
+        fallback_negatives: number of hard negatives where the batch has no positive, at least 0.
+        smooth: as in `DiceLoss`; it reaches the Dice losses alone.
+
+    Raises:
+        TypeError: a hyperparameter is of the wrong type.
+        ValueError: a hyperparameter is out of its range, or `main_loss_type` is unknown.
+
+    Example:
+        >>> import paddle
+        >>> from dbloss import BalanceLoss
+        >>> pred = paddle.to_tensor([[[0.5, 0.5, 0.1, 0.2]]])
+        >>> gt = paddle.to_tensor([[[1.0, 0.0, 0.0, 0.0]]])
+        >>> loss = BalanceLoss(main_loss_type="BCELoss", negative_ratio=1)(pred, gt)
+        >>> round(float(loss), 4)  # the positive and the hardest negative, log 2 each
+        0.6931
+
+    Source:
+        Shrivastava et al., "Training Region-based Object Detectors with Online Hard Example
+        Mining", CVPR 2016; PaddleOCR `ppocr/losses/det_basic_loss.py`.
+    """
+
+    def __init__(
+        self,
+        balance_loss: bool = True,
+        main_loss_type: str = "DiceLoss",
+        negative_ratio: float = 3,
+        return_origin: bool = False,
+        eps: float = 1e-6,
+        fallback_negatives: int = 0,
+        smooth: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        advice = ""
+        if main_loss_type == "DiceFocalLoss":
+            advice = "It is not balanced: use dbloss.DiceFocalLoss, or DBLoss, which takes it."
+        self.balance_loss = checks.flag("balance_loss", balance_loss)
+        self.main_loss_type = checks.choice(
+            "main_loss_type", main_loss_type, BALANCED_TYPES, advice
+        )
+        self.negative_ratio = checks.number("negative_ratio", negative_ratio, least=0)
+        self.return_origin = checks.flag("return_origin", return_origin)
+        self.eps = checks.number("eps", eps, above=0)
+        self.fallback_negatives = checks.number("fallback_negatives", fallback_negatives, least=0)
+        self.smooth = checks.number("smooth", smooth, least=0)
+        checks.warn_unknown("BalanceLoss", kwargs)
+
+    def forward(
+        self, pred: Tensor, gt: Tensor, mask: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Return the loss, a 0-D float32 tensor, and with `return_origin` the loss before it.
+
+        Args:
+            pred: predicted probabilities, float `[N, H, W]`, in [0, 1].
+            gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
+            mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; None counts every pixel.
+
+        Raises:
+            TypeError: an argument is not a tensor of one of those dtypes.
+            ValueError: shapes differ, a map is empty, or a label requires a gradient.
+        """
+        checks.single(pred, gt, mask=mask)
+        mask = self._mask(gt, mask)
+        balanced = self._evaluate(pred, gt, mask)
+        if not (self.balance_loss and self.return_origin):
+            return balanced
+        if self.main_loss_type in _PIXEL_LOSSES:
+            pixel_loss = _PIXEL_LOSSES[self.main_loss_type]
+            return balanced, pixel_loss.value(pred, gt.astype(pred.dtype))
+        (origin,) = evaluate(pred, (Term(self._loss(), gt, mask),))
+        return balanced, origin
+
+    def _loss(self) -> Dice | Mean:
+        if self.main_loss_type in ("DiceLoss", "OHEMDiceLoss"):
+            return Dice(self.eps, self.smooth)
+        if self.main_loss_type == "MaskL1Loss":
+            return Mean(Absolute(), self.eps)
+        return Mean(_PIXEL_LOSSES[self.main_loss_type], self.eps)
+
+    def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
+        balance = None
+        if self.balance_loss:
+            per_pixel = self.main_loss_type not in ("DiceLoss", "MaskL1Loss")
+            balance = Balance(self.negative_ratio, self.fallback_negatives, self.eps, per_pixel)
+        return (Term(self._loss(), gt, mask, channel, balance),)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for `print(layer)`."""
+        return (
+            f"balance_loss={self.balance_loss}, main_loss_type={self.main_loss_type!r},"
+            f" negative_ratio={self.negative_ratio}, return_origin={self.return_origin},"
+            f" eps={self.eps}, fallback_negatives={self.fallback_negatives}, smooth={self.smooth}"
+        )

@@ -1,0 +1,43 @@
+"""The step function that turns a probability map and a threshold map into a binary map."""
+
+import paddle.nn.functional as F
+from paddle import Tensor
+
+from dbloss import checks
+
+
+def differentiable_binarization(
+    probability_map: Tensor, threshold_map: Tensor, k: float = 50.0
+) -> Tensor:
+    """Return the approximate binary map `B = sigmoid(k * (P - T))`.
+
+    Args:
+        probability_map: P, float `[N, H, W]` or any other shape, values in [0, 1].
+        threshold_map: T, the shape and dtype of P, values in [0, 1].
+        k: steepness of the step; the paper's 50 by default.
+
+    Returns:
+        B, the shape and dtype of P, values in [0, 1].
+
+    Raises:
+        TypeError: a map is not a tensor of floats, or the two dtypes differ, or `k` is no number.
+        ValueError: the two shapes differ, or `k` is not above 0.
+
+    Example:
+        >>> import paddle
+        >>> from dbloss import differentiable_binarization
+        >>> P = paddle.to_tensor([0.2, 0.5, 0.9])
+        >>> T = paddle.to_tensor([0.5, 0.5, 0.5])
+        >>> [round(b, 4) for b in differentiable_binarization(P, T).tolist()]
+        [0.0, 0.5, 1.0]
+
+    Source:
+        Liao et al., "Real-time Scene Text Detection with Differentiable Binarization",
+        AAAI 2020, equation 2; PaddleOCR `ppocr/modeling/heads/det_db_head.py`.
+    """
+    k = checks.number("k", k, above=0)
+    checks.prediction("probability_map", probability_map)
+    checks.prediction("threshold_map", threshold_map)
+    checks.same_shape("threshold_map", threshold_map, "probability_map", probability_map)
+    checks.same_dtype("threshold_map", threshold_map, "probability_map", probability_map)
+    return F.sigmoid(k * (probability_map - threshold_map))

@@ -1,0 +1,196 @@
+"""The loss of a Differentiable Binarization detector: splits the maps, calls its parts, adds."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from paddle import Tensor, nn
+
+from dbloss import checks
+from dbloss.balance import BALANCED_TYPES, BalanceLoss
+from dbloss.dice import DiceLoss
+from dbloss.engine import evaluate
+from dbloss.focal import DiceFocalLoss
+from dbloss.mask_l1 import MaskL1Loss
+
+_OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss)
+
+
+class DBLoss(nn.Layer):  # type: ignore[misc]
+    """Loss of a DB text detector: `alpha * L_s + beta * L_t + L_b`.
+
+    `L_s` is the balanced loss of the probability map, `L_t` the masked L1 loss of the threshold
+    map, `L_b` the Dice loss of the approximate binary map. Names, defaults, numbers and gradients
+    are PaddleOCR's.
+
+    Args:
+        balance_loss: False takes the loss of the probability map without balance.
+        main_loss_type: the loss of the probability map.
+
+            - `"DiceLoss"`, `"MaskL1Loss"`: one number for the batch; mining has no effect on it.
+            - `"BCELoss"`, `"CrossEntropy"` (the same), `"Euclidean"` (squared error): a loss of
+              each pixel, over the positives and the hardest negatives.
+            - `"OHEMDiceLoss"`: Dice over the positives and the hardest negatives.
+            - `"DiceFocalLoss"`: Dice plus focal loss, without mining, for the binary map too.
+        alpha: weight of `L_s`, at least 0.
+        beta: weight of `L_t`, at least 0.
+        ohem_ratio: hard negatives for each positive, at least 0.
+        eps: added to every denominator, above 0.
+        aux_weight_p4: weight of the loss on `predicts["aux_maps_p4"]`, at least 0; 0 leaves it out.
+        aux_weight_p3: the same for `aux_maps_p3`.
+        aux_weight_p2: the same for `aux_maps_p2`.
+        focal_alpha: as in `DiceFocalLoss`, which alone reads it.
+        focal_gamma: as in `DiceFocalLoss`, which alone reads it.
+        dice_weight: as in `DiceFocalLoss`, which alone reads it.
+        focal_weight: as in `DiceFocalLoss`, which alone reads it.
+        fallback_negatives: number of hard negatives where the batch has no text, at least 0.
+        smooth: as in `DiceLoss`; it reaches every Dice loss.
+        **kwargs: anything else is accepted with a warning that names it; `name` without one.
+
+    Attributes:
+        bce_loss: layer of `L_s`, called as `bce_loss(pred, gt, mask)`.
+        l1_loss: layer of `L_t`, called likewise.
+        dice_loss: layer of `L_b`, called likewise. Each may be replaced.
+
+    Raises:
+        TypeError: a hyperparameter is of the wrong type.
+        ValueError: a hyperparameter is out of its range, or `main_loss_type` is unknown.
+
+    Example:
+        >>> import paddle
+        >>> from dbloss import DBLoss
+        >>> maps = paddle.full([1, 3, 4, 4], 0.5)
+        >>> text = paddle.zeros([1, 4, 4])
+        >>> text[:, 1:3] = 1
+        >>> every = paddle.ones([1, 4, 4])
+        >>> losses = DBLoss()({"maps": maps}, [None, 0.3 * every, every, text, every])
+        >>> {name: round(float(loss), 4) for name, loss in losses.items()}
+        {'loss': 5.0, 'loss_shrink_maps': 2.5, 'loss_threshold_maps': 2.0, 'loss_binary_maps': 0.5}
+
+    Source:
+        Liao et al., "Real-time Scene Text Detection with Differentiable Binarization",
+        AAAI 2020, equation 7; PaddleOCR `ppocr/losses/det_db_loss.py`.
+    """
+
+    def __init__(
+        self,
+        balance_loss: bool = True,
+        main_loss_type: str = "DiceLoss",
+        alpha: float = 5,
+        beta: float = 10,
+        ohem_ratio: float = 3,
+        eps: float = 1e-6,
+        aux_weight_p4: float = 0.0,
+        aux_weight_p3: float = 0.0,
+        aux_weight_p2: float = 0.0,
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        dice_weight: float = 1.0,
+        focal_weight: float = 1.0,
+        fallback_negatives: int = 0,
+        smooth: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__()
+        checks.choice("main_loss_type", main_loss_type, (*BALANCED_TYPES, "DiceFocalLoss"))
+        self.alpha = checks.number("alpha", alpha, least=0)
+        self.beta = checks.number("beta", beta, least=0)
+        self.aux_weight_p4 = checks.number("aux_weight_p4", aux_weight_p4, least=0)
+        self.aux_weight_p3 = checks.number("aux_weight_p3", aux_weight_p3, least=0)
+        self.aux_weight_p2 = checks.number("aux_weight_p2", aux_weight_p2, least=0)
+        checks.number("ohem_ratio", ohem_ratio, least=0)
+        checks.warn_unknown("DBLoss", kwargs)
+        # The parts that are not chosen check their settings too: an error shows at once.
+        focal = DiceFocalLoss(dice_weight, focal_weight, focal_alpha, focal_gamma, eps, smooth)
+        balance = BalanceLoss(
+            balance_loss,
+            "DiceLoss" if main_loss_type == "DiceFocalLoss" else main_loss_type,
+            ohem_ratio,
+            eps=eps,
+            fallback_negatives=fallback_negatives,
+            smooth=smooth,
+        )
+        mixed = main_loss_type == "DiceFocalLoss"
+        self.bce_loss = focal if mixed else balance
+        self.l1_loss = MaskL1Loss(eps)
+        self.dice_loss = focal if mixed else DiceLoss(eps, smooth)
+
+    def forward(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
+        """Return the total, `"loss"`, and the weighted parts it is the sum of.
+
+        Args:
+            predicts: holds `"maps"`, float `[N, 3, H, W]`, in [0, 1]: the probability, threshold
+                and binary map. With `"distance_maps"` it also holds `"cbn_maps"`,
+                `[N, C, H, W]`, whose channel 0 goes through the loss of the probability map. For
+                each auxiliary weight above 0 it may hold maps of that name, `[N, 3, H, W]`.
+            labels: `[image, threshold_map, threshold_mask, shrink_map, shrink_mask]`, each but the
+                image `[N, H, W]`; float, bool or integer. The image is not read.
+
+        Returns:
+            `loss`, `loss_shrink_maps` (`alpha * L_s`), `loss_threshold_maps` (`beta * L_t`) and
+            `loss_binary_maps` (`L_b`); `loss_cbn`, weight 1, where there are such maps; and
+            `loss_aux_maps_p4` and so on, before their weight. 0-D float32 tensors.
+
+        Raises:
+            TypeError: an argument is not what is described here, or not a tensor of those dtypes.
+            ValueError: a key, a label or a channel is missing, shapes differ, a map is empty, or a
+                label requires a gradient.
+        """
+        maps = checks.maps(predicts)
+        targets = checks.labels(labels, maps)
+        shrink, threshold, binary = self._parts(maps, targets)
+        losses = {
+            "loss_shrink_maps": shrink,
+            "loss_threshold_maps": threshold,
+            "loss_binary_maps": binary,
+        }
+        total = shrink + threshold + binary
+        if "distance_maps" in predicts:
+            cbn = checks.maps(predicts, "cbn_maps", channels=1, like=maps)
+            *_, shrink_map, shrink_mask = targets
+            losses["loss_cbn"] = self.bce_loss(cbn[:, 0], shrink_map, shrink_mask)
+            total = total + losses["loss_cbn"]
+        for level in ("p4", "p3", "p2"):
+            name, weight = f"aux_maps_{level}", getattr(self, f"aux_weight_{level}")
+            if weight > 0 and name in predicts:
+                auxiliary = checks.maps(predicts, name, like=maps)
+                losses[f"loss_{name}"] = sum(self._parts(auxiliary, targets))
+                total = total + weight * losses[f"loss_{name}"]
+        return {"loss": total, **losses}
+
+    def _parts(self, maps: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        threshold_map, threshold_mask, shrink_map, shrink_mask = targets
+        calls = (
+            (self.bce_loss, shrink_map, shrink_mask),
+            (self.l1_loss, threshold_map, threshold_mask),
+            (self.dice_loss, shrink_map, shrink_mask),
+        )
+        # Layers of this package share their sweeps; any other is called on its channel.
+        terms = [
+            layer._terms(gt, mask, channel) if _is_as_written(layer) else ()
+            for channel, (layer, gt, mask) in enumerate(calls)
+        ]
+        evaluated = iter(evaluate(maps, [term for group in terms for term in group]))
+        shrink, threshold, binary = (
+            layer._combine([next(evaluated) for _ in group])
+            if group
+            else layer(maps[:, channel], gt, mask)
+            for channel, (group, (layer, gt, mask)) in enumerate(zip(terms, calls, strict=True))
+        )
+        return self.alpha * shrink, self.beta * threshold, binary
+
+    def extra_repr(self) -> str:
+        """Return the settings, for `print(layer)`."""
+        return (
+            f"alpha={self.alpha}, beta={self.beta}, aux_weight_p4={self.aux_weight_p4},"
+            f" aux_weight_p3={self.aux_weight_p3}, aux_weight_p2={self.aux_weight_p2}"
+        )
+
+
+def _is_as_written(layer: nn.Layer) -> bool:
+    """Tell whether calling `layer` would do what evaluating its terms does, and no more."""
+    return (
+        type(layer) in _OWN_LAYERS
+        and "forward" not in vars(layer)
+        and not layer._forward_pre_hooks
+        and not layer._forward_post_hooks
+    )

@@ -1,0 +1,138 @@
+"""The focal loss and its sum with Dice."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import paddle
+from paddle import Tensor
+
+from dbloss import checks
+from dbloss._layer import TermLayer
+from dbloss.dice import Dice
+from dbloss.engine import Term
+from dbloss.mean import Mean
+
+
+class Focal(NamedTuple):
+    """`l = alpha_t * (1 - p_t)^gamma * BCE(q, g)` with `q = clip(p, eps, 1 - eps)`.
+
+    `p_t = q*g + (1-q)*(1-g)` and `alpha_t = alpha*g + (1-alpha)*(1-g)`. Within the clip,
+    `dl/dp = alpha_t * (1-p_t)^(gamma-1) * ((1-p_t) * (q-g) / (q*(1-q)) - gamma * (2g-1) * BCE)`;
+    outside it the derivative is 0.
+    """
+
+    alpha: float
+    gamma: float
+    eps: float
+
+    def value(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return `l`."""
+        q = self._clip(p)
+        return self._alpha_t(g) * self._miss(q, g) ** self.gamma * self._bce(q, g)
+
+    def derivative(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return `dl/dp`."""
+        q = self._clip(p)
+        miss = self._miss(q, g)
+        through_bce = miss * (q - g) / (q * (1 - q))
+        through_weight = self.gamma * (2 * g - 1) * self._bce(q, g)
+        slope = self._alpha_t(g) * miss ** (self.gamma - 1) * (through_bce - through_weight)
+        return slope * (q == p).astype(p.dtype)
+
+    def _clip(self, p: Tensor) -> Tensor:
+        return p.clip(self.eps, 1 - self.eps)
+
+    def _alpha_t(self, g: Tensor) -> Tensor:
+        return (1 - self.alpha) + (2 * self.alpha - 1) * g
+
+    def _miss(self, q: Tensor, g: Tensor) -> Tensor:
+        # 1 - p_t, written so that it is q itself on a negative and 1 - q on a positive.
+        return q * (1 - g) + (1 - q) * g
+
+    def _bce(self, q: Tensor, g: Tensor) -> Tensor:
+        return -(g * paddle.log(q) + (1 - g) * paddle.log1p(-q))
+
+
+class DiceFocalLoss(TermLayer):
+    """Dice loss plus focal loss over the pixels of a mask.
+
+    `L = dice_weight * Dice + focal_weight * sum(m * l) / (sum(m) + eps)`, with the focal loss
+    `l = alpha_t * (1 - p_t)^gamma * BCE(q, g)`, `q = clip(p, eps, 1 - eps)`, where `p_t` is the
+    probability given to the truth and `alpha_t` is `focal_alpha` on text, 1 minus it elsewhere.
+
+    Args:
+        dice_weight: weight of the Dice loss, at least 0.
+        focal_weight: weight of the focal loss, at least 0.
+        focal_alpha: share of the positives in the focal loss, in [0, 1].
+        focal_gamma: exponent that takes weight from easy pixels, at least 0.
+        eps: added to the denominators, and the margin of the clip; above 0 and below 0.5.
+        smooth: as in `DiceLoss`.
+
+    Raises:
+        TypeError: a hyperparameter is not a number.
+        ValueError: a hyperparameter is out of its range.
+
+    Example:
+        >>> import paddle
+        >>> from dbloss import DiceFocalLoss
+        >>> pred = paddle.to_tensor([[[0.5, 0.5]]])
+        >>> gt = paddle.to_tensor([[[1.0, 0.0]]])
+        >>> loss = DiceFocalLoss(focal_alpha=0.5, focal_gamma=0.0)(pred, gt)
+        >>> round(float(loss), 4)  # 0.5 of Dice and half of log 2
+        0.8466
+
+    Source:
+        Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017;
+        PaddleOCR `ppocr/losses/det_basic_loss.py`.
+    """
+
+    def __init__(
+        self,
+        dice_weight: float = 1.0,
+        focal_weight: float = 1.0,
+        focal_alpha: float = 0.75,
+        focal_gamma: float = 2.0,
+        eps: float = 1e-6,
+        smooth: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.dice_weight = checks.number("dice_weight", dice_weight, least=0)
+        self.focal_weight = checks.number("focal_weight", focal_weight, least=0)
+        self.focal_alpha = checks.number("focal_alpha", focal_alpha, least=0, most=1)
+        self.focal_gamma = checks.number("focal_gamma", focal_gamma, least=0)
+        self.eps = checks.number("eps", eps, above=0, below=0.5)
+        self.smooth = checks.number("smooth", smooth, least=0)
+
+    def forward(self, pred: Tensor, gt: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return the loss, a 0-D float32 tensor.
+
+        Args:
+            pred: predicted probabilities, float `[N, H, W]`, in [0, 1].
+            gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
+            mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; None counts every pixel.
+
+        Raises:
+            TypeError: an argument is not a tensor of one of those dtypes.
+            ValueError: shapes differ, a map is empty, or a label requires a gradient.
+        """
+        checks.single(pred, gt, mask=mask)
+        return self._evaluate(pred, gt, self._mask(gt, mask))
+
+    def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
+        focal = Focal(self.focal_alpha, self.focal_gamma, self.eps)
+        return (
+            Term(Dice(self.eps, self.smooth), gt, mask, channel),
+            Term(Mean(focal, self.eps), gt, mask, channel),
+        )
+
+    def _combine(self, losses: Sequence[Tensor]) -> Tensor:
+        dice, focal = losses
+        return self.dice_weight * dice + self.focal_weight * focal
+
+    def extra_repr(self) -> str:
+        """Return the settings, for `print(layer)`."""
+        return (
+            f"dice_weight={self.dice_weight}, focal_weight={self.focal_weight},"
+            f" focal_alpha={self.focal_alpha}, focal_gamma={self.focal_gamma}, eps={self.eps},"
+            f" smooth={self.smooth}"
+        )

@@ -1,0 +1,77 @@
+"""The L1 loss over a mask."""
+
+from typing import NamedTuple
+
+import paddle
+from paddle import Tensor
+
+from dbloss import checks
+from dbloss._layer import TermLayer
+from dbloss.engine import Term
+from dbloss.mean import Mean
+
+
+class Absolute(NamedTuple):
+    """`l = |p - t|`, `dl/dp = sign(p - t)` with `sign(0) = 0`."""
+
+    def value(self, p: Tensor, t: Tensor) -> Tensor:
+        """Return `l`."""
+        return paddle.abs(p - t)
+
+    def derivative(self, p: Tensor, t: Tensor) -> Tensor:
+        """Return `dl/dp`."""
+        return paddle.sign(p - t)
+
+
+class MaskL1Loss(TermLayer):
+    """Mean absolute error over the pixels of a mask.
+
+    `L = sum(|p - t| * k) / (sum(k) + eps)` over the whole batch, with the gradient
+    `sign(p - t) * k / (sum(k) + eps)`.
+
+    Args:
+        eps: added to the denominator, above 0.
+
+    Raises:
+        TypeError: `eps` is not a number.
+        ValueError: `eps` is not above 0.
+
+    Example:
+        >>> import paddle
+        >>> from dbloss import MaskL1Loss
+        >>> pred = paddle.to_tensor([[[0.5, 0.9]]])
+        >>> gt = paddle.to_tensor([[[0.7, 0.3]]])
+        >>> mask = paddle.to_tensor([[[1.0, 0.0]]])
+        >>> round(float(MaskL1Loss()(pred, gt, mask)), 4)
+        0.2
+
+    Source:
+        Liao et al., "Real-time Scene Text Detection with Differentiable Binarization",
+        AAAI 2020, equation 10; PaddleOCR `ppocr/losses/det_basic_loss.py`.
+    """
+
+    def __init__(self, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = checks.number("eps", eps, above=0)
+
+    def forward(self, pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
+        """Return the loss, a 0-D float32 tensor.
+
+        Args:
+            pred: predicted thresholds, float `[N, H, W]`, in [0, 1].
+            gt: target thresholds, `[N, H, W]`; float, bool or integer.
+            mask: `[N, H, W]`, 1 where the threshold counts; float, bool or integer.
+
+        Raises:
+            TypeError: an argument is not a tensor of one of those dtypes.
+            ValueError: shapes differ, a map is empty, or a label requires a gradient.
+        """
+        checks.single(pred, gt, mask=mask)
+        return self._evaluate(pred, gt, mask)
+
+    def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
+        return (Term(Mean(Absolute(), self.eps), gt, mask, channel),)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for `print(layer)`."""
+        return f"eps={self.eps}"

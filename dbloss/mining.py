@@ -1,0 +1,33 @@
+"""Which negatives count: how many, and the weight of a tie. Nothing here has a gradient."""
+
+from typing import Any, NamedTuple
+
+
+class Balance(NamedTuple):
+    """How a loss is balanced between positives and hard negatives (OHEM).
+
+    `per_pixel` ranks the negatives by the hardness of each and leaves the others out of the loss.
+    Without it the one loss of all pixels is scaled by
+    `(sum(g*m) + sum of the n_neg largest (1-g)*m) / (n_pos + n_neg + eps)`, as PaddleOCR does.
+    """
+
+    ratio: float
+    fallback: float
+    eps: float
+    per_pixel: bool
+
+    def counts(self, positive: Any, negative: Any, xp: Any) -> tuple[Any, Any]:
+        """Return `n_pos = int(sum(g*m))` and `n_neg = int(min(sum((1-g)*m), n_pos * ratio))`.
+
+        Both are truncated and never below 0. Where `n_pos` is 0, `fallback` takes the place of
+        `n_pos * ratio`. The sums are 0-D arrays of `xp`, which is paddle or numpy.
+        """
+        n_pos = xp.floor(xp.clip(positive, 0))
+        wanted = xp.where(n_pos > 0, n_pos * self.ratio, n_pos + self.fallback)
+        n_neg = xp.floor(xp.clip(xp.minimum(negative, wanted), 0))
+        return n_pos, n_neg
+
+
+def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
+    """Return the weight of a value equal to the threshold: an equal share of the places left."""
+    return (n_neg - n_above) / xp.clip(n_equal, 1)
