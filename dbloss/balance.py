@@ -2,13 +2,12 @@
 
 from typing import Any, NamedTuple
 
-import paddle
 from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
 from dbloss.dice import Dice
-from dbloss.engine import Term, evaluate
+from dbloss.engine import Term, evaluate, pixel_map
 from dbloss.mask_l1 import Absolute
 from dbloss.mean import Mean, PixelLoss
 from dbloss.mining import Balance
@@ -22,13 +21,15 @@ class BinaryCrossEntropy(NamedTuple):
 
     def value(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `l`."""
-        log_p = paddle.log(p.clip(min=0)).clip(min=-100)
-        log_not_p = paddle.log1p(-p.clip(max=1)).clip(min=-100)
-        return -(g * log_p + (1 - g) * log_not_p)
+        log_p = p.clip(min=0).log_().clip_(min=-100).multiply_(g)
+        log_not_p = p.clip(max=1).neg_().log1p_().clip_(min=-100).multiply_(1 - g)
+        # What is not finite is lost in a clip: 0 * p brings it back, as NaN.
+        return log_p.add_(log_not_p).neg_().add_(p.scale_(0.0))
 
     def derivative(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `dl/dp`."""
-        return (p - g) / (p * (1 - p)).clip(min=1e-12)
+        variance = (1 - p).multiply_(p).clip_(min=1e-12)
+        return p.subtract_(g).divide_(variance)
 
 
 class SquaredError(NamedTuple):
@@ -36,11 +37,11 @@ class SquaredError(NamedTuple):
 
     def value(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `l`."""
-        return (p - g) ** 2
+        return p.subtract_(g).square_()
 
     def derivative(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `dl/dp`."""
-        return 2 * (p - g)
+        return p.subtract_(g).scale_(2.0)
 
 
 _PIXEL_LOSSES: dict[str, PixelLoss] = {
@@ -135,14 +136,13 @@ class BalanceLoss(TermLayer):
             TypeError: an argument is not a tensor of one of those dtypes.
             ValueError: shapes differ, a map is empty, or a label requires a gradient.
         """
-        checks.single(pred, gt, mask=mask)
+        checks.single(pred, gt, **({} if mask is None else {"mask": mask}))
         mask = self._mask(gt, mask)
         balanced = self._evaluate(pred, gt, mask)
         if not (self.balance_loss and self.return_origin):
             return balanced
         if self.main_loss_type in _PIXEL_LOSSES:
-            pixel_loss = _PIXEL_LOSSES[self.main_loss_type]
-            return balanced, pixel_loss.value(pred, gt.astype(pred.dtype))
+            return balanced, pixel_map(pred, gt, _PIXEL_LOSSES[self.main_loss_type])
         (origin,) = evaluate(pred, (Term(self._loss(), gt, mask),))
         return balanced, origin
 

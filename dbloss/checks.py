@@ -155,7 +155,7 @@ def labels(labels: Any, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def single(pred: Any, gt: Any, **masks: Any) -> None:
-    """Check what a single loss takes: `pred`, `gt` and masks, each `[N, H, W]`."""
+    """Check what a single loss takes: `pred`, `gt` and the masks, each `[N, H, W]`."""
     prediction("pred", pred)
     if len(pred.shape) != 3:
         raise ValueError(
@@ -163,10 +163,8 @@ def single(pred: Any, gt: Any, **masks: Any) -> None:
             " Take one channel, pred[:, 0], or add the batch axis with pred.unsqueeze(0)."
         )
     _not_empty("pred", pred)
-    _label("gt", gt, list(pred.shape), "pred")
-    for name, mask in masks.items():
-        if mask is not None:
-            _label(name, mask, list(pred.shape), "pred")
+    for name, label in {"gt": gt, **masks}.items():
+        _label(name, label, list(pred.shape), "pred")
 
 
 def prediction(name: str, tensor: Any) -> None:

@@ -99,17 +99,19 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
         self.aux_weight_p2 = checks.number("aux_weight_p2", aux_weight_p2, least=0)
         checks.number("ohem_ratio", ohem_ratio, least=0)
         checks.warn_unknown("DBLoss", kwargs)
-        # The parts that are not chosen check their settings too: an error shows at once.
-        focal = DiceFocalLoss(dice_weight, focal_weight, focal_alpha, focal_gamma, eps, smooth)
+        # A part that is not chosen checks its settings too: an error shows at once.
+        mixed = main_loss_type == "DiceFocalLoss"
+        focal = DiceFocalLoss(
+            dice_weight, focal_weight, focal_alpha, focal_gamma, eps if mixed else 1e-6, smooth
+        )
         balance = BalanceLoss(
             balance_loss,
-            "DiceLoss" if main_loss_type == "DiceFocalLoss" else main_loss_type,
+            "DiceLoss" if mixed else main_loss_type,
             ohem_ratio,
             eps=eps,
             fallback_negatives=fallback_negatives,
             smooth=smooth,
         )
-        mixed = main_loss_type == "DiceFocalLoss"
         self.bce_loss = focal if mixed else balance
         self.l1_loss = MaskL1Loss(eps)
         self.dice_loss = focal if mixed else DiceLoss(eps, smooth)

@@ -1,7 +1,9 @@
 """The Dice loss."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import paddle
 from paddle import Tensor
 
 from dbloss import checks
@@ -28,15 +30,19 @@ class Dice(NamedTuple):
         union = self._union(sums)
         return self._overlap(sums) / (union * union), -2 / union
 
-    def sums(self, p: Tensor, g: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        """Return the per-pixel products whose sums `value` takes."""
-        predicted = w * p
-        return predicted * g, predicted, w * g
+    def sums(
+        self, p: Tensor, g: Tensor, w: Tensor, add_up: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Return the sums that `value` takes; `p` is overwritten."""
+        predicted = add_up(p.multiply_(w))
+        overlap = add_up(p.multiply_(g))
+        labelled = add_up(paddle.assign(g, p).multiply_(w))
+        return overlap, predicted, labelled
 
     def slope(self, p: Tensor, g: Tensor, line: tuple[Any, ...]) -> Tensor:
-        """Return the gradient per unit of weight."""
+        """Return the gradient per unit of weight; `p` is overwritten."""
         constant, per_target = line
-        return constant + per_target * g
+        return paddle.assign(g, p).multiply_(per_target).add_(constant)
 
     def hardness(self, p: Tensor, g: Tensor) -> Tensor:
         """Return what mining ranks the negatives by: the predicted probability."""
@@ -97,8 +103,10 @@ class DiceLoss(TermLayer):
             TypeError: an argument is not a tensor of one of those dtypes.
             ValueError: shapes differ, a map is empty, or a label requires a gradient.
         """
-        checks.single(pred, gt, mask=mask, weights=weights)
-        if weights is not None:
+        if weights is None:
+            checks.single(pred, gt, mask=mask)
+        else:
+            checks.single(pred, gt, mask=mask, weights=weights)
             mask = mask.astype(weights.dtype) * weights
         return self._evaluate(pred, gt, mask)
 

@@ -28,7 +28,8 @@ class Focal(NamedTuple):
     def value(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `l`."""
         q = self._clip(p)
-        return self._alpha_t(g) * self._miss(q, g) ** self.gamma * self._bce(q, g)
+        # What is not finite is lost in the clip: 0 * p brings it back, as NaN.
+        return self._alpha_t(g) * self._miss(q, g) ** self.gamma * self._bce(q, g) + 0 * p
 
     def derivative(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `dl/dp`."""
@@ -115,7 +116,7 @@ class DiceFocalLoss(TermLayer):
             TypeError: an argument is not a tensor of one of those dtypes.
             ValueError: shapes differ, a map is empty, or a label requires a gradient.
         """
-        checks.single(pred, gt, mask=mask)
+        checks.single(pred, gt, **({} if mask is None else {"mask": mask}))
         return self._evaluate(pred, gt, self._mask(gt, mask))
 
     def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:

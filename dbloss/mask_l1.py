@@ -16,11 +16,11 @@ class Absolute(NamedTuple):
 
     def value(self, p: Tensor, t: Tensor) -> Tensor:
         """Return `l`."""
-        return paddle.abs(p - t)
+        return p.subtract_(t).abs_()
 
     def derivative(self, p: Tensor, t: Tensor) -> Tensor:
         """Return `dl/dp`."""
-        return paddle.sign(p - t)
+        return paddle.sign(p.subtract_(t))
 
 
 class MaskL1Loss(TermLayer):

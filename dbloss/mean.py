@@ -1,12 +1,13 @@
 """The weighted mean of a loss that every pixel has for itself."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from paddle import Tensor
 
 
 class PixelLoss(Protocol):
-    """A loss `l(p, g)` of a prediction and its target, pixel by pixel."""
+    """A loss `l(p, g)` of a prediction and its target, pixel by pixel. Both may overwrite `p`."""
 
     def value(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `l`, the shape of `p`."""
@@ -35,13 +36,15 @@ class Mean(NamedTuple):
         """Return the coefficients of the gradient."""
         return (1 / (count + self.eps),)
 
-    def sums(self, p: Tensor, g: Tensor, w: Tensor) -> tuple[Tensor, ...]:
-        """Return the per-pixel products whose sums `value` takes."""
-        return (w * self.pixel_loss.value(p, g),)
+    def sums(
+        self, p: Tensor, g: Tensor, w: Tensor, add_up: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, ...]:
+        """Return the sums that `value` takes; `p` is overwritten."""
+        return (add_up(self.pixel_loss.value(p, g).multiply_(w)),)
 
     def slope(self, p: Tensor, g: Tensor, line: tuple[Any, ...]) -> Tensor:
-        """Return the gradient per unit of weight."""
-        return self.pixel_loss.derivative(p, g) * line[0]
+        """Return the gradient per unit of weight; `p` is overwritten."""
+        return self.pixel_loss.derivative(p, g).multiply_(line[0])
 
     def hardness(self, p: Tensor, g: Tensor) -> Tensor:
         """Return what mining ranks the negatives by."""

@@ -22,12 +22,12 @@ class Balance(NamedTuple):
         Both are truncated and never below 0. Where `n_pos` is 0, `fallback` takes the place of
         `n_pos * ratio`. The sums are 0-D arrays of `xp`, which is paddle or numpy.
         """
-        n_pos = xp.floor(xp.clip(positive, 0))
+        n_pos = xp.floor(xp.clip(positive, 0, None))
         wanted = xp.where(n_pos > 0, n_pos * self.ratio, n_pos + self.fallback)
-        n_neg = xp.floor(xp.clip(xp.minimum(negative, wanted), 0))
+        n_neg = xp.floor(xp.clip(xp.minimum(negative, wanted), 0, None))
         return n_pos, n_neg
 
 
 def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
     """Return the weight of a value equal to the threshold: an equal share of the places left."""
-    return (n_neg - n_above) / xp.clip(n_equal, 1)
+    return (n_neg - n_above) / xp.clip(n_equal, 1, None)

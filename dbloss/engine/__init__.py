@@ -5,8 +5,11 @@ and a function that takes the gradients of those losses and returns the gradient
 Engines know formulas and tensors, and no Layer.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+import functools
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import paddle
 from paddle import Tensor
@@ -16,8 +19,16 @@ from dbloss.engine import operators
 
 if TYPE_CHECKING:
     from dbloss.dice import Dice
-    from dbloss.mean import Mean
+    from dbloss.mean import Mean, PixelLoss
     from dbloss.mining import Balance
+
+
+_Sweep: TypeAlias = Callable[
+    [Tensor, Sequence["Term"]],
+    tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Tensor]],
+]
+
+_VARIABLE = "DBLOSS_ENGINE"
 
 
 class Term(NamedTuple):
@@ -44,10 +55,57 @@ def evaluate(maps: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
     return losses
 
 
+def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
+    """Return the loss of every pixel, the shape of `pred`, differentiable in `pred`."""
+    with paddle.amp.auto_cast(enable=False):
+        values: Tensor = _PixelMap.apply(pred, gt, pixel_loss)
+    return values
+
+
+def _choose(maps: Tensor) -> _Sweep:
+    """Return the sweep of the engine that the environment asks for, or of the fastest that runs."""
+    name = os.environ.get(_VARIABLE, "auto")
+    if name not in ("auto", "operators", "fused"):
+        raise ValueError(
+            f"{_VARIABLE}: expected 'auto', 'operators' or 'fused', got {name!r}."
+            " Change the environment variable, or delete it for 'auto'."
+        )
+    if name != "operators":
+        hindrance = _hindrance(maps)
+        if hindrance is None:
+            from dbloss.engine import fused
+
+            return fused.sweep
+        if name == "fused":
+            raise RuntimeError(
+                f"{_VARIABLE}=fused: the fused engine cannot run, because {hindrance}."
+                " Delete the environment variable, and the operators engine runs in its place."
+            )
+    return operators.sweep
+
+
+def _hindrance(maps: Tensor) -> str | None:
+    """Return what keeps the fused engine from these maps, None if nothing does."""
+    if not paddle.in_dynamic_mode():
+        return "it runs in eager mode alone and this is a static graph"
+    if not maps.place.is_cpu_place():
+        return f"it needs tensors on the CPU and these are on {maps.place}"
+    if not _has_numba():
+        return 'numba is not installed (pip install "dbloss[cpu]")'
+    if not hasattr(maps, "__dlpack__"):
+        return f"Paddle {paddle.__version__} does not share memory with NumPy; 3.0 and newer do"
+    return None
+
+
+@functools.cache
+def _has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
+
+
 class _Sweeps(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, maps: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
-        losses, ctx.gradient = operators.sweep(maps, terms)
+        losses, ctx.gradient = _choose(maps)(maps, terms)
         return losses
 
     @staticmethod
@@ -55,3 +113,23 @@ class _Sweeps(PyLayer):  # type: ignore[misc]
         with paddle.amp.auto_cast(enable=False):
             gradient: Tensor = ctx.gradient(upstream)
         return gradient
+
+
+class _PixelMap(PyLayer):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
+        ctx.save_for_backward(pred, gt)
+        ctx.pixel_loss = pixel_loss
+        return pixel_loss.value(*_PixelMap._copies(pred, gt))
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        pred, gt = ctx.saved_tensor()
+        with paddle.amp.auto_cast(enable=False):
+            slope = ctx.pixel_loss.derivative(*_PixelMap._copies(pred, gt))
+            return (slope * upstream).astype(pred.dtype)
+
+    @staticmethod
+    def _copies(pred: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
+        dtype = paddle.float64 if pred.dtype == paddle.float64 else paddle.float32
+        return pred.detach().clone().astype(dtype), gt.astype(dtype)

@@ -1,0 +1,296 @@
+"""The sweeps as numba kernels on zero-copy views of CPU tensors, spread over threads.
+
+A batch is cut into blocks of one image each. A thread takes a block through all the kernels of a
+sweep, so that what one of them has read is still in the cache for the next. The blocks and the
+order in which their sums are added are fixed: the number of threads changes no bit of a result.
+
+The threads are Python's own, and the kernels release the interpreter lock. Numba's threading layers
+are not used: they abort the process when two Python threads compute at once, or after a fork.
+"""
+
+import functools
+import os
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import numpy as np
+import paddle
+from numba import config
+from numpy.typing import NDArray
+from paddle import Tensor
+
+from dbloss.balance import BinaryCrossEntropy, SquaredError
+from dbloss.dice import Dice
+from dbloss.engine import kernels
+from dbloss.focal import Focal
+from dbloss.mask_l1 import Absolute
+from dbloss.mining import tie_weight
+
+if TYPE_CHECKING:
+    from dbloss.engine import Term
+
+_Array: TypeAlias = NDArray[Any]
+_Block: TypeAlias = tuple[int, slice]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+_BLOCK_PIXELS = 1 << 16  # five float32 maps of a block fit the second-level cache of a core
+
+_KINDS: dict[type, int] = {
+    Absolute: kernels.ABSOLUTE,
+    BinaryCrossEntropy: kernels.CROSS_ENTROPY,
+    Focal: kernels.FOCAL,
+    SquaredError: kernels.SQUARED,
+}
+
+
+def sweep(
+    maps: Tensor, terms: Sequence["Term"]
+) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Tensor]]:
+    """Return the losses of the terms and the function that gives the gradient of the maps."""
+    dtype = paddle.float64 if maps.dtype == paddle.float64 else paddle.float32
+    planes = _rows(maps, dtype)
+    labels = {
+        id(tensor): _rows(tensor, dtype)[:, 0]
+        for term in terms
+        for tensor in (term.target, term.mask)
+    }
+    blocks = _blocks(planes.shape[0], planes.shape[2])
+    parts = [
+        _Part(term, planes[:, term.channel], labels[id(term.target)], labels[id(term.mask)], blocks)
+        for term in terms
+    ]
+    sums = np.sum(_spread(lambda block: [part.first(*block) for part in parts], blocks), axis=0)
+    with np.errstate(all="ignore"):
+        for part, part_sums in zip(parts, sums):
+            part.finish(part_sums)
+
+    def gradient(upstream: Sequence[Tensor]) -> Tensor:
+        written = _empty(planes.shape, planes.dtype)
+        scales = [float(scale) for scale in upstream]
+
+        def write(block: _Block) -> None:
+            n, pixels = block
+            unread = set(range(planes.shape[1]))
+            for part, scale in zip(parts, scales):
+                channel = part.channel
+                part.write(n, pixels, scale, written[n, channel, pixels], channel not in unread)
+                unread.discard(channel)
+            for channel in unread:
+                written[n, channel, pixels] = 0
+
+        _spread(write, blocks)
+        tensor = paddle.utils.dlpack.from_dlpack(written)
+        return tensor.reshape(maps.shape).astype(maps.dtype)
+
+    return tuple(paddle.full([], part.value, paddle.float32) for part in parts), gradient
+
+
+class _Part:
+    """One term: the sums of its first sweep, what they give, and its second sweep."""
+
+    def __init__(
+        self, term: "Term", p: _Array, g: _Array, m: _Array, blocks: Sequence[_Block]
+    ) -> None:
+        self.channel, self.loss, self.balance = term.channel, term.loss, term.balance
+        self.p, self.g, self.m, self.blocks = p, g, m, blocks
+        self.weights = m
+        self.settings: tuple[float, float, float] = (0.0, 0.0, 0.0)
+        if isinstance(term.loss, Dice):
+            self.kind = kernels.PROBABILITY
+        else:
+            self.kind = _KINDS[type(term.loss.pixel_loss)]
+            if isinstance(term.loss.pixel_loss, Focal):
+                self.settings = term.loss.pixel_loss
+        self.mined = term.balance is not None and term.balance.per_pixel
+        if self.mined:
+            self.hardness = np.empty(m.shape, m.dtype)
+
+    def first(self, n: int, pixels: slice) -> _Array:
+        """Sum a block; where negatives are mined, write their hardness instead."""
+        if not self.mined:
+            return self._sum(n, pixels)
+        # The cross-entropy of a negative grows with its probability, which gives the same order
+        # without a logarithm. That holds for labels of 0 and 1; the sums tell whether they are.
+        by_probability = self.kind == kernels.CROSS_ENTROPY
+        return self._rank(n, pixels, kernels.PROBABILITY if by_probability else self.kind)
+
+    def finish(self, sums: _Array) -> None:
+        """Take the sums of the batch; set the value and the line of the gradient."""
+        balance, count = self.balance, sums[kernels.TOTAL]
+        if balance is None:
+            self.value, self.line = self._outcome(sums, count)
+            return
+        positive, regular = sums[kernels.POSITIVE], sums[kernels.IRREGULAR] == 0
+        n_pos, n_neg = balance.counts(positive, count - positive, np)
+        if self.mined:
+            if self.kind == kernels.CROSS_ENTROPY and not regular:
+                self._over_blocks(self._rank, self.kind)
+            self._choose(n_neg, sums[kernels.BLANK])
+            self.weights = self.hardness
+            self.value, self.line = self._outcome(self._over_blocks(self._sum), n_pos + n_neg)
+            return
+        d, line = self._outcome(sums, count)
+        chosen = n_neg
+        if not (regular and d >= 0):
+            self.hardness = np.empty(self.m.shape, self.m.dtype)
+            self.settings = (-1.0 if d < 0 else 1.0, 0.0, 0.0)
+            blank = self._over_blocks(self._rank, kernels.CONSTANT)[kernels.BLANK]
+            chosen = self._choose(n_neg, blank)
+        factor = (positive + chosen) / (n_pos + n_neg + balance.eps)
+        self.value, self.line = factor * d, tuple(factor * x for x in line)
+
+    def write(self, n: int, pixels: slice, scale: float, out: _Array, add: bool) -> None:
+        """Write or add the gradient of a block."""
+        arrays = self.p[n, pixels], self.g[n, pixels], self.weights[n, pixels]
+        line = tuple(scale * float(x) for x in self.line)
+        if self.kind == kernels.PROBABILITY:
+            kernels.dice_gradient(*arrays, *line, out, add)
+        elif self.kind == kernels.ABSOLUTE:
+            kernels.absolute_gradient(*arrays, *line, out, add)
+        else:
+            kernels.pixel_gradient(self.kind, *arrays, *line, *self.settings, out, add)
+
+    def _sum(self, n: int, pixels: slice) -> _Array:
+        out = np.zeros(kernels.SLOTS)
+        arrays = self.p[n, pixels], self.g[n, pixels], self.weights[n, pixels]
+        if self.kind == kernels.PROBABILITY:
+            kernels.dice_sums(*arrays, out)
+        elif self.kind == kernels.ABSOLUTE:
+            kernels.absolute_sums(*arrays, out)
+        else:
+            kernels.pixel_sums(self.kind, *arrays, *self.settings, out)
+        return out
+
+    def _rank(self, n: int, pixels: slice, kind: int) -> _Array:
+        out = np.zeros(kernels.SLOTS)
+        arrays = self.p[n, pixels], self.g[n, pixels], self.m[n, pixels]
+        kernels.hardness(kind, *arrays, *self.settings, self.hardness[n, pixels], out)
+        return out
+
+    def _outcome(self, sums: _Array, count: Any) -> tuple[Any, tuple[Any, ...]]:
+        used = tuple(sums[:3]) if isinstance(self.loss, Dice) else tuple(sums[:1])
+        return self.loss.value(used, count), self.loss.line(used, count)
+
+    def _over_blocks(self, function: Callable[..., Any], *settings: Any) -> Any:
+        return np.sum(_spread(lambda block: function(*block, *settings), self.blocks), axis=0)
+
+    def _choose(self, n: Any, blank: Any) -> Any:
+        """Turn the hardness into weights; return the weight of all chosen negatives."""
+        n = min(n, self.hardness.size)
+        threshold, above, equal = _nth_largest(self.hardness, max(n, 1), self.blocks)
+        if threshold == 0:
+            # Pixels of no negative weight have the hardness 0 and take no place.
+            equal -= blank
+        share = float(np.clip(tie_weight(n, above, equal, np), 0, 1))
+
+        def weigh(n: int, pixels: slice) -> float:
+            arrays = self.hardness[n, pixels], self.g[n, pixels], self.m[n, pixels]
+            return float(kernels.mined_weights(*arrays, threshold, share))
+
+        return self._over_blocks(weigh)
+
+
+def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[Any, int, int]:
+    """Return the n-th largest value, how many lie above it and how many equal it.
+
+    `n` is at least 1 and at most the number of values. The value is found digit by digit: a
+    histogram of the leading 16 bits tells in which bin it lies, and a histogram of the next 16 bits
+    of the values in that bin narrows it further.
+    """
+    bits = values.view(np.int64 if values.dtype == np.float64 else np.int32)
+    leading = 8 * bits.itemsize - kernels.DIGIT_BITS
+    # One histogram serves all blocks of a thread.
+    groups = [blocks[i :: _threads()] for i in range(min(_threads(), len(blocks)))]
+    prefix, above, equal = 0, 0, 0
+    for shift in range(leading, -1, -kernels.DIGIT_BITS):
+
+        def count(group: Sequence[_Block], shift: int = shift, prefix: int = prefix) -> _Array:
+            histogram = np.zeros(kernels.DIGITS, np.int64)
+            for n, pixels in group:
+                kernels.count_digits(bits[n, pixels], shift, prefix, shift == leading, histogram)
+            return histogram
+
+        histogram = np.sum(_spread(count, groups), axis=0)
+        digit, above, equal = kernels.nth_digit(histogram, float(n), above)
+        offset = kernels.DIGITS // 2 if shift == leading else 0
+        prefix = prefix * kernels.DIGITS + digit - offset
+    raw = prefix if prefix >= 0 else int(np.iinfo(bits.dtype).min) - prefix
+    return bits.dtype.type(raw).view(values.dtype), above, equal
+
+
+def _rows(tensor: Tensor, dtype: Any) -> _Array:
+    """Return a view `[N, C, H*W]` of a tensor `[N, C, H, W]` or `[N, H, W]`, C then 1.
+
+    The pixels of an image and channel are contiguous. Another layout or dtype is copied.
+    """
+    array = np.from_dlpack(tensor.detach().astype(dtype))
+    channels = array.shape[1] if array.ndim == 4 else 1
+    rows = array.reshape(array.shape[0], channels, -1)
+    return rows if rows.strides[2] == rows.itemsize else np.ascontiguousarray(rows)
+
+
+def _blocks(images: int, pixels: int) -> list[_Block]:
+    starts = range(0, pixels, _BLOCK_PIXELS)
+    return [
+        (n, slice(start, min(start + _BLOCK_PIXELS, pixels)))
+        for n in range(images)
+        for start in starts
+    ]
+
+
+def _spread(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
+    """Return `function(item)` of every item, in their order, worked on by all threads."""
+    results: list[Any] = [None] * len(items)
+    queue = iter(enumerate(items))
+
+    def work() -> None:
+        for index, item in queue:
+            results[index] = function(item)
+
+    helpers = [_pool().submit(work) for _ in range(min(_threads(), len(items)) - 1)]
+    work()
+    for helper in helpers:
+        # One that has not begun finds nothing left to do.
+        if not helper.cancel():
+            helper.result()
+    return results
+
+
+def _threads() -> int:
+    return int(config.NUMBA_NUM_THREADS)
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(max(1, _threads() - 1), thread_name_prefix="dbloss")
+
+
+# A forked process has none of its parent's threads.
+os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _empty(shape: tuple[int, ...], dtype: Any) -> _Array:
+    """Return an array for a gradient, in the memory of one that is no longer used if there is one.
+
+    Fresh memory costs more than the sweep that fills it: the kernel clears it page by page.
+    """
+    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    try:
+        memory = _spare.pop()
+    except IndexError:
+        memory = np.empty(0, np.uint8)
+    if memory.size != size:
+        memory = np.empty(size, np.uint8)
+    array: _Array = memory.view(dtype).reshape(shape)
+    weakref.finalize(array, _keep, memory)
+    return array
+
+
+_spare: list[_Array] = []
+
+
+def _keep(memory: _Array) -> None:
+    _spare[:] = [memory]

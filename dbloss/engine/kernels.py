@@ -1,0 +1,268 @@
+"""The loops of the fused engine, compiled by numba: each takes one block of pixels.
+
+Arrays are 1-D and contiguous: a prediction `p`, its target `g`, the mask `m` or weights `w`, the
+hardness `v` of negatives, and an `out` that is written. Sums are float64 and run over every pixel,
+so that a NaN or an infinity shows in the loss wherever it stands, as in the formulas (`0 * NaN` is
+NaN). The slots of `out` are named below.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+# Slots of the sums of a block.
+LOSS, PREDICTED, POSITIVE, TOTAL, IRREGULAR, BLANK, SLOTS = range(7)
+
+# Losses of a pixel. CONSTANT is the same number for every pixel, PROBABILITY the prediction.
+ABSOLUTE, SQUARED, CROSS_ENTROPY, FOCAL, PROBABILITY, CONSTANT = range(6)
+
+_CHUNK = 1024  # pixels whose values stand in the first-level cache
+
+DIGIT_BITS = 16
+DIGITS = 1 << DIGIT_BITS
+
+
+def _kernel(function: Callable[..., Any]) -> Any:
+    # Sums of a block may be reordered, which lets the compiler use vector instructions. NaN and
+    # infinity keep their meaning.
+    options: dict[str, Any] = {
+        "nogil": True,
+        "fastmath": {"reassoc", "contract", "nsz"},
+        "error_model": "numpy",  # a division is an instruction, not a test for zero
+    }
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder to keep compiled code in
+        return njit(**options)(function)
+
+
+@_kernel
+def dice_sums(p, g, w, out):  # type: ignore[no-untyped-def]
+    """Sum `w*p*g`, `w*p`, `w*g`, `w`, and count the pixels with a fractional label or mask."""
+    overlap = predicted = positive = total = 0.0
+    irregular = 0
+    for i in range(p.size):
+        wg = w[i] * g[i]
+        overlap += wg * p[i]
+        predicted += w[i] * p[i]
+        positive += wg
+        total += w[i]
+        negative = w[i] - wg
+        irregular += (negative != 0) & (negative != 1)
+    out[LOSS], out[PREDICTED], out[POSITIVE], out[TOTAL] = overlap, predicted, positive, total
+    out[IRREGULAR] = irregular
+
+
+@_kernel
+def dice_gradient(p, g, w, constant, per_target, out, add):  # type: ignore[no-untyped-def]
+    """Write `w * (constant + per_target * g)`, or add it."""
+    a, b = p.dtype.type(constant), p.dtype.type(per_target)
+    for i in range(p.size):
+        out[i] = w[i] * (a + b * g[i]) + (out[i] if add else p.dtype.type(0))
+
+
+@_kernel
+def absolute_sums(p, g, w, out):  # type: ignore[no-untyped-def]
+    """Sum `w * |p - g|`, `w*g` and `w`, and count as `dice_sums` does."""
+    loss = positive = total = 0.0
+    irregular = 0
+    for i in range(p.size):
+        wg = w[i] * g[i]
+        loss += w[i] * abs(p[i] - g[i])
+        positive += wg
+        total += w[i]
+        negative = w[i] - wg
+        irregular += (negative != 0) & (negative != 1)
+    out[LOSS], out[POSITIVE], out[TOTAL], out[IRREGULAR] = loss, positive, total, irregular
+
+
+@_kernel
+def absolute_gradient(p, g, w, scale, out, add):  # type: ignore[no-untyped-def]
+    """Write `w * sign(p - g) * scale`, or add it."""
+    c = p.dtype.type(scale)
+    zero = p.dtype.type(0)
+    for i in range(p.size):
+        difference = p[i] - g[i]
+        signed = c if difference > zero else (-c if difference < zero else difference)
+        out[i] = w[i] * signed + (out[i] if add else zero)
+
+
+@_kernel
+def _log(x):  # type: ignore[no-untyped-def]
+    """Return log x, at least -100, by arithmetic that the compiler turns into vector instructions.
+
+    With `x = m * 2^e` and `s = (m - 1) / (m + 1)`, log x is `e * log 2` plus the series
+    `2 * (s + s^3/3 + s^5/5 + ...)`; for m in [0.75, 1.5) the terms left out are below 3e-12.
+    """
+    x = max(x, 3.7200759760208356e-44)  # e^-100
+    bits = np.float64(x).view(np.int64)
+    exponent = (bits + 0x0008000000000000 >> 52) - 1023
+    m = np.int64(bits - (exponent << 52)).view(np.float64)
+    s = (m - 1) / (m + 1)
+    z = s * s
+    tail = z * (1 / 9 + z * (1 / 11 + z * (1 / 13 + z * (1 / 15))))
+    series = 1 + z * (1 / 3 + z * (1 / 5 + z * (1 / 7 + tail)))
+    return exponent * 0.6931471805599453 + 2 * s * series
+
+
+@_kernel
+def _times_miss(p, g, eps, exponent, out):  # type: ignore[no-untyped-def]
+    """Multiply by `(1 - p_t)^exponent`; whole steps are products, which are vector instructions."""
+    steps = int(exponent) if 0 <= exponent <= 8 else 0
+    for _ in range(steps):
+        for i in range(p.size):
+            q = min(max(np.float64(p[i]), eps), 1 - eps)
+            out[i] *= q * (1 - g[i]) + (1 - q) * g[i]
+    if exponent != steps:
+        for i in range(p.size):
+            q = min(max(np.float64(p[i]), eps), 1 - eps)
+            out[i] *= (q * (1 - g[i]) + (1 - q) * g[i]) ** (exponent - steps)
+
+
+@_kernel
+def _values(kind, p, g, a, b, c, out):  # type: ignore[no-untyped-def]
+    """Write the loss of each pixel; (a, b, c) are alpha, gamma and eps of the focal loss.
+
+    `0 * x` carries what is not finite past the comparisons.
+    """
+    if kind == PROBABILITY:
+        for i in range(p.size):
+            out[i] = p[i]
+    elif kind == CONSTANT:
+        for i in range(p.size):
+            out[i] = a
+    elif kind == ABSOLUTE:
+        for i in range(p.size):
+            out[i] = abs(p[i] - g[i])
+    elif kind == SQUARED:
+        for i in range(p.size):
+            out[i] = (p[i] - g[i]) * (p[i] - g[i])
+    elif kind == CROSS_ENTROPY:
+        for i in range(p.size):
+            x, y = np.float64(p[i]), np.float64(g[i])
+            out[i] = 0 * x - y * _log(x) - (1 - y) * _log(1 - x)
+    else:
+        for i in range(p.size):
+            x, y = np.float64(p[i]), np.float64(g[i])
+            q = min(max(x, c), 1 - c)
+            entropy = -y * _log(q) - (1 - y) * _log(1 - q)
+            out[i] = 0 * x + ((1 - a) * (1 - y) + a * y) * entropy
+        _times_miss(p, g, c, b, out)
+
+
+@_kernel
+def _slopes(kind, p, g, a, b, c, out):  # type: ignore[no-untyped-def]
+    """Write the derivative of `_values` in p."""
+    if kind == SQUARED:
+        for i in range(p.size):
+            out[i] = 2 * (p[i] - g[i])
+    elif kind == CROSS_ENTROPY:
+        for i in range(p.size):
+            x, y = np.float64(p[i]), np.float64(g[i])
+            out[i] = (x - y) / max(x * (1 - x), 1e-12)
+    else:
+        for i in range(p.size):
+            x, y = np.float64(p[i]), np.float64(g[i])
+            q = min(max(x, c), 1 - c)
+            entropy = -y * _log(q) - (1 - y) * _log(1 - q)
+            miss = q * (1 - y) + (1 - q) * y
+            slope = miss * (q - y) / (q * (1 - q)) - b * (2 * y - 1) * entropy
+            out[i] = ((1 - a) * (1 - y) + a * y) * slope if q == x else 0.0
+        _times_miss(p, g, c, b - 1, out)
+
+
+@_kernel
+def pixel_sums(kind, p, g, w, a, b, c, out):  # type: ignore[no-untyped-def]
+    """Sum `w*l` and `w`."""
+    values = np.empty(_CHUNK, p.dtype)
+    loss = total = 0.0
+    for start in range(0, p.size, _CHUNK):
+        stop = min(start + _CHUNK, p.size)
+        _values(kind, p[start:stop], g[start:stop], a, b, c, values[: stop - start])
+        for i in range(stop - start):
+            loss += w[start + i] * values[i]
+            total += w[start + i]
+    out[LOSS], out[TOTAL] = loss, total
+
+
+@_kernel
+def pixel_gradient(kind, p, g, w, scale, a, b, c, out, add):  # type: ignore[no-untyped-def]
+    """Write `w * l' * scale`, or add it."""
+    slopes = np.empty(_CHUNK, p.dtype)
+    factor, zero = p.dtype.type(scale), p.dtype.type(0)
+    for start in range(0, p.size, _CHUNK):
+        stop = min(start + _CHUNK, p.size)
+        _slopes(kind, p[start:stop], g[start:stop], a, b, c, slopes[: stop - start])
+        for i in range(stop - start):
+            j = start + i
+            out[j] = w[j] * factor * slopes[i] + (out[j] if add else zero)
+
+
+@_kernel
+def hardness(kind, p, g, m, a, b, c, v, out):  # type: ignore[no-untyped-def]
+    """Write `v = (1-g) * m * l`, and sum `g*m` and `m`.
+
+    IRREGULAR counts the pixels whose negative weight is neither 0 nor 1, or whose prediction is
+    outside [0, 1]; BLANK those of no negative weight, which can take no place among the hardest.
+    """
+    _values(kind, p, g, a, b, c, v)
+    positive = total = 0.0
+    irregular = blank = 0
+    zero = p.dtype.type(0)
+    nan = p.dtype.type(np.nan)
+    for i in range(p.size):
+        gm = m[i] * g[i]
+        negative = m[i] - gm
+        positive += gm
+        total += m[i]
+        fractional = (negative != 0) & (negative != 1)
+        irregular += fractional | ~((p[i] >= 0) & (p[i] <= 1))
+        blank += negative == 0
+        # Adding 0 makes 0 of -0, whose bits differ from it.
+        hard = negative * v[i] + zero
+        v[i] = hard if hard == hard else nan
+    out[POSITIVE], out[TOTAL], out[IRREGULAR], out[BLANK] = positive, total, irregular, blank
+
+
+@_kernel
+def count_digits(bits, shift, prefix, leading, histogram):  # type: ignore[no-untyped-def]
+    """Count the digit at `shift` of each value whose digits above it are `prefix`.
+
+    `bits` are the values as integers. A float is sign and magnitude: below 0 its key is minus the
+    magnitude, so that keys are in the order of the values.
+    """
+    lowest = np.iinfo(bits.dtype).min
+    for i in range(bits.size):
+        key = np.int64(bits[i]) if bits[i] >= 0 else np.int64(lowest) - np.int64(bits[i])
+        digit = key >> shift
+        if leading:
+            histogram[digit + DIGITS // 2] += 1
+        else:
+            digit -= prefix * DIGITS
+            if digit >= 0 and digit < DIGITS:
+                histogram[digit] += 1
+
+
+@_kernel
+def nth_digit(histogram, n, above):  # type: ignore[no-untyped-def]
+    """Return the digit of the n-th largest value, how many lie above it, and how many share it."""
+    for digit in range(histogram.size - 1, 0, -1):
+        if above + histogram[digit] >= n:
+            return digit, above, histogram[digit]
+        above += histogram[digit]
+    return 0, above, histogram[0]
+
+
+@_kernel
+def mined_weights(v, g, m, threshold, share):  # type: ignore[no-untyped-def]
+    """Turn hardness into weights: `g*m + (1-g) * m * chosen`. Return the sum of the second."""
+    chosen_sum = 0.0
+    for i in range(v.size):
+        gm = m[i] * g[i]
+        chosen = 1.0 if v[i] > threshold else (share if v[i] == threshold else 0.0)
+        taken = (m[i] - gm) * chosen
+        chosen_sum += taken
+        v[i] = gm + taken
+    return chosen_sum
