@@ -49,7 +49,37 @@ def balanced(
     return (positive_loss.sum() + hardest.sum()) / (n_pos + n_neg + EPS)
 
 
-MAIN_LOSSES = {"DiceLoss": dice, "BCELoss": cross_entropy, "MaskL1Loss": masked_l1}
+def ohem_dice(p: Tensor, g: Tensor, m: Tensor, ratio: float) -> Tensor:
+    """Return the Dice loss over the positives and the hardest negatives."""
+    positive, negative = g * m, (1 - g) * m
+    n_pos = int(positive.sum())
+    n_neg = int(min(float(negative.sum()), n_pos * ratio))
+    if n_neg == 0:
+        return dice(p, g, positive)
+    hardness = (p * negative).detach()
+    threshold = hardness.flatten().sort(descending=True)[n_neg - 1]
+    return dice(p, g, positive + negative * (hardness >= threshold).astype(p.dtype))
+
+
+def focal(p: Tensor, g: Tensor, m: Tensor, alpha: float = 0.25, gamma: float = 2.0) -> Tensor:
+    """Return the mean focal loss over the mask."""
+    p = paddle.clip(p, EPS, 1 - EPS)
+    logit = paddle.log(p / (1 - p))
+    loss = F.sigmoid_focal_loss(logit, g, alpha=alpha, gamma=gamma, reduction="none")
+    return (loss * m).sum() / (m.sum() + EPS)
+
+
+def squared_error(p: Tensor, g: Tensor, m: Tensor) -> Tensor:
+    """Return the squared error of each pixel."""
+    return F.mse_loss(p, g, reduction="none")
+
+
+BALANCED = {
+    "DiceLoss": dice,
+    "MaskL1Loss": masked_l1,
+    "BCELoss": cross_entropy,
+    "Euclidean": squared_error,
+}
 
 
 def db_loss(
@@ -57,5 +87,13 @@ def db_loss(
 ) -> Tensor:
     """Return the total loss of a batch, with alpha = 5 and beta = 10."""
     t, k, g, m = labels[1:]
-    shrink = balanced(MAIN_LOSSES[main_loss_type], maps[:, 0], g, m, ratio)
-    return 5 * shrink + 10 * masked_l1(maps[:, 1], t, k) + dice(maps[:, 2], g, m)
+    shrink_map, threshold_map, binary_map = maps[:, 0], maps[:, 1], maps[:, 2]
+    binary = dice(binary_map, g, m)
+    if main_loss_type == "DiceFocalLoss":
+        shrink = dice(shrink_map, g, m) + focal(shrink_map, g, m)
+        binary = binary + focal(binary_map, g, m)
+    elif main_loss_type == "OHEMDiceLoss":
+        shrink = ohem_dice(shrink_map, g, m, ratio)
+    else:
+        shrink = balanced(BALANCED[main_loss_type], shrink_map, g, m, ratio)
+    return 5 * shrink + 10 * masked_l1(threshold_map, t, k) + binary

@@ -68,7 +68,8 @@ def sweep(
             part.finish(part_sums)
 
     def gradient(upstream: Sequence[Tensor]) -> Tensor:
-        written = _empty(planes.shape, planes.dtype)
+        written = _empty(tuple(maps.shape), planes.dtype)
+        rows = written.reshape(planes.shape)
         scales = [float(scale) for scale in upstream]
 
         def write(block: _Block) -> None:
@@ -76,14 +77,21 @@ def sweep(
             unread = set(range(planes.shape[1]))
             for part, scale in zip(parts, scales):
                 channel = part.channel
-                part.write(n, pixels, scale, written[n, channel, pixels], channel not in unread)
+                part.write(n, pixels, scale, rows[n, channel, pixels], channel not in unread)
                 unread.discard(channel)
             for channel in unread:
-                written[n, channel, pixels] = 0
+                rows[n, channel, pixels] = 0
 
         _spread(write, blocks)
-        tensor = paddle.utils.dlpack.from_dlpack(written)
-        return tensor.reshape(maps.shape).astype(maps.dtype)
+        # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given back,
+        # and two threads that do so wait for each other.
+        tensor = paddle.Tensor(
+            value=written,
+            place=paddle.CPUPlace(),
+            persistable=False,
+            zero_copy=True,
+        )
+        return tensor.astype(maps.dtype)
 
     return tuple(paddle.full([], part.value, paddle.float32) for part in parts), gradient
 
@@ -275,7 +283,8 @@ os.register_at_fork(after_in_child=_pool.cache_clear)
 def _empty(shape: tuple[int, ...], dtype: Any) -> _Array:
     """Return an array for a gradient, in the memory of one that is no longer used if there is one.
 
-    Fresh memory costs more than the sweep that fills it: the kernel clears it page by page.
+    Fresh memory costs more than the sweep that fills it: the system clears it page by page. Views
+    of the array do not keep it: whoever needs the gradient must hold the array itself.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
     try:

@@ -1,0 +1,78 @@
+"""Draw the newest run in `results.csv`: the time of a step by provider, and over the pixels."""
+
+import csv
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+COLOURS = {
+    "dbloss fused": "#0072B2",
+    "dbloss operators": "#56B4E9",
+    "plain formulas": "#D55E00",
+    "PyTorch compiled": "#999999",
+    "PyTorch eager": "#666666",
+    "limit": "#000000",
+}
+
+
+def newest(path: Path) -> list[dict[str, str]]:
+    """Return the rows of the last run: those of the last row's date, commit and device."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    run = [rows[-1][key] for key in ("date", "commit", "device")]
+    return [row for row in rows if [row[key] for key in ("date", "commit", "device")] == run]
+
+
+def draw(path: Path = HERE / "results.csv") -> None:
+    """Write `speed.png` beside the table."""
+    rows = [row for row in newest(path) if row["what"] == "whole"]
+    at_reference = [row for row in rows if row["images"] == "8" and row["height"] == "640"]
+    figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=150)
+    left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
+
+    bars = [
+        (row["provider"], row["main_loss_type"], float(row["median"]))
+        for kind in ("DiceLoss", "BCELoss")
+        for row in at_reference
+        if row["main_loss_type"] == kind and row["provider"] != "limit"
+    ]
+    for place, (provider, _, value) in enumerate(reversed(bars)):
+        left.barh(place, value, color=COLOURS[provider])
+        left.text(value * 1.06, place, f"{value:.3g} ms", va="center", fontsize=9)
+    left.set_yticks(
+        range(len(bars)), [f"{provider}, {kind}" for provider, kind, _ in reversed(bars)]
+    )
+    left.set_xscale("log")
+    left.set_xlim(right=3 * max(value for *_, value in bars))
+    left.set_xlabel("milliseconds for a step, log scale")
+    left.set_title("8 images of 640 x 640", fontsize=11)
+
+    for provider in ("plain formulas", "dbloss operators", "dbloss fused"):
+        points = sorted(
+            (
+                int(row["images"]) * int(row["height"]) * int(row["width"]),
+                *(float(row[key]) for key in ("median", "q20", "q80")),
+            )
+            for row in rows
+            if row["provider"] == provider and row["main_loss_type"] == "DiceLoss"
+        )
+        pixels, median, low, high = zip(*points)
+        right.plot(pixels, median, "o-", color=COLOURS[provider], label=provider)
+        right.fill_between(pixels, low, high, color=COLOURS[provider], alpha=0.25, linewidth=0)
+    right.set(xscale="log", yscale="log", xlabel="pixels of a batch", ylabel="milliseconds")
+    right.set_title("DiceLoss, every size", fontsize=11)
+    right.legend(fontsize=9)
+    right.grid(alpha=0.3)
+    first = rows[0]
+    figure.suptitle(
+        "Forward and backward pass of DBLoss, "
+        f"{first['cores']} cores of {first['device']}, Paddle {first['paddle']}",
+        fontsize=12,
+    )
+    figure.savefig(path.with_name("speed.png"))
+
+
+if __name__ == "__main__":
+    draw(*map(Path, sys.argv[1:]))

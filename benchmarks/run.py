@@ -1,0 +1,321 @@
+"""Time and memory of one training step of the loss, for dbloss and for what it is compared with.
+
+    python benchmarks/run.py
+
+measures every provider on every size and loss, appends rows to `results.csv` and draws
+`speed.png`. `--quick` takes a few minutes, `--device gpu` needs a CUDA build of Paddle.
+"""
+
+import argparse
+import csv
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from time import perf_counter
+
+import numba
+import numpy as np
+import paddle
+import plain
+import plot
+from tqdm import tqdm
+
+import dbloss
+
+try:
+    import torch
+    import torch_plain
+except ImportError:
+    torch = None
+
+HERE = Path(__file__).parent
+SIZES = [
+    (1, 64, 64),
+    (1, 160, 160),
+    (8, 160, 160),
+    (1, 640, 640),
+    (8, 640, 640),
+    (16, 736, 736),
+    (32, 1024, 1024),
+]
+QUICK_SIZES = [(1, 64, 64), (8, 640, 640)]
+LOSSES = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "Euclidean", "MaskL1Loss", "DiceFocalLoss"]
+REFERENCE_SIZE = (8, 640, 640)
+
+Batch = tuple[np.ndarray, list[np.ndarray]]
+
+
+def make_batch(n: int, h: int, w: int) -> Batch:
+    """Return maps and labels as random tensors: a tenth of the pixels text, a twentieth ignored."""
+    rng = np.random.default_rng(0)
+    maps = rng.random((n, 3, h, w), dtype=np.float32)
+    text = (rng.random((n, h, w), dtype=np.float32) < 0.1).astype(np.float32)
+    valid = (rng.random((n, h, w), dtype=np.float32) < 0.95).astype(np.float32)
+    threshold = 0.3 + 0.4 * rng.random((n, h, w), dtype=np.float32)
+    return maps, [threshold, valid, text, valid]
+
+
+class PaddleStep:
+    """Forward and backward of a loss on a Paddle tensor that is no leaf, like a model's output."""
+
+    def __init__(self, loss: Callable[..., paddle.Tensor], batch: Batch, engine: str) -> None:
+        self.loss, self.engine = loss, engine
+        maps, labels = batch
+        self.shape = list(maps.shape)
+        self.leaf = paddle.to_tensor(maps).flatten(2)
+        self.leaf.stop_gradient = False
+        self.labels = [None, *map(paddle.to_tensor, labels)]
+
+    def forward(self) -> paddle.Tensor:
+        """Return the total loss."""
+        os.environ["DBLOSS_ENGINE"] = self.engine
+        return self.loss(self.leaf.reshape(self.shape), self.labels)
+
+    def backward(self, loss: paddle.Tensor) -> None:
+        """Compute the gradient of the maps."""
+        loss.backward()
+
+    def clear(self) -> None:
+        """Drop the gradient."""
+        self.leaf.grad = None
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished."""
+        if not self.leaf.place.is_cpu_place():
+            paddle.device.synchronize()
+
+
+class TorchStep:
+    """The same on a PyTorch tensor."""
+
+    def __init__(self, loss: Callable[..., "torch.Tensor"], batch: Batch, device: str) -> None:
+        self.loss = loss
+        maps, labels = batch
+        self.shape = maps.shape
+        self.leaf = torch.tensor(maps, device=device).flatten(2).requires_grad_()
+        self.labels = [None, *(torch.tensor(label, device=device) for label in labels)]
+
+    def forward(self) -> "torch.Tensor":
+        """Return the total loss."""
+        return self.loss(self.leaf.reshape(self.shape), self.labels)
+
+    def backward(self, loss: "torch.Tensor") -> None:
+        """Compute the gradient of the maps."""
+        loss.backward()
+
+    def clear(self) -> None:
+        """Drop the gradient."""
+        self.leaf.grad = None
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished."""
+        if self.leaf.is_cuda:
+            torch.cuda.synchronize()
+
+
+class LimitStep:
+    """What no engine can beat: read the seven maps, read them again and write a gradient."""
+
+    def __init__(self, batch: Batch) -> None:
+        from dbloss.engine import fused
+
+        maps, labels = batch
+        rows = [channel.reshape(len(maps), -1) for channel in np.moveaxis(maps, 1, 0)]
+        self.rows = (
+            rows
+            + [label.reshape(len(maps), -1) for label in labels[:3]]
+            + [labels[3].reshape(len(maps), -1).copy()]
+        )
+        self.fused, self.blocks = fused, fused._blocks(*self.rows[0].shape)
+
+    def forward(self) -> float:
+        """Read the maps."""
+        return sum(self.fused._spread(lambda b: _read(*(r[b] for r in self.rows)), self.blocks))
+
+    def backward(self, total: float) -> None:
+        """Read the maps and write three."""
+        out = self.fused._empty((self.rows[0].shape[0], 3, self.rows[0].shape[1]), np.float32)
+
+        def write(block: tuple[int, slice]) -> None:
+            n, pixels = block
+            _write(*(r[block] for r in self.rows), *(out[n, c, pixels] for c in range(3)))
+
+        self.fused._spread(write, self.blocks)
+
+    def clear(self) -> None:
+        """Nothing is kept."""
+
+    def synchronize(self) -> None:
+        """Nothing is pending."""
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _read(a, b, c, d, e, f, g):
+    total = 0.0
+    for i in range(a.size):
+        total += a[i] + b[i] + c[i] + d[i] + e[i] + f[i] + g[i]
+    return total
+
+
+@numba.njit(nogil=True, cache=True, fastmath=True)
+def _write(a, b, c, d, e, f, g, x, y, z):
+    for i in range(a.size):
+        x[i] = a[i] + d[i]
+        y[i] = b[i] + e[i] + g[i]
+        z[i] = c[i] + f[i]
+
+
+def providers(batch: Batch, kind: str, device: str) -> dict[str, object]:
+    """Return a step of each provider that has this loss."""
+    layer = dbloss.DBLoss(main_loss_type=kind)
+
+    def ours(maps: paddle.Tensor, labels: list[paddle.Tensor]) -> paddle.Tensor:
+        return layer({"maps": maps}, labels)["loss"]
+
+    steps: dict[str, object] = {}
+    if device == "cpu":
+        steps["dbloss fused"] = PaddleStep(ours, batch, "fused")
+    steps["dbloss operators"] = PaddleStep(ours, batch, "operators")
+
+    def formulas(maps: paddle.Tensor, labels: list[paddle.Tensor]) -> paddle.Tensor:
+        return plain.db_loss(maps, labels, kind)
+
+    steps["plain formulas"] = PaddleStep(formulas, batch, "auto")
+    if kind == "DiceLoss":
+        if device == "cpu":
+            steps["limit"] = LimitStep(batch)
+        if torch is not None:
+            where = "cuda" if device == "gpu" else "cpu"
+            steps["PyTorch eager"] = TorchStep(torch_plain.db_loss, batch, where)
+            steps["PyTorch compiled"] = TorchStep(torch_plain.compiled(), batch, where)
+    return steps
+
+
+def measure(
+    steps: dict[str, object], seconds: float
+) -> Iterator[tuple[str, str, str, list[float]]]:
+    """Yield (provider, what, unit, values), the providers taking turns so that noise hits all."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
+    for step in steps.values():
+        for _ in range(2):
+            step.backward(step.forward())
+            step.clear()
+    start, rounds = perf_counter(), 0
+    while rounds < 5 or (perf_counter() - start < seconds and rounds < 200):
+        for name, step in steps.items():
+            step.synchronize()
+            begin = perf_counter()
+            loss = step.forward()
+            step.synchronize()
+            middle = perf_counter()
+            step.backward(loss)
+            step.synchronize()
+            end = perf_counter()
+            step.clear()
+            del loss
+            times[name].append((middle - begin, end - middle))
+        rounds += 1
+    for name, pairs in times.items():
+        yield name, "forward", "ms", [1000 * f for f, _ in pairs]
+        yield name, "backward", "ms", [1000 * b for _, b in pairs]
+        yield name, "whole", "ms", [1000 * (f + b) for f, b in pairs]
+
+
+def peak_memory(step: object, device: str) -> float:
+    """Return the memory a step takes above what it starts with, in MiB."""
+    if device == "gpu":
+        paddle.device.cuda.reset_max_memory_allocated()
+        before = paddle.device.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = 1024 * _status("VmRSS")
+    step.backward(step.forward())
+    step.synchronize()
+    after = (
+        paddle.device.cuda.max_memory_allocated() if device == "gpu" else 1024 * _status("VmHWM")
+    )
+    step.clear()
+    return (after - before) / 2**20
+
+
+def _status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field))
+
+
+def environment(device: str) -> dict[str, object]:
+    """Return what a row says of the machine and the versions."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
+    ).stdout.strip()
+    name = platform.processor() or platform.machine()
+    if device == "gpu":
+        name = paddle.device.cuda.get_device_name()
+    elif (info := Path("/proc/cpuinfo")).exists():
+        models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(": ", 1)[1] if models else name
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit,
+        "device": name,
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "paddle": paddle.__version__,
+        "numpy": np.__version__,
+        "numba": numba.__version__,
+        "torch": torch.__version__ if torch is not None else "",
+    }
+
+
+def main() -> None:
+    """Measure, append to the table, draw."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--quick", action="store_true", help="two sizes and three losses only")
+    parser.add_argument("--seconds", type=float, default=12, help="time for a size and a loss")
+    parser.add_argument("--out", type=Path, default=HERE / "results.csv")
+    arguments = parser.parse_args()
+    paddle.set_device(arguments.device)
+    sizes = QUICK_SIZES if arguments.quick else SIZES
+    losses = LOSSES[:3] if arguments.quick else LOSSES
+    cases = [
+        (size, kind)
+        for size in sizes
+        for kind in losses
+        if kind in LOSSES[:2] or size == REFERENCE_SIZE
+    ]
+    known = environment(arguments.device)
+    rows = []
+    for size, kind in tqdm(cases, desc="benchmark", unit="case"):
+        steps = providers(make_batch(*size), kind, arguments.device)
+        case = dict(zip(("images", "height", "width"), size)) | {"main_loss_type": kind}
+        results = list(measure(steps, arguments.seconds))
+        results += [
+            (name, "peak memory", "MiB", [peak_memory(step, arguments.device) for _ in range(3)])
+            for name, step in steps.items()
+        ]
+        for provider, what, unit, values in results:
+            low, middle, high = np.quantile(values, [0.2, 0.5, 0.8])
+            numbers = {"median": middle, "q20": low, "q80": high}
+            rows.append(
+                known
+                | case
+                | {"provider": provider, "what": what, "unit": unit}
+                | {key: f"{value:.4g}" for key, value in numbers.items()}
+                | {"repeats": len(values)}
+            )
+    fresh = not arguments.out.exists()
+    with arguments.out.open("a", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)
+    plot.draw(arguments.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,227 @@
+import numpy as np
+import oracle
+import paddle
+import pytest
+from helpers import (
+    TOLERANCE,
+    assert_grad,
+    assert_value,
+    check,
+    make_batch,
+    scalar,
+    tensor,
+    tensors,
+    value_and_grad,
+)
+
+from dbloss import BalanceLoss
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+ALL = pytest.mark.parametrize("kind", oracle.BALANCED)
+PER_PIXEL = pytest.mark.parametrize("kind", oracle.PIXEL_LOSS)
+BOTH = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def names(ratio=3, fallback=0, **same):
+    """Settings of the oracle under the layer's names."""
+    return {"negative_ratio": ratio, "fallback_negatives": fallback, **same}
+
+
+def check_balance(kind, pgm, dtype="float32", **settings):
+    p, g, m = pgm
+    layer = BalanceLoss(main_loss_type=kind, **names(**settings))
+    gt, mask = tensors((g, m))
+    check(lambda x: layer(x, gt, mask), p, oracle.balance(p, g, m, kind, **settings), dtype)
+
+
+@BOTH
+@ALL
+@pytest.mark.parametrize("data", ["binary", "soft", "masks_255", "ties", "negative_dice"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (2, 8, 12)])
+def test_value_and_gradient(dtype, kind, data, shape):
+    check_balance(kind, make_batch(data, shape, seed=6).single, dtype)
+
+
+@ALL
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"ratio": 0},
+        {"ratio": 0.5},
+        {"ratio": 1},
+        {"ratio": 1e9},
+        {"eps": 0.5},
+        {"smooth": 2.0},
+        {"fallback": 7},
+    ],
+)
+@pytest.mark.parametrize("data", ["binary", "no_text", "ties"])
+def test_settings(kind, settings, data):
+    check_balance(kind, make_batch(data, seed=7).single, **settings)
+
+
+@ALL
+def test_defaults_are_those_of_paddleocr(kind):
+    p, g, m = make_batch(seed=8).single
+    layer, (gt, mask) = BalanceLoss(main_loss_type=kind), tensors((g, m))
+    check(lambda x: layer(x, gt, mask), p, oracle.balance(p, g, m, kind, ratio=3, eps=1e-6))
+    assert BalanceLoss().main_loss_type == "DiceLoss"
+
+
+@BOTH
+@ALL
+@pytest.mark.parametrize("data", ["binary", "soft", "masks_255"])
+def test_without_balance(dtype, kind, data):
+    p, g, m = make_batch(data, seed=9).single
+    gt, mask = tensors((g, m))
+    for return_origin in (False, True):  # ignored, as in PaddleOCR
+        layer = BalanceLoss(balance_loss=False, main_loss_type=kind, return_origin=return_origin)
+        expected = oracle.balance(p, g, m, kind, balanced=False)
+        check(lambda x, f=layer: f(x, gt, mask), p, expected, dtype)
+
+
+@ALL
+def test_without_a_mask_every_pixel_counts(kind):
+    p, g, m = make_batch().single
+    layer, (gt,) = BalanceLoss(main_loss_type=kind), tensors((g,))
+    expected = oracle.balance(p, g, np.ones_like(m), kind)
+    check(lambda x: layer(x, gt), p, expected)
+    check(lambda x: layer(x, gt, None), p, expected)
+
+
+@BOTH
+@ALL
+def test_return_origin(dtype, kind):
+    p, g, m = make_batch(seed=10).single
+    layer = BalanceLoss(main_loss_type=kind, return_origin=True)
+    pred, (gt, mask), tol = tensor(p, dtype, grad=True), tensors((g, m)), TOLERANCE[dtype]
+    balanced, origin = layer(pred, gt, mask)
+    loss, slope = oracle.balance(p, g, m, kind)
+    want, origin_slope = oracle.origin(p, g, m, kind)
+    assert_value(scalar(balanced), loss, tol)
+    if kind in oracle.PIXEL_LOSS:
+        assert origin.shape == pred.shape
+        assert_grad(origin.numpy(), want, tol)
+    else:
+        assert_value(scalar(origin), want, tol)
+    (2 * balanced + 0.5 * origin.sum()).backward()
+    assert_grad(pred.grad.numpy(), 2 * slope + 0.5 * origin_slope, tol)
+
+
+@BOTH
+def test_gradient_of_the_cross_entropy_is_bounded_at_zero_and_one(dtype):
+    """At 0 and 1 the slope is (p - g) / 1e-12, as in Paddle's kernel, and the logarithm -100."""
+    p = np.array([[[0, 1, 0, 1, 0.25, 0.75, 0.5]]], np.float32)
+    g = np.array([[[0, 1, 1, 0, 0.0, 1.0, 0.0]]], np.float32)
+    layer, (gt, ones) = BalanceLoss(main_loss_type="BCELoss"), tensors((g, np.ones_like(g)))
+    value, grad = value_and_grad(lambda x: layer(x, gt, ones), p, dtype)
+    losses = np.array([0, 0, 100, 100, -np.log(0.75), -np.log(0.75), np.log(2)])
+    slopes = np.array([0, 0, -1e12, 1e12, 1 / 0.75, -1 / 0.75, 2])
+    assert value == pytest.approx(losses.sum() / 7, rel=1e-6)  # 3 positives take all 4 negatives
+    np.testing.assert_allclose(grad[0, 0], slopes / 7, rtol=1e-5)
+
+
+@BOTH
+@PER_PIXEL
+@pytest.mark.parametrize("outside", [-0.5, 1.5])
+@pytest.mark.parametrize("g", [0.0, 1.0])
+def test_predictions_outside_zero_and_one(dtype, kind, outside, g):
+    p = np.full((1, 1, 2), [outside, 0.25], np.float32)
+    check_balance(kind, (p, np.full_like(p, [g, 1]), np.ones_like(p)), dtype)
+
+
+@PER_PIXEL
+@pytest.mark.parametrize("n_neg, share", [(1, [1, 0]), (2, [1, 0.25]), (4, [1, 0.75]), (5, [1, 1])])
+def test_ties_share_the_places_left(kind, n_neg, share):
+    """One hard negative, four equal ones, two easy ones: each tied pixel gets the same part."""
+    p = np.array([[[0.9, 0.5, 0.5, 0.5, 0.5, 0.1, 0.1, 0.6]]], np.float32)
+    g = np.array([[[0, 0, 0, 0, 0, 0, 0, 1]]], np.float32)
+    layer = BalanceLoss(main_loss_type=kind, negative_ratio=n_neg)
+    gt, mask = tensors((g, np.ones_like(g)))
+    value, grad = value_and_grad(lambda x: layer(x, gt, mask), p)
+    loss, slope = oracle.PIXEL_LOSS[kind](p, g)
+    weight = np.array([share[0], *[share[1]] * 4, 0, 0, 1]) / (1 + n_neg)
+    assert value == pytest.approx((weight * loss).sum(), rel=2e-6)
+    np.testing.assert_allclose(grad, weight * slope, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n_neg, share", [(1, [1, 0]), (2, [1, 0.25]), (4, [1, 0.75]), (5, [1, 1])])
+def test_ties_of_the_mined_dice_share_the_places_left(n_neg, share):
+    p = np.array([[[0.9, 0.5, 0.5, 0.5, 0.5, 0.1, 0.1, 0.6]]], np.float32)
+    g = np.array([[[0, 0, 0, 0, 0, 0, 0, 1]]], np.float32)
+    layer = BalanceLoss(main_loss_type="OHEMDiceLoss", negative_ratio=n_neg)
+    gt, mask = tensors((g, np.ones_like(g)))
+    weight = np.array([[[share[0], *[share[1]] * 4, 0, 0, 1]]])
+    check(lambda x: layer(x, gt, mask), p, oracle.dice(p, g, weight))
+
+
+def test_places_left_go_to_negatives_of_probability_zero_and_to_no_other_pixel():
+    p = np.array([[[0.9, 0.4, 0, 0, 0, 0, 0.8]]], np.float32)
+    g = np.array([[[1, 0, 0, 0, 0, 0, 0]]], np.float32)
+    m = np.array([[[1, 1, 1, 1, 1, 1, 0]]], np.float32)
+    layer, (gt, mask) = (
+        BalanceLoss(main_loss_type="OHEMDiceLoss", negative_ratio=4),
+        tensors((g, m)),
+    )
+    weight = np.array([[[1, 1, 0.75, 0.75, 0.75, 0.75, 0]]])
+    check(lambda x: layer(x, gt, mask), p, oracle.dice(p, g, weight))
+
+
+@ALL
+@pytest.mark.parametrize("fallback", [10, 10**4, 10**8])
+def test_more_places_than_pixels(kind, fallback):
+    """With masks of 255 the counts exceed the pixels: each negative counts once, fully."""
+    p, g, m = make_batch("masks_255", (1, 3, 5), seed=14).single
+    check_balance(kind, (p, 0 * g, m), fallback=fallback, smooth=1.0)
+    check_balance(kind, (p, 0 * g, 0 * m + 255), fallback=fallback, smooth=1.0)
+    check_balance(kind, (p, g, m), ratio=1e6)
+
+
+@pytest.mark.parametrize("kind", ["BCELoss", "Euclidean", "OHEMDiceLoss"])
+def test_mining_takes_the_hardest_negatives_and_no_other(kind):
+    p, g, m = make_batch(shape=(2, 16, 16), seed=11).single
+    layer = BalanceLoss(main_loss_type=kind, negative_ratio=1)
+    gt, mask = tensors((g, m))
+    _, grad = value_and_grad(lambda x: layer(x, gt, mask), p)
+    negative = (1 - g) * m == 1
+    n_pos, n_neg = oracle.counts(g, m, 1)
+    assert n_pos == n_neg > 0
+    chosen = negative & (grad != 0)
+    assert chosen.sum() == n_neg
+    assert p[chosen].min() > p[negative & ~chosen].max()
+
+
+@pytest.mark.parametrize("kind", ["DiceLoss", "MaskL1Loss"])
+def test_mining_a_scalar_loss_has_no_effect(kind):
+    p, g, m = make_batch(seed=12).single
+    gt, mask = tensors((g, m))
+    plain = oracle.origin(p, g, m, kind)
+    for ratio in (0.5, 1, 50):
+        layer = BalanceLoss(main_loss_type=kind, negative_ratio=ratio)
+        value, grad = value_and_grad(lambda x, f=layer: f(x, gt, mask), p)
+        assert value == pytest.approx(plain[0], rel=1e-5)
+        np.testing.assert_allclose(grad, plain[1], rtol=1e-4, atol=1e-8)
+
+
+@pytest.mark.parametrize("soft_mask", [False, True])
+def test_a_negative_scalar_loss_keeps_its_own_order(soft_mask):
+    """With d < 0 the largest values of d * (1-g) * m are those of the smallest (1-g) * m."""
+    batch = make_batch("negative_dice")
+    p, g, m = batch.single
+    m = batch.t * m if soft_mask else m
+    assert oracle.dice(p, g, m)[0] < 0 and oracle.counts(g, m)[1] > 0
+    check_balance("DiceLoss", (p, g, m))
+
+
+def test_settings_changed_later_take_effect():
+    p, g, m = make_batch(seed=13).single
+    layer, (gt, mask) = BalanceLoss(main_loss_type="BCELoss"), tensors((g, m))
+    layer.negative_ratio = 1
+    check(lambda x: layer(x, gt, mask), p, oracle.balance(p, g, m, "BCELoss", ratio=1))
+    layer.eps = 5.0
+    check(lambda x: layer(x, gt, mask), p, oracle.balance(p, g, m, "BCELoss", ratio=1, eps=5.0))
+    layer.balance_loss = False
+    check(lambda x: layer(x, gt, mask), p, oracle.balance(p, g, m, "BCELoss", False, eps=5.0))
+    layer.balance_loss = layer.return_origin = True
+    assert len(layer(paddle.to_tensor(p), gt, mask)) == 2

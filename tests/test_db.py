@@ -1,0 +1,503 @@
+import inspect
+
+import numpy as np
+import oracle
+import paddle
+import pytest
+from helpers import (
+    TOLERANCE,
+    Batch,
+    assert_grad,
+    assert_value,
+    check_db,
+    make_batch,
+    run_db,
+    scalar,
+    tensor,
+    tensors,
+)
+
+import dbloss
+from dbloss import BalanceLoss, DBLoss, DiceFocalLoss, DiceLoss, MaskL1Loss
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+FOUR = {"loss", *oracle.PARTS}
+TYPES = pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
+BOTH = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+
+def check_batch(batch, dtype="float32", extra=(), label_dtype="float32", **settings):
+    predicts = {"maps": batch.maps, **dict(extra)}
+    got = run_db(DBLoss(**settings), predicts, batch.labels, dtype, label_dtype)
+    check_db(got, oracle.db(predicts, batch.labels, **settings), TOLERANCE[dtype])
+
+
+def graph(batch, key="maps"):
+    """A leaf for the predictions, the predictions and the labels."""
+    leaf = tensor(batch.maps, grad=True)
+    return leaf, {key: leaf}, tensors(batch.labels)
+
+
+# Values and gradients ---------------------------------------------------------------------------
+
+
+@BOTH
+@TYPES
+@pytest.mark.parametrize("data", ["binary", "soft", "ties"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 5, 2), (2, 8, 12)])
+def test_value_and_gradient(dtype, kind, data, shape):
+    check_batch(make_batch(data, shape, seed=20), dtype, main_loss_type=kind)
+
+
+@TYPES
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"alpha": 1.5, "beta": 0.25},
+        {"alpha": 0, "beta": 0},
+        {"balance_loss": False},
+        {"ohem_ratio": 0.5},
+        {"ohem_ratio": 0},
+        {"eps": 0.25},
+        {"smooth": 1.5},
+        {"fallback_negatives": 5},
+        {"focal_alpha": 0.5, "focal_gamma": 3.0, "dice_weight": 0.5, "focal_weight": 4.0},
+    ],
+    ids=lambda settings: "-".join(settings),
+)
+@pytest.mark.parametrize("data", ["binary", "no_text"])
+def test_settings(kind, settings, data):
+    check_batch(make_batch(data, seed=21), main_loss_type=kind, **settings)
+
+
+@pytest.mark.parametrize("kind", oracle.BALANCED)
+def test_a_large_eps_reaches_every_part(kind):
+    check_batch(make_batch(seed=21), main_loss_type=kind, eps=2.0)
+
+
+@TYPES
+def test_cbn_and_aux_maps(kind):
+    a, b, c = (make_batch(seed=s).maps for s in (22, 23, 24))
+    extra = {"distance_maps": a[:, :1], "cbn_maps": b[:, :1], "aux_maps_p4": a, "aux_maps_p2": c}
+    weights = {"aux_weight_p4": 0.2, "aux_weight_p3": 0.3, "aux_weight_p2": 0.5}
+    check_batch(make_batch(seed=25), extra=extra, main_loss_type=kind, **weights)
+
+
+@pytest.mark.parametrize(
+    "label_dtype",
+    ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float64"],
+)
+@TYPES
+def test_labels_of_any_dtype(label_dtype, kind):
+    batch = make_batch(seed=26)._replace(t=make_batch(seed=27).g)
+    check_batch(batch, label_dtype=label_dtype, main_loss_type=kind)
+    check_batch(batch, "float64", label_dtype=label_dtype, main_loss_type=kind)
+
+
+@TYPES
+def test_masks_of_255_in_uint8_do_not_overflow(kind):
+    batch = make_batch("masks_255", seed=28)._replace(t=make_batch(seed=29).g)
+    check_batch(batch, label_dtype="uint8", main_loss_type=kind)
+
+
+def test_labels_of_different_dtypes():
+    batch = make_batch(seed=30)
+    dtypes = ["float32", "float64", "bool", "int64", "uint8"]
+    labels = [tensor(a, d) for a, d in zip(batch.labels, dtypes)]
+    got = run_db(DBLoss(), {"maps": batch.maps}, labels)
+    check_db(got, oracle.db({"maps": batch.maps}, batch.labels), TOLERANCE["float32"])
+
+
+@TYPES
+def test_finite_differences(kind):
+    """The gradient of each pixel against the layer's own loss, by a stencil of four points."""
+    maps = np.array([[[0.2, 0.72, 0.36], [0.52, 0.28, 0.64]]]) + np.zeros((1, 3, 1, 1))
+    maps[:, 1] = 0.5 + np.array([[0.2, -0.1, 0.1], [-0.2, 0.15, -0.15]])
+    g, half = np.array([[[1, 0, 0], [0, 0, 1]]]), np.full((1, 2, 3), 0.5)
+    labels = tensors([None, half, half, g, np.ones_like(half)], "float64")
+    layer, h = DBLoss(main_loss_type=kind, ohem_ratio=1), 5e-3
+    _, grads = run_db(layer, {"maps": maps}, labels, "float64")
+    for row, column in np.ndindex(2, 3):
+        parts = []
+        for step in (-2, -1, 1, 2):  # one step of all three channels: each part sees its own
+            moved = maps.copy()
+            moved[:, :, row, column] += step * h
+            out = layer({"maps": tensor(moved, "float64")}, labels)
+            parts.append([scalar(out[key]) for key in oracle.PARTS])
+        slopes = np.dot([1, -8, 8, -1], parts) / (12 * h)
+        # A loss of size 5 rounded to float32 leaves an error of 1e-4 in the quotient.
+        np.testing.assert_allclose(grads["maps"][0, :, row, column], slopes, rtol=0, atol=5e-4)
+
+
+@TYPES
+def test_gradient_of_each_part_and_of_any_mix(kind):
+    """The upstream gradient is never 1, and never the same for two parts."""
+    batch = make_batch(seed=31)
+    grad = oracle.db({"maps": batch.maps}, batch.labels, main_loss_type=kind)[1]["maps"]
+    for factors in ([2.5, 0, 0, 0], [0, -3, 0, 0], [0, 0, 2, 0], [0, 0, 0, 7], [1, 2, 3, 4]):
+        leaf, predicts, labels = graph(batch)
+        out = DBLoss(main_loss_type=kind)(predicts, labels)
+        total = sum(f * out[key] for f, key in zip(factors, ("loss", *oracle.PARTS)) if f)
+        (total + (3 * leaf).sum()).backward()
+        channels = factors[0] + np.array(factors[1:]).reshape(1, 3, 1, 1)
+        assert_grad(leaf.grad.numpy(), channels * grad + 3, TOLERANCE["float32"])
+
+
+@TYPES
+def test_prediction_in_the_middle_of_a_graph(kind):
+    batch = make_batch(seed=32)
+    logit = np.log(batch.maps / (1 - batch.maps))
+    leaf = tensor(logit, grad=True)
+    maps = paddle.nn.functional.sigmoid(leaf)
+    DBLoss(main_loss_type=kind)({"maps": maps}, tensors(batch.labels))["loss"].backward()
+    p = maps.numpy().astype(np.float64)
+    _, grads = oracle.db({"maps": p}, batch.labels, main_loss_type=kind)
+    assert_grad(leaf.grad.numpy(), grads["maps"] * p * (1 - p), TOLERANCE["float32"])
+
+
+@TYPES
+def test_gradients_accumulate_over_two_batches(kind):
+    batch, layer = make_batch(seed=33), DBLoss(main_loss_type=kind)
+    leaf, predicts, labels = graph(batch)
+    for _ in range(2):
+        layer(predicts, labels)["loss"].backward()
+    _, grads = oracle.db({"maps": batch.maps}, batch.labels, main_loss_type=kind)
+    assert_grad(leaf.grad.numpy(), 2 * grads["maps"], TOLERANCE["float32"])
+
+
+@TYPES
+def test_gradient_asked_twice_of_one_graph(kind):
+    """As losses are weighed by their gradients. (Paddle lets a PyLayer run `backward` but once.)"""
+    batch = make_batch(seed=33)
+    leaf, predicts, labels = graph(batch)
+    out = DBLoss(main_loss_type=kind)(predicts, labels)
+    grad = oracle.db({"maps": batch.maps}, batch.labels, main_loss_type=kind)[1]["maps"]
+    for channel, key in enumerate(oracle.PARTS):
+        (part,) = paddle.grad(out[key], leaf, retain_graph=True)
+        only = np.arange(3).reshape(1, 3, 1, 1) == channel
+        assert_grad(part.numpy(), grad * only, TOLERANCE["float32"])
+    out["loss"].backward()
+    assert_grad(leaf.grad.numpy(), grad, TOLERANCE["float32"])
+
+
+@TYPES
+def test_whole_is_the_sum_of_the_weighted_parts(kind):
+    batch, a = make_batch(seed=34), make_batch(seed=35).maps
+    predicts = {"maps": batch.maps, "distance_maps": a[:, :1], "cbn_maps": a, "aux_maps_p3": a}
+    out, _ = run_db(DBLoss(main_loss_type=kind, aux_weight_p3=0.3), predicts, batch.labels)
+    assert out.keys() == FOUR | {"loss_cbn", "loss_aux_maps_p3"}
+    parts = sum(out[key] for key in (*oracle.PARTS, "loss_cbn")) + 0.3 * out["loss_aux_maps_p3"]
+    assert out["loss"] == pytest.approx(parts, rel=1e-6)
+
+
+# What comes out ---------------------------------------------------------------------------------
+
+
+@TYPES
+def test_exactly_four_keys(kind):
+    batch = make_batch()
+    for extra in ({}, {"cbn_maps": batch.maps}, {"neck": batch.maps}):
+        out, _ = run_db(DBLoss(main_loss_type=kind), {"maps": batch.maps} | extra, batch.labels)
+        assert out.keys() == FOUR
+
+
+def test_aux_maps_without_a_weight_add_no_key_and_are_not_looked_at():
+    batch = make_batch()
+    predicts = {"maps": batch.maps, "aux_maps_p4": np.full_like(batch.maps, np.nan)}
+    losses, grads = run_db(DBLoss(aux_weight_p3=1.0), predicts, batch.labels)
+    assert losses.keys() == FOUR and np.isfinite(losses["loss"]) and grads["aux_maps_p4"] is None
+
+
+def test_no_gradient_is_made_where_none_is_asked():
+    batch = make_batch()
+    out = DBLoss()({"maps": tensor(batch.maps)}, tensors(batch.labels))
+    assert all(v.stop_gradient for v in out.values())
+    with paddle.no_grad():
+        _, predicts, labels = graph(batch)
+        assert all(v.stop_gradient for v in DBLoss()(predicts, labels).values())
+
+
+@TYPES
+def test_image_is_never_read(kind):
+    batch = make_batch()
+    layer, (leaf, predicts, labels) = DBLoss(main_loss_type=kind), graph(batch)
+    expected = float(layer(predicts, labels)["loss"])
+    for image in (None, "page.png", leaf, tensor(np.full((3, 2), np.nan))):
+        assert float(layer(predicts, (image, *labels[1:]))["loss"]) == expected
+
+
+@TYPES
+def test_inputs_are_not_written_to(kind):
+    batch = make_batch()
+    leaf, predicts, labels = graph(batch)
+    given = [leaf, *labels[1:]]
+    before = [(x.numpy().copy(), x.inplace_version, x.stop_gradient) for x in given]
+    keys, sequence = set(predicts), list(labels)
+    DBLoss(main_loss_type=kind)(predicts, labels)["loss"].backward()
+    for x, (value, version, stop) in zip(given, before):
+        assert (x.numpy() == value).all()
+        assert x.inplace_version == version and x.stop_gradient == stop
+    assert set(predicts) == keys and all(a is b for a, b in zip(labels, sequence))
+
+
+# A drop-in for PaddleOCR ------------------------------------------------------------------------
+
+SIGNATURES = {
+    DBLoss: {
+        "balance_loss": True,
+        "main_loss_type": "DiceLoss",
+        "alpha": 5,
+        "beta": 10,
+        "ohem_ratio": 3,
+        "eps": 1e-6,
+        "aux_weight_p4": 0.0,
+        "aux_weight_p3": 0.0,
+        "aux_weight_p2": 0.0,
+        "focal_alpha": 0.25,
+        "focal_gamma": 2.0,
+        "dice_weight": 1.0,
+        "focal_weight": 1.0,
+        "fallback_negatives": 0,
+        "smooth": 0.0,
+    },
+    DiceLoss: {"eps": 1e-6, "smooth": 0.0},
+    MaskL1Loss: {"eps": 1e-6},
+    BalanceLoss: {
+        "balance_loss": True,
+        "main_loss_type": "DiceLoss",
+        "negative_ratio": 3,
+        "return_origin": False,
+        "eps": 1e-6,
+        "fallback_negatives": 0,
+    },
+    DiceFocalLoss: {
+        "dice_weight": 1.0,
+        "focal_weight": 1.0,
+        "focal_alpha": 0.75,
+        "focal_gamma": 2.0,
+        "eps": 1e-6,
+    },
+}
+
+
+@pytest.mark.parametrize("layer", SIGNATURES)
+def test_signature(layer):
+    defaults, parameters = SIGNATURES[layer], inspect.signature(layer).parameters
+    assert list(parameters)[: len(defaults)] == list(defaults)
+    assert {key: parameters[key].default for key in defaults} == defaults
+
+
+def test_binarization_signature():
+    parameters = inspect.signature(dbloss.differentiable_binarization).parameters
+    assert list(parameters) == ["probability_map", "threshold_map", "k"]
+    assert parameters["k"].default == 50.0
+
+
+CONFIG = {
+    "Loss": {
+        "name": "DBLoss",
+        "balance_loss": True,
+        "main_loss_type": "DiceLoss",
+        "alpha": 5,
+        "beta": 10,
+        "ohem_ratio": 3,
+    }
+}
+
+
+def test_a_configuration_of_paddleocr_builds_it():
+    """Warnings are errors here: the configuration's `name` passes silently."""
+    batch = make_batch()
+    got = run_db(DBLoss(**CONFIG["Loss"]), {"maps": batch.maps}, batch.labels)
+    check_db(got, oracle.db({"maps": batch.maps}, batch.labels), TOLERANCE["float32"])
+
+
+def test_unknown_keywords_warn_and_are_named():
+    with pytest.warns(UserWarning, match="(?s)(?=.*ohem_ration)(?=.*colour)") as caught:
+        layer = DBLoss(ohem_ration=1, colour="red", name="DBLoss")
+    assert len(caught) == 1
+    batch = make_batch()
+    got = run_db(layer, {"maps": batch.maps}, batch.labels)
+    check_db(got, oracle.db({"maps": batch.maps}, batch.labels), TOLERANCE["float32"])
+
+
+@TYPES
+def test_attributes_and_state(kind):
+    layer = DBLoss(main_loss_type=kind, alpha=3, beta=4)
+    assert (layer.alpha, layer.beta) == (3, 4)
+    part = DiceFocalLoss if kind == "DiceFocalLoss" else BalanceLoss
+    assert isinstance(layer.bce_loss, part) and isinstance(layer.l1_loss, MaskL1Loss)
+    assert isinstance(layer.dice_loss, part if kind == "DiceFocalLoss" else DiceLoss)
+    assert not layer.state_dict()
+
+
+@TYPES
+def test_alpha_and_beta_changed_later_take_effect(kind):
+    batch, layer = make_batch(), DBLoss(main_loss_type=kind)
+    layer.alpha, layer.beta, layer.aux_weight_p4 = 0.5, 2.0, 0.25
+    predicts = {"maps": batch.maps, "aux_maps_p4": make_batch(seed=36).maps}
+    settings = {"alpha": 0.5, "beta": 2.0, "aux_weight_p4": 0.25, "main_loss_type": kind}
+    got = run_db(layer, predicts, batch.labels)
+    check_db(got, oracle.db(predicts, batch.labels, **settings), TOLERANCE["float32"])
+
+
+def test_settings_of_a_part_changed_later_take_effect():
+    batch, layer = make_batch(), DBLoss(main_loss_type="BCELoss")
+    for part in (layer.dice_loss, layer.l1_loss, layer.bce_loss):
+        part.eps = 0.5
+    layer.bce_loss.negative_ratio = 1
+    predicts, settings = {"maps": batch.maps}, {"eps": 0.5, "ohem_ratio": 1}
+    expected = oracle.db(predicts, batch.labels, main_loss_type="BCELoss", **settings)
+    check_db(run_db(layer, predicts, batch.labels), expected, TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize("name, index", [("bce_loss", 0), ("l1_loss", 1), ("dice_loss", 2)])
+def test_a_forward_put_in_place_of_a_part_s_own_is_the_one_that_runs(name, index):
+    layer = DBLoss()
+    part = getattr(layer, name)
+    own = part.forward
+    part.forward = lambda *args: 2 * own(*args)
+    check_one_part_changed(layer, index, lambda _, loss: 2 * loss, lambda grad: 2 * grad)
+
+
+class Constant(paddle.nn.Layer):
+    """A user's own loss: the sum of the prediction times 0.01."""
+
+    def forward(self, pred, gt, mask):
+        return 0.01 * pred.sum()
+
+
+def doubled(base):
+    class Doubled(base):
+        def forward(self, *args, **kwargs):
+            return 2 * super().forward(*args, **kwargs)
+
+    return Doubled
+
+
+PART = pytest.mark.parametrize(
+    "name, index, base",
+    [("bce_loss", 0, BalanceLoss), ("l1_loss", 1, MaskL1Loss), ("dice_loss", 2, DiceLoss)],
+)
+
+
+def check_one_part_changed(layer, index, value, grad, **settings):
+    """`layer` gives the oracle's numbers, but for part `index` those of `value` and `grad`."""
+    batch = make_batch(seed=37)
+    losses, grads = oracle.db({"maps": batch.maps}, batch.labels, **settings)
+    key, maps = oracle.PARTS[index], grads["maps"]
+    new = value(batch.maps[:, index], losses[key])
+    losses["loss"] += new - losses[key]
+    losses[key], maps[:, index] = new, grad(maps[:, index])
+    got = run_db(layer, {"maps": batch.maps}, batch.labels)
+    check_db(got, (losses, grads), TOLERANCE["float32"])
+
+
+@PART
+@pytest.mark.parametrize("kind", ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"])
+def test_a_replaced_part_is_the_one_that_runs(name, index, base, kind):
+    layer, weight = DBLoss(main_loss_type=kind), (5, 10, 1)[index]
+    setattr(layer, name, Constant())
+    check_one_part_changed(
+        layer,
+        index,
+        lambda p, _: weight * 0.01 * p.astype(np.float64).sum(),
+        lambda grad: np.full_like(grad, weight * 0.01),
+        main_loss_type=kind,
+    )
+
+
+@PART
+def test_a_subclass_with_its_own_forward_is_the_one_that_runs(name, index, base):
+    layer = DBLoss()
+    setattr(layer, name, doubled(base)())
+    check_one_part_changed(layer, index, lambda _, loss: 2 * loss, lambda grad: 2 * grad)
+
+
+@PART
+@pytest.mark.parametrize("kind", oracle.BALANCED)
+def test_a_hook_before_a_part_fires(name, index, base, kind):
+    layer, seen = DBLoss(main_loss_type=kind), []
+    getattr(layer, name).register_forward_pre_hook(lambda part, args: seen.append(type(part)))
+    check_one_part_changed(
+        layer, index, lambda _, loss: loss, lambda grad: grad, main_loss_type=kind
+    )
+    assert seen == [base]
+
+
+@PART
+@pytest.mark.parametrize("kind", oracle.BALANCED)
+def test_a_hook_after_a_part_fires(name, index, base, kind):
+    layer = DBLoss(main_loss_type=kind)
+    getattr(layer, name).register_forward_post_hook(lambda part, args, out: 3 * out)
+    check_one_part_changed(
+        layer, index, lambda _, loss: 3 * loss, lambda grad: 3 * grad, main_loss_type=kind
+    )
+
+
+def test_a_hook_of_the_whole_fires():
+    layer, batch = DBLoss(), make_batch()
+    layer.register_forward_post_hook(lambda part, args, out: out["loss"])
+    _, predicts, labels = graph(batch)
+    assert scalar(layer(predicts, labels)) > 0
+
+
+class ManyModels(DBLoss):
+    """DBLoss over the outputs of several models, as PaddleOCR's distillation subclasses it."""
+
+    def __init__(self, model_names, name="db", **kwargs):
+        super().__init__()
+        self.model_names, self.name, self.key = model_names, name, None
+
+    def forward(self, predicts, labels):
+        out = {}
+        for model in self.model_names:
+            for key, value in super().forward(predicts[model], labels).items():
+                if key != "loss":
+                    out[f"{self.name}_{model}_{key}"] = value
+        out["loss"] = sum(out.values(), 0.0)
+        return out
+
+
+def test_a_subclass_over_several_models():
+    batch, other = make_batch(), make_batch(seed=38).maps
+    student, teacher = tensor(batch.maps, grad=True), tensor(other, grad=True)
+    layer = ManyModels(["student", "teacher"])
+    predicts = {"student": {"maps": student}, "teacher": {"maps": teacher}}
+    out = layer(predicts, tensors(batch.labels))
+    out["loss"].backward()
+    total = 0
+    for leaf, maps, model in ((student, batch.maps, "student"), (teacher, other, "teacher")):
+        losses, grads = oracle.db({"maps": maps}, batch.labels)
+        for key in oracle.PARTS:
+            assert_value(scalar(out[f"db_{model}_{key}"]), losses[key], TOLERANCE["float32"])
+        assert_grad(leaf.grad.numpy(), grads["maps"], TOLERANCE["float32"])
+        total += losses["loss"]
+    assert_value(scalar(out["loss"]), total, TOLERANCE["float32"])
+
+
+class FromTeacher(DBLoss):
+    """Calls `bce_loss` and `dice_loss` itself, on a target made from the teacher's map."""
+
+    def forward(self, predicts, labels):
+        student, teacher = predicts["student"]["maps"], predicts["teacher"]["maps"]
+        target = (teacher[:, 0] > 0.3).astype("float32")
+        mask = labels[4]
+        shrink = self.alpha * self.bce_loss(student[:, 0, :, :], target, mask)
+        return {"loss": shrink + self.dice_loss(student[:, 2, :, :], target, mask)}
+
+
+@TYPES
+def test_a_subclass_that_calls_the_parts_itself(kind):
+    batch, teacher = make_batch(), make_batch(seed=39).maps
+    leaf = tensor(batch.maps, grad=True)
+    predicts = {"student": {"maps": leaf}, "teacher": {"maps": tensor(teacher)}}
+    layer = FromTeacher(main_loss_type=kind)
+    loss = layer(predicts, tensors(batch.labels))["loss"]
+    loss.backward()
+    target = (teacher[:, 0] > 0.3).astype(np.float32)
+    other = Batch(batch.maps, batch.t, 0 * batch.k, target, batch.m)  # no threshold part
+    losses, grads = oracle.db({"maps": batch.maps}, other.labels, main_loss_type=kind)
+    assert_value(scalar(loss), losses["loss"], TOLERANCE["float32"])
+    assert_grad(leaf.grad.numpy(), grads["maps"], TOLERANCE["float32"])

@@ -1,0 +1,62 @@
+import oracle
+import paddle
+import pytest
+from helpers import check, make_batch, tensor, tensors, value_and_grad
+
+from dbloss import DiceLoss
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+SHAPES = [(1, 1, 1), (1, 1, 7), (3, 5, 2), (2, 8, 12)]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["binary", "soft", "noise", "masks_255"])
+@pytest.mark.parametrize("settings", [{}, {"eps": 0.5}, {"smooth": 2.0}])
+def test_value_and_gradient(dtype, shape, kind, settings):
+    p, g, m = make_batch(kind, shape, seed=1).single
+    layer, (gt, mask) = DiceLoss(**settings), tensors((g, m))
+    check(lambda x: layer(x, gt, mask), p, oracle.dice(p, g, m, **settings), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("smooth", [0.0, 1.0])
+def test_weights_multiply_the_mask(dtype, smooth):
+    batch = make_batch()
+    p, g, m = batch.single
+    gt, mask, weights = tensors((g, m, batch.t))
+    layer = DiceLoss(smooth=smooth)
+    expected = oracle.dice(p, g, m, batch.t, smooth=smooth)
+    check(lambda x: layer(x, gt, mask, weights), p, expected, dtype)
+    check(lambda x: layer(x, gt, mask, weights=weights), p, expected, dtype)
+
+
+def test_weights_of_one_change_nothing():
+    p, g, m = make_batch().single
+    gt, mask, ones = tensors((g, m, 0 * m + 1))
+    plain = value_and_grad(lambda x: DiceLoss()(x, gt, mask), p)
+    weighted = value_and_grad(lambda x: DiceLoss()(x, gt, mask, ones), p)
+    assert plain[0] == weighted[0] and (plain[1] == weighted[1]).all()
+
+
+def test_perfect_and_worst_prediction():
+    _, g, m = make_batch().single
+    gt, mask = tensors((g, m))
+    assert float(DiceLoss()(gt, gt, mask)) == pytest.approx(0, abs=1e-6)
+    assert float(DiceLoss()(1 - gt, gt, mask)) == 1
+
+
+def test_settings_changed_later_take_effect():
+    p, g, m = make_batch().single
+    layer, (gt, mask) = DiceLoss(), tensors((g, m))
+    layer.eps, layer.smooth = 0.5, 3.0
+    check(lambda x: layer(x, gt, mask), p, oracle.dice(p, g, m, eps=0.5, smooth=3.0))
+
+
+def test_no_gradient_is_made_where_none_is_asked():
+    pred, gt, mask = tensors(make_batch().single)
+    assert DiceLoss()(pred, gt, mask).stop_gradient
+    with paddle.no_grad():
+        leaf = tensor(pred.numpy(), grad=True)
+        assert DiceLoss()(leaf, gt, mask).stop_gradient

@@ -1,0 +1,313 @@
+"""The table of edge cases, row by row: value and gradient of every loss."""
+
+import numpy as np
+import oracle
+import paddle
+import pytest
+from helpers import (
+    TOLERANCE,
+    Batch,
+    check,
+    check_db,
+    make_batch,
+    run_db,
+    scalar,
+    tensor,
+    tensors,
+    value_and_grad,
+)
+
+from dbloss import BalanceLoss, DBLoss, DiceFocalLoss, DiceLoss, MaskL1Loss
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+TYPES = pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
+BOTH = pytest.mark.parametrize("dtype", ["float32", "float64"])
+
+# An eps with which the bounds of the focal loss, eps and 1 - eps, are exact in float32.
+EXACT = 2.0**-10
+
+# Each single loss as a function of (prediction, target, mask), and what the balance makes of it.
+SINGLE = {
+    "dice": DiceLoss(),
+    "masked_l1": MaskL1Loss(),
+    "dice_focal": DiceFocalLoss(),
+    **{kind: BalanceLoss(main_loss_type=kind) for kind in oracle.BALANCED},
+    **{f"{kind}_mean": BalanceLoss(False, kind) for kind in oracle.BALANCED},
+}
+LOSSES = pytest.mark.parametrize("name", SINGLE)
+
+
+def run(name, pgm, dtype="float32"):
+    p, g, m = pgm
+    gt, mask = tensors((g, m))
+    return value_and_grad(lambda x: SINGLE[name](x, gt, mask), p, dtype)
+
+
+def check_batch(batch, dtype="float32", **settings):
+    predicts = {"maps": batch.maps}
+    got = run_db(DBLoss(**settings), predicts, batch.labels, dtype)
+    check_db(got, oracle.db(predicts, batch.labels, **settings), TOLERANCE[dtype])
+    return got
+
+
+# Every pixel ignored, no text -------------------------------------------------------------------
+
+
+@BOTH
+@TYPES
+@pytest.mark.parametrize("balance_loss", [True, False])
+def test_every_pixel_ignored(dtype, kind, balance_loss):
+    settings = {"main_loss_type": kind, "balance_loss": balance_loss}
+    losses, grads = check_batch(make_batch("all_ignored"), dtype, **settings)
+    dice = kind in ("OHEMDiceLoss", "DiceFocalLoss") or (kind == "DiceLoss" and not balance_loss)
+    assert losses == {
+        "loss": 6.0 if dice else 1.0,
+        "loss_shrink_maps": 5.0 if dice else 0.0,
+        "loss_threshold_maps": 0.0,
+        "loss_binary_maps": 1.0,
+    }
+    assert not grads["maps"].any()  # there, and zero: connected to the graph
+
+
+@BOTH
+@LOSSES
+def test_every_pixel_ignored_single_loss(dtype, name):
+    value, grad = run(name, make_batch("all_ignored").single, dtype)
+    dice = name in ("dice", "dice_focal", "OHEMDiceLoss", "DiceLoss_mean", "OHEMDiceLoss_mean")
+    assert value == (1.0 if dice else 0.0) and not grad.any()
+
+
+@BOTH
+@pytest.mark.parametrize("kind", oracle.BALANCED)
+def test_no_text(dtype, kind):
+    batch = make_batch("no_text")
+    losses, grads = check_batch(batch, dtype, main_loss_type=kind)
+    assert losses["loss_shrink_maps"] == (5.0 if kind == "OHEMDiceLoss" else 0.0)
+    assert losses["loss_binary_maps"] == 1.0
+    assert not grads["maps"][:, ::2].any()
+
+
+def test_no_text_dice_focal():
+    """The focal part has no balance: it teaches on a page without text."""
+    _, grads = check_batch(make_batch("no_text"), main_loss_type="DiceFocalLoss")
+    assert (grads["maps"][:, ::2] >= 0).all() and grads["maps"][:, ::2].any()
+
+
+@pytest.mark.parametrize(
+    "kind, settings, channels",
+    [
+        ("DiceLoss", {"smooth": 1.0}, [2]),
+        ("DiceLoss", {"smooth": 1.0, "fallback_negatives": 20}, [0, 2]),
+        ("MaskL1Loss", {"fallback_negatives": 20}, [0]),
+        ("BCELoss", {"fallback_negatives": 20}, [0]),
+        ("BCELoss", {"fallback_negatives": 20, "smooth": 1.0}, [0, 2]),
+        ("CrossEntropy", {"fallback_negatives": 20}, [0]),
+        ("Euclidean", {"fallback_negatives": 20}, [0]),
+        ("OHEMDiceLoss", {"fallback_negatives": 20, "smooth": 1.0}, [0, 2]),
+        ("DiceFocalLoss", {"smooth": 1.0}, [0, 2]),
+    ],
+)
+def test_no_text_with_smooth_or_fallback_negatives_pushes_predictions_down(
+    kind, settings, channels
+):
+    _, grads = check_batch(make_batch("no_text"), main_loss_type=kind, **settings)
+    for channel in (0, 2):
+        grad = grads["maps"][:, channel]
+        assert (grad >= 0).all() and grad.any() == (channel in channels)
+
+
+def test_fallback_negatives_takes_that_many_and_never_more_than_there_are():
+    p, g, m = make_batch("no_text").single
+    gt, mask = tensors((g, m))
+    for fallback in (1, 20, 10**6):
+        layer = BalanceLoss(main_loss_type="BCELoss", fallback_negatives=fallback)
+        _, grad = value_and_grad(lambda x, f=layer: f(x, gt, mask), p)
+        assert (grad != 0).sum() == min(fallback, m.sum())
+
+
+# All text, unusual labels -----------------------------------------------------------------------
+
+
+@BOTH
+@TYPES
+def test_all_text(dtype, kind):
+    batch = make_batch("all_text")
+    check_batch(batch, dtype, main_loss_type=kind)
+    if kind in oracle.PIXEL_LOSS:  # the positives alone: their mean
+        value, _ = run(kind, batch.single, dtype)
+        positive = oracle.PIXEL_LOSS[kind](batch.maps[:, 0], batch.g)[0][batch.m == 1]
+        assert value == pytest.approx(positive.mean(), rel=1e-5)
+
+
+@BOTH
+@TYPES
+@pytest.mark.parametrize("kind_of_labels", ["noise", "shifted_noise", "masks_255", "negative_dice"])
+def test_labels_outside_zero_and_one(dtype, kind, kind_of_labels):
+    check_batch(make_batch(kind_of_labels, seed=3), dtype, main_loss_type=kind, eps=EXACT)
+
+
+@TYPES
+def test_the_same_noise_as_all_five_labels(kind):
+    batch = make_batch("noise", (2, 16, 16), seed=7)  # a seed whose sums do not cancel
+    noise, maps = tensor(batch.t), tensor(batch.maps, grad=True)
+    out = DBLoss(main_loss_type=kind, eps=EXACT)({"maps": maps}, [noise] * 5)
+    out["loss"].backward()
+    got = {key: scalar(v) for key, v in out.items()}, {"maps": maps.grad.numpy()}
+    expected = oracle.db({"maps": batch.maps}, [batch.t] * 5, main_loss_type=kind, eps=EXACT)
+    check_db(got, expected, TOLERANCE["float32"])
+
+
+# NaN and Inf ------------------------------------------------------------------------------------
+
+
+@TYPES
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("channel", [0, 1, 2])
+@pytest.mark.parametrize("pixel", ["text", "background", "ignored"])
+@pytest.mark.parametrize("balance_loss", [True, False])
+def test_nan_or_inf_in_a_prediction(kind, bad, channel, pixel, balance_loss):
+    """The loss is NaN, wherever the pixel: none is left out of the sums."""
+    g, m = np.zeros((2, 1, 6, 6), np.float32)
+    g[0, :2], m[0, 1:] = 1, 1
+    maps = np.full((1, 3, 6, 6), 0.5, np.float32)
+    maps[0, channel, {"text": 1, "background": 4, "ignored": 0}[pixel], 2] = bad
+    leaf, labels = tensor(maps, grad=True), tensors([None, g, m, g, m])
+    out = DBLoss(main_loss_type=kind, balance_loss=balance_loss)({"maps": leaf}, labels)
+    assert np.isnan(scalar(out["loss"])) and np.isnan(scalar(out[oracle.PARTS[channel]]))
+    for other in {0, 1, 2} - {channel}:
+        assert np.isfinite(scalar(out[oracle.PARTS[other]]))
+    out["loss"].backward()
+    assert leaf.grad.shape == leaf.shape
+
+
+@TYPES
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("data", ["binary", "no_text", "all_text", "all_ignored", "soft"])
+def test_nan_or_inf_everywhere(kind, bad, data):
+    batch = make_batch(data)
+    leaf = tensor(np.full_like(batch.maps, bad), grad=True)
+    out = DBLoss(main_loss_type=kind)({"maps": leaf}, tensors(batch.labels))
+    assert all(np.isnan(scalar(v)) for v in out.values())
+    out["loss"].backward()
+
+
+# Masked-out pixels ------------------------------------------------------------------------------
+
+
+@TYPES
+@pytest.mark.parametrize("balance_loss", [True, False])
+def test_masked_out_pixels_change_nothing(kind, balance_loss):
+    batch, other = make_batch(seed=40), make_batch("noise", seed=41)
+    out, off = batch.m == 0, batch.k == 0
+    assert out.any() and off.any()
+    maps = batch.maps.copy()
+    for channel, where in ((0, out), (1, off), (2, out)):
+        maps[:, channel][where] = other.maps[:, channel][where]
+    changed = Batch(
+        maps, np.where(off, other.t, batch.t), batch.k, np.where(out, other.g, batch.g), batch.m
+    )
+    layer = DBLoss(main_loss_type=kind, balance_loss=balance_loss)
+    before = run_db(layer, {"maps": batch.maps}, batch.labels)
+    after = run_db(layer, {"maps": maps}, changed.labels)
+    assert before[0] == after[0]
+    np.testing.assert_array_equal(before[1]["maps"], after[1]["maps"])
+    for channel, where in ((0, out), (1, off), (2, out)):
+        assert not after[1]["maps"][:, channel][where].any()
+
+
+# Slices, shapes, and inputs left alone ----------------------------------------------------------
+
+
+@TYPES
+@pytest.mark.parametrize("view", ["channels", "rows_and_columns", "transposed"])
+def test_non_contiguous_slices(kind, view):
+    batch = make_batch(seed=42)
+    n, h, w = batch.g.shape
+
+    def strided(a):
+        """The same numbers as `a`, as a view into a larger or a transposed tensor."""
+        if view == "channels":
+            return tensor(np.stack([0 * a, a, 0 * a], axis=1))[:, 1]
+        if view == "transposed":
+            return tensor(a.swapaxes(-1, -2)).transpose(
+                [*range(a.ndim - 2), a.ndim - 1, a.ndim - 2]
+            )
+        wide = np.zeros((*a.shape[:-2], 2 * a.shape[-2], 3 * a.shape[-1]), a.dtype)
+        wide[..., ::2, ::3] = a
+        return tensor(wide)[..., ::2, ::3]
+
+    labels = [None, *(strided(a) for a in batch.labels[1:])]
+    leaf = strided(batch.maps)
+    assert leaf.shape == [n, 3, h, w] and not leaf.is_contiguous()
+    assert not any(label.is_contiguous() for label in labels[1:])
+    leaf.stop_gradient = False
+    out = DBLoss(main_loss_type=kind)({"maps": leaf}, labels)
+    out["loss"].backward()
+    got = {key: scalar(v) for key, v in out.items()}, {"maps": leaf.grad.numpy()}
+    expected = oracle.db({"maps": batch.maps}, batch.labels, main_loss_type=kind)
+    check_db(got, expected, TOLERANCE["float32"])
+
+
+@LOSSES
+def test_non_contiguous_predictions_of_a_single_loss(name):
+    batch = make_batch(seed=43)
+    leaf, (gt, mask) = tensor(batch.maps, grad=True), tensors((batch.g, batch.m))
+    slices = leaf[:, 2, :, :]
+    assert not slices.is_contiguous()
+    SINGLE[name](slices, gt, mask).backward()
+    _, grad = run(name, (batch.maps[:, 2], batch.g, batch.m))
+    np.testing.assert_allclose(leaf.grad.numpy()[:, 2], grad, rtol=1e-6)
+    assert not leaf.grad.numpy()[:, :2].any()
+
+
+@TYPES
+@pytest.mark.parametrize("g", [0.0, 1.0])
+@pytest.mark.parametrize("m", [0.0, 1.0])
+def test_one_pixel(kind, g, m):
+    one = np.ones((1, 1, 1), np.float32)
+    maps = np.array([[[[0.3]], [[0.6]], [[0.8]]]], np.float32)
+    check_batch(Batch(maps, 0.5 * one, m * one, g * one, m * one), main_loss_type=kind)
+
+
+@TYPES
+@pytest.mark.parametrize("shape", [(1, 1, 9), (1, 9, 1), (5, 3, 2), (2, 33, 65), (1, 384, 640)])
+def test_odd_shapes(kind, shape):
+    check_batch(make_batch(shape=shape, seed=44), main_loss_type=kind)
+
+
+@LOSSES
+def test_inputs_of_a_single_loss_are_not_written_to(name):
+    given = tensors(make_batch().single)
+    given[0].stop_gradient = False
+    before = [(x.numpy().copy(), x.inplace_version) for x in given]
+    SINGLE[name](*given).backward()
+    for x, (value, version) in zip(given, before):
+        assert (x.numpy() == value).all() and x.inplace_version == version
+
+
+# Every error of the table has its test in test_errors.py; these two stand in the table by name.
+
+
+def test_one_channel_maps_of_a_head_in_eval_mode():
+    batch = make_batch()
+    with pytest.raises(ValueError, match=r"model\.train\(\)"):
+        DBLoss()({"maps": tensor(batch.maps[:, :1])}, tensors(batch.labels))
+
+
+@LOSSES
+@pytest.mark.parametrize("shape", [[0, 4, 4], [2, 0, 4], [2, 4, 0]])
+def test_no_image_or_no_pixel(name, shape):
+    with pytest.raises(ValueError, match=r"(?s)(?=.*pred)"):
+        SINGLE[name](*(paddle.zeros(shape) for _ in range(3)))
+
+
+def test_every_loss_agrees_with_the_oracle_at_zero_and_one():
+    """Saturated predictions, right and wrong, and a hard tie among the wrong ones."""
+    p = np.array([[[0, 1, 0, 1, 1, 0.5, 0.25, 0]]], np.float32)
+    g = np.array([[[0, 1, 1, 0, 0, 0.0, 0.0, 0]]], np.float32)
+    m = np.ones_like(p)
+    gt, mask = tensors((g, m))
+    for kind in oracle.BALANCED:
+        layer = BalanceLoss(main_loss_type=kind, negative_ratio=0.5)
+        check(lambda x, f=layer: f(x, gt, mask), p, oracle.balance(p, g, m, kind, ratio=0.5))

@@ -1,0 +1,376 @@
+"""Every error names the argument, what was expected, what came and what to do."""
+
+import numpy as np
+import oracle
+import paddle
+import pytest
+from helpers import tensor
+
+from dbloss import (
+    BalanceLoss,
+    DBLoss,
+    DiceFocalLoss,
+    DiceLoss,
+    MaskL1Loss,
+    differentiable_binarization,
+)
+
+SINGLE = [DiceLoss, MaskL1Loss, BalanceLoss, DiceFocalLoss]
+SINGLES = pytest.mark.parametrize("layer", SINGLE)
+LABELS = ("threshold_map", "threshold_mask", "shrink_map", "shrink_mask")
+N, H, W = 2, 4, 6
+
+
+def raises(error, *parts):
+    """`error` with every one of `parts`, each a pattern, somewhere in its message."""
+    return pytest.raises(error, match="(?s)" + "".join(f"(?=.*(?:{part}))" for part in parts))
+
+
+def shape(*dims):
+    """The pattern of a shape, whatever its brackets."""
+    return r",\s*".join(map(str, dims))
+
+
+def called(value):
+    """How a message calls a value that is of the wrong type."""
+    if isinstance(value, paddle.Tensor):
+        return "[Tt]ensor"
+    return "None" if value is None else type(value).__name__
+
+
+def zeros(*dims, dtype="float32", grad=False):
+    return tensor(np.zeros(dims), dtype, grad)
+
+
+def maps(*dims, **kwargs):
+    return {"maps": zeros(*dims or (N, 3, H, W), **kwargs)}
+
+
+def labels(**changed):
+    return [None, *(changed.get(name, zeros(N, H, W)) for name in LABELS)]
+
+
+def single(layer, **changed):
+    """A call of `layer` with all in order but what is `changed`."""
+    call = {name: zeros(N, H, W) for name in ("pred", "gt", "mask")} | changed
+    return layer()(*call.values())
+
+
+# A single loss ----------------------------------------------------------------------------------
+
+
+@SINGLES
+@pytest.mark.parametrize("dims", [(), (W,), (H, W), (N, 1, H, W), (N, 3, H, W)])
+def test_prediction_of_a_wrong_rank(layer, dims):
+    with raises(ValueError, "pred", r"N, H, W", shape(*dims)):
+        single(layer, pred=zeros(*dims))
+
+
+@SINGLES
+@pytest.mark.parametrize("name", ["gt", "mask"])
+@pytest.mark.parametrize(
+    "dims", [(), (H, W), (N, 1, H, W), (N, W, H), (1, H, W), (N, H, 1), (N + 1, H, W)]
+)
+def test_target_or_mask_of_another_shape(layer, name, dims):
+    """Nothing is broadcast: a mask [1, H, W] would count its pixels once for the whole batch."""
+    with raises(ValueError, name, shape(N, H, W), shape(*dims)):
+        single(layer, **{name: zeros(*dims)})
+
+
+@SINGLES
+@pytest.mark.parametrize("dims", [(0, H, W), (N, 0, W), (N, H, 0)])
+def test_no_image_or_no_pixel(layer, dims):
+    with raises(ValueError, "pred", shape(*dims), "empty|image|pixel"):
+        single(layer, **dict.fromkeys(("pred", "gt", "mask"), zeros(*dims)))
+
+
+@SINGLES
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool", "complex64"])
+def test_prediction_of_a_wrong_dtype(layer, dtype):
+    with raises(TypeError, "pred", "float", dtype, "astype|[Cc]ast"):
+        single(layer, pred=zeros(N, H, W, dtype=dtype))
+
+
+@SINGLES
+@pytest.mark.parametrize("name", ["gt", "mask"])
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+def test_target_or_mask_of_a_wrong_dtype(layer, name, dtype):
+    with raises(TypeError, name, "float", dtype, "astype|[Cc]ast"):
+        single(layer, **{name: zeros(N, H, W, dtype=dtype)})
+
+
+@SINGLES
+@pytest.mark.parametrize("name", ["pred", "gt", "mask"])
+@pytest.mark.parametrize(
+    "value, got", [(np.zeros((N, H, W)), "ndarray"), ([[0.0]], "list"), ("x", "str")]
+)
+def test_not_a_tensor(layer, name, value, got):
+    with raises(TypeError, name, "[Tt]ensor", got, "to_tensor"):
+        single(layer, **{name: value})
+
+
+@pytest.mark.parametrize("layer", [DiceLoss, MaskL1Loss])
+def test_a_mask_of_none_where_a_mask_is_needed(layer):
+    with raises(TypeError, "mask", "[Tt]ensor", "None"):
+        single(layer, mask=None)
+
+
+@SINGLES
+@pytest.mark.parametrize("name", ["gt", "mask"])
+def test_target_or_mask_that_requires_a_gradient(layer, name):
+    with raises(ValueError, name, "gradient", r"detach\(\)|stop_gradient"):
+        single(layer, **{name: zeros(N, H, W, grad=True)})
+
+
+@pytest.mark.parametrize(
+    "weights, error, parts",
+    [
+        (zeros(N, W, H), ValueError, (shape(N, H, W), shape(N, W, H))),
+        (zeros(1, H, W), ValueError, (shape(N, H, W), shape(1, H, W))),
+        (zeros(N, H, W, dtype="complex64"), TypeError, ("float", "complex64")),
+        (np.zeros((N, H, W)), TypeError, ("[Tt]ensor", "ndarray")),
+    ],
+)
+def test_weights_of_the_dice_loss(weights, error, parts):
+    with raises(error, "weights", *parts):
+        single(DiceLoss, weights=weights)
+
+
+# DBLoss -----------------------------------------------------------------------------------------
+
+
+def test_one_channel():
+    with raises(ValueError, "maps", "3", shape(N, 1, H, W), r"model\.train\(\)"):
+        DBLoss()(maps(N, 1, H, W), labels())
+
+
+@pytest.mark.parametrize("dims", [(N, H, W), (H, W), (N, 2, H, W), (N, 4, H, W), (N, 1, 3, H, W)])
+def test_maps_of_a_wrong_shape(dims):
+    with raises(ValueError, "maps", r"N, 3, H, W", shape(*dims)):
+        DBLoss()(maps(*dims), labels())
+
+
+@pytest.mark.parametrize("dims", [(0, 3, H, W), (N, 3, 0, W), (N, 3, H, 0)])
+def test_maps_without_an_image_or_a_pixel(dims):
+    empty = zeros(dims[0], *dims[2:])
+    with raises(ValueError, "maps", shape(*dims)):
+        DBLoss()(maps(*dims), [None, *[empty] * 4])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool", "complex64"])
+def test_maps_of_a_wrong_dtype(dtype):
+    with raises(TypeError, "maps", "float", dtype, "astype|[Cc]ast"):
+        DBLoss()(maps(dtype=dtype), labels())
+
+
+@pytest.mark.parametrize(
+    "value, got", [(np.zeros((N, 3, H, W)), "ndarray"), (None, "None"), ([], "list")]
+)
+def test_maps_that_are_no_tensor(value, got):
+    with raises(TypeError, "maps", "[Tt]ensor", got, "to_tensor"):
+        DBLoss()({"maps": value}, labels())
+
+
+@pytest.mark.parametrize("predicts", [None, [1], "maps", paddle.zeros([N, 3, H, W])])
+def test_predicts_that_are_no_dict(predicts):
+    with raises(TypeError, "predicts", "dict", called(predicts)):
+        DBLoss()(predicts, labels())
+
+
+def test_predicts_without_maps():
+    with raises(ValueError, "predicts", "['\"]maps['\"]", "shrink_maps"):
+        DBLoss()({"shrink_maps": zeros(N, 3, H, W)}, labels())
+
+
+@pytest.mark.parametrize("value", [None, 5, {"shrink_map": 1}, {1, 2}, iter([])])
+def test_labels_that_are_no_sequence(value):
+    with raises(TypeError, "labels", "sequence|list", called(value)):
+        DBLoss()(maps(), value)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 6])
+def test_number_of_labels(count):
+    with raises(ValueError, "labels", "5", str(count), *LABELS):
+        DBLoss()(maps(), [zeros(N, H, W)] * count)
+
+
+@pytest.mark.parametrize("name", LABELS)
+class TestLabel:
+    @pytest.mark.parametrize(
+        "dims", [(), (H, W), (N, 1, H, W), (N, W, H), (1, H, W), (N, H, 1), (N + 1, H, W)]
+    )
+    def test_shape(self, name, dims):
+        with raises(ValueError, name, shape(N, H, W), shape(*dims)):
+            DBLoss()(maps(), labels(**{name: zeros(*dims)}))
+
+    def test_dtype(self, name):
+        with raises(TypeError, name, "float", "complex64", "astype|[Cc]ast"):
+            DBLoss()(maps(), labels(**{name: zeros(N, H, W, dtype="complex64")}))
+
+    @pytest.mark.parametrize(
+        "value, got", [(np.zeros((N, H, W)), "ndarray"), (None, "None"), (3, "int")]
+    )
+    def test_not_a_tensor(self, name, value, got):
+        with raises(TypeError, name, "[Tt]ensor", got, "to_tensor"):
+            DBLoss()(maps(), labels(**{name: value}))
+
+    def test_requires_a_gradient(self, name):
+        with raises(ValueError, name, "gradient", r"detach\(\)|stop_gradient"):
+            DBLoss()(maps(), labels(**{name: zeros(N, H, W, grad=True)}))
+
+
+@pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
+@pytest.mark.parametrize("name", LABELS)
+def test_every_main_loss_type_calls_a_label_by_its_name(kind, name):
+    with raises(ValueError, name):
+        DBLoss(main_loss_type=kind)(maps(), labels(**{name: zeros(N, W, H)}))
+
+
+@pytest.mark.parametrize(
+    "key, dims",
+    [
+        ("cbn_maps", (N, H, W)),
+        ("cbn_maps", (N, 1, W, H)),
+        ("cbn_maps", (1, 1, H, W)),
+        ("cbn_maps", (N, 0, H, W)),
+        ("aux_maps_p4", (N, 1, H, W)),
+        ("aux_maps_p3", (N, 3, W, H)),
+        ("aux_maps_p2", (N, H, W)),
+    ],
+)
+def test_further_maps_of_a_wrong_shape(key, dims):
+    predicts = maps() | {"distance_maps": zeros(N, 1, H, W), "cbn_maps": zeros(N, 1, H, W)}
+    layer = DBLoss(aux_weight_p4=1, aux_weight_p3=1, aux_weight_p2=1)
+    with raises(ValueError, key, shape(*dims)):
+        layer(predicts | {key: zeros(*dims)}, labels())
+
+
+@pytest.mark.parametrize("key", ["cbn_maps", "aux_maps_p4"])
+@pytest.mark.parametrize("value, got", [(np.zeros((N, 3, H, W)), "ndarray"), (None, "None")])
+def test_further_maps_that_are_no_tensor(key, value, got):
+    predicts = maps() | dict.fromkeys(("distance_maps", "cbn_maps"), zeros(N, 1, H, W))
+    with raises(TypeError, key, "[Tt]ensor", got):
+        DBLoss(aux_weight_p4=1)(predicts | {key: value}, labels())
+
+
+@pytest.mark.parametrize("key", ["cbn_maps", "aux_maps_p4"])
+@pytest.mark.parametrize("dtype", ["int64", "complex64"])
+def test_further_maps_of_a_wrong_dtype(key, dtype):
+    predicts = maps() | dict.fromkeys(("distance_maps", "cbn_maps"), zeros(N, 1, H, W))
+    with raises(TypeError, key, "float", dtype):
+        DBLoss(aux_weight_p4=1)(predicts | {key: zeros(N, 3, H, W, dtype=dtype)}, labels())
+
+
+def test_distance_maps_without_cbn_maps():
+    with raises(ValueError, "cbn_maps", "distance_maps"):
+        DBLoss()(maps() | {"distance_maps": zeros(N, 1, H, W)}, labels())
+
+
+# Hyperparameters --------------------------------------------------------------------------------
+
+NOT_NEGATIVE = {
+    "alpha": [DBLoss],
+    "beta": [DBLoss],
+    "ohem_ratio": [DBLoss],
+    "aux_weight_p4": [DBLoss],
+    "aux_weight_p3": [DBLoss],
+    "aux_weight_p2": [DBLoss],
+    "negative_ratio": [BalanceLoss],
+    "fallback_negatives": [DBLoss, BalanceLoss],
+    "smooth": [DBLoss, DiceLoss, BalanceLoss, DiceFocalLoss],
+    "dice_weight": [DBLoss, DiceFocalLoss],
+    "focal_weight": [DBLoss, DiceFocalLoss],
+    "focal_gamma": [DBLoss, DiceFocalLoss],
+}
+POSITIVE = {"eps": [DBLoss, *SINGLE]}
+FRACTION = {"focal_alpha": [DBLoss, DiceFocalLoss]}
+NUMBERS = NOT_NEGATIVE | POSITIVE | FRACTION
+
+
+def each(table):
+    cases = [(layer, name) for name, layers in table.items() for layer in layers]
+    return pytest.mark.parametrize("layer, name", cases)
+
+
+@each(NUMBERS)
+@pytest.mark.parametrize("value", [-1, -0.5, float("nan"), float("inf"), -float("inf")])
+def test_hyperparameter_out_of_range(layer, name, value):
+    with raises(ValueError, name, str(value)):
+        layer(**{name: value})
+
+
+@each(NUMBERS)
+@pytest.mark.parametrize("value", [None, "3", [3], True, False, 1j])
+def test_hyperparameter_that_is_no_number(layer, name, value):
+    with raises(TypeError, name, "number", called(value)):
+        layer(**{name: value})
+
+
+@each(POSITIVE)
+def test_eps_of_zero(layer, name):
+    with raises(ValueError, "eps", "0"):
+        layer(eps=0)
+
+
+@each(FRACTION)
+def test_focal_alpha_above_one(layer, name):
+    with raises(ValueError, name, "0", "1", r"1\.5"):
+        layer(**{name: 1.5})
+
+
+@each(NUMBERS)
+@pytest.mark.parametrize("kind", [int, float, np.float32, np.float64, np.int64])
+def test_numbers_of_every_kind_pass(layer, name, kind):
+    if name != "eps" or kind(0.25):
+        layer(**{name: kind(0.25 if name == "eps" else 1)})
+
+
+@each(NOT_NEGATIVE | FRACTION)
+def test_zero_passes(layer, name):
+    layer(**{name: 0})
+
+
+@pytest.mark.parametrize("layer", [DBLoss, BalanceLoss])
+@pytest.mark.parametrize("value", ["Dice", "diceloss", "", "BCE"])
+def test_unknown_main_loss_type_lists_those_there_are(layer, value):
+    with raises(ValueError, "main_loss_type", f"['\"]{value}['\"]", *oracle.BALANCED):
+        layer(main_loss_type=value)
+
+
+@pytest.mark.parametrize("layer", [DBLoss, BalanceLoss])
+@pytest.mark.parametrize("value", [None, 3, DiceLoss])
+def test_main_loss_type_that_is_no_string(layer, value):
+    with raises((ValueError, TypeError), "main_loss_type", *oracle.BALANCED):
+        layer(main_loss_type=value)
+
+
+def test_unknown_main_loss_type_of_dbloss_lists_dice_focal():
+    with raises(ValueError, "DiceFocalLoss"):
+        DBLoss(main_loss_type="Dice")
+
+
+def test_balance_has_no_dice_focal_and_names_the_class_that_does():
+    with raises(ValueError, "main_loss_type", r"dbloss\.DiceFocalLoss|DiceFocalLoss\("):
+        BalanceLoss(main_loss_type="DiceFocalLoss")
+
+
+# The binarization -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changed, error, parts",
+    [
+        ({"probability_map": None}, TypeError, ("[Tt]ensor", "None")),
+        ({"threshold_map": np.zeros((N, H, W))}, TypeError, ("[Tt]ensor", "ndarray")),
+        ({"probability_map": zeros(N, H, W, dtype="int64")}, TypeError, ("float", "int64")),
+        ({"threshold_map": zeros(N, H, W, dtype="bool")}, TypeError, ("float", "bool")),
+        ({"threshold_map": zeros(N, W, H)}, ValueError, (shape(N, H, W), shape(N, W, H))),
+        ({"k": "50"}, TypeError, ("number", "str")),
+        ({"k": True}, TypeError, ("number", "bool")),
+        ({"k": float("nan")}, ValueError, ("nan",)),
+    ],
+)
+def test_binarization(changed, error, parts):
+    call = {"probability_map": zeros(N, H, W), "threshold_map": zeros(N, H, W)} | changed
+    with raises(error, *changed, *parts):
+        differentiable_binarization(**call)

@@ -1,0 +1,45 @@
+import numpy as np
+import oracle
+import pytest
+from helpers import check, make_batch, tensors
+
+from dbloss import DiceFocalLoss
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+SETTINGS = [
+    ({}, {}),
+    ({"dice_weight": 0, "focal_weight": 2.0}, {"dice_weight": 0, "focal_weight": 2.0}),
+    ({"dice_weight": 0.5, "focal_weight": 0}, {"dice_weight": 0.5, "focal_weight": 0}),
+    ({"focal_alpha": 0.25, "focal_gamma": 2.5}, {"alpha": 0.25, "gamma": 2.5}),
+    ({"focal_alpha": 1.0, "focal_gamma": 0.5}, {"alpha": 1.0, "gamma": 0.5}),
+    ({"focal_alpha": 0, "focal_gamma": 0}, {"alpha": 0, "gamma": 0}),
+    ({"eps": 0.125, "smooth": 1.5}, {"eps": 0.125, "smooth": 1.5}),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 5, 2), (2, 8, 12)])
+@pytest.mark.parametrize("kind", ["binary", "soft", "masks_255"])
+@pytest.mark.parametrize("settings, names_of_the_oracle", SETTINGS)
+def test_value_and_gradient(dtype, shape, kind, settings, names_of_the_oracle):
+    p, g, m = make_batch(kind, shape, seed=3).single
+    layer, (gt, mask) = DiceFocalLoss(**settings), tensors((g, m))
+    check(lambda x: layer(x, gt, mask), p, oracle.dice_focal(p, g, m, **names_of_the_oracle), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_clipped_pixels_have_no_focal_gradient(dtype):
+    p = np.array([[[0, 1, 0, 1, 0.3, 0.7]]], np.float32)
+    g = np.array([[[0, 1, 1, 0, 0.0, 1.0]]], np.float32)
+    m = np.ones_like(p)
+    layer, (gt, mask) = DiceFocalLoss(dice_weight=0, eps=0.0625), tensors((g, m))
+    expected = oracle.dice_focal(p, g, m, dice_weight=0, eps=0.0625)
+    assert not expected[1][0, 0, :4].any() and expected[1][0, 0, 4:].all()
+    check(lambda x: layer(x, gt, mask), p, expected, dtype)
+
+
+def test_without_a_mask_every_pixel_counts():
+    p, g, m = make_batch().single
+    layer, (gt,) = DiceFocalLoss(), tensors((g,))
+    check(lambda x: layer(x, gt), p, oracle.dice_focal(p, g, np.ones_like(m)))

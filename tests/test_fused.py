@@ -1,0 +1,186 @@
+"""What the fused engine promises beyond its numbers: threads, forks, memory, its environment."""
+
+import os
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+
+import numpy as np
+import paddle
+import pytest
+from helpers import make_batch, tensors
+
+from dbloss import DBLoss
+
+SETUP = """
+import os, sys, threading, warnings
+warnings.simplefilter("ignore")
+import numpy as np, paddle
+from dbloss import DBLoss
+
+def step(kind="BCELoss", seed=0, shape=(2, 300, 300)):
+    rng = np.random.default_rng(seed)
+    n, h, w = shape
+    maps = paddle.to_tensor(rng.random((n, 3, h, w), dtype=np.float32), stop_gradient=False)
+    text = paddle.to_tensor((rng.random((n, h, w)) < 0.1).astype(np.float32))
+    soft = paddle.to_tensor(rng.random((n, h, w), dtype=np.float32))
+    losses = DBLoss(main_loss_type=kind)({"maps": maps}, [None, soft, soft, text, 1 - text * soft])
+    losses["loss"].backward()
+    return float(losses["loss"]).hex() + " " + maps.grad.numpy().tobytes().hex()[-64:]
+"""
+
+
+def random_batch(shape):
+    batch = make_batch(shape=shape)
+    return batch.maps, tensors(batch.labels)
+
+
+def run(code, **environment):
+    """Run code after SETUP in a process of its own; return what it prints."""
+    result = subprocess.run(
+        [sys.executable, "-c", SETUP + textwrap.dedent(code)],
+        env={**os.environ, "DBLOSS_ENGINE": "fused", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize("kind", ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"])
+def test_number_of_threads_changes_no_bit(kind):
+    printed = {run(f"print(step({kind!r}))", NUMBA_NUM_THREADS=n) for n in ("1", "2", "5")}
+    assert len(printed) == 1
+
+
+def test_python_threads_at_once():
+    assert (
+        run("""
+        alone = [step(seed=seed) for seed in range(4)]
+        together = [None] * 4
+        def work(seed):
+            for _ in range(5):
+                together[seed] = step(seed=seed)
+        threads = [threading.Thread(target=work, args=[seed]) for seed in range(4)]
+        [thread.start() for thread in threads]
+        [thread.join() for thread in threads]
+        print("same" if together == alone else "different")
+        """)
+        == "same"
+    )
+
+
+def test_fork_after_a_step():
+    assert (
+        run("""
+        here = step()
+        reader, writer = os.pipe()
+        if os.fork() == 0:
+            os.write(writer, step().encode())
+            os._exit(0)
+        os.close(writer)
+        there = b"".join(iter(lambda: os.read(reader, 4096), b"")).decode()
+        print("same" if there == here else "different")
+        """)
+        == "same"
+    )
+
+
+def test_data_loader_workers_after_a_step():
+    assert (
+        run("""
+        from dbloss.targets import make_targets
+
+        class Labels(paddle.io.Dataset):
+            def __len__(self):
+                return 4
+
+            def __getitem__(self, index):
+                box = np.array([[10, 10], [80, 10], [80, 40], [10, 40]]) + index
+                return make_targets([box], [False], 64, 96).shrink_map
+
+        here = step()
+        loader = paddle.io.DataLoader(Labels(), batch_size=1, num_workers=2)
+        print([float(batch[0].max()) for batch in loader])
+        assert step() == here
+        """)
+        == "[1.0, 1.0, 1.0, 1.0]"
+    )
+
+
+def test_numba_is_imported_on_first_use():
+    printed = run("""
+        before = "numba" in sys.modules
+        step()
+        print(before, "numba" in sys.modules)
+        """)
+    assert printed == "False True"
+
+
+def test_threading_layers_of_numba_stay_unused():
+    # They are what aborts a process on concurrent use or after a fork.
+    assert (
+        run("""
+        step()
+        from numba.np.ufunc import parallel
+        print(parallel._is_initialized)
+        """)
+        == "False"
+    )
+
+
+@pytest.mark.parametrize(("kind", "maps_beyond_gradient"), [("DiceLoss", 0), ("BCELoss", 1)])
+def test_memory_of_a_step(kind, maps_beyond_gradient, monkeypatch):
+    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
+    n, h, w = 8, 512, 512
+    maps, labels = random_batch((n, h, w))
+    maps = paddle.to_tensor(maps, stop_gradient=False)
+    layer = DBLoss(main_loss_type=kind)
+    map_size = 4 * n * h * w
+
+    def step():
+        layer({"maps": maps}, labels)["loss"].backward()
+        maps.grad = None
+
+    step()
+    tracemalloc.start()
+    step()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The gradient's memory was there before, left by the first step.
+    assert peak < (maps_beyond_gradient + 0.5) * map_size
+
+
+def test_a_gradient_that_is_kept_is_not_written_over(monkeypatch):
+    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
+    maps, labels = random_batch((1, 32, 32))
+    kept = []
+    for scale in (1.0, 2.0, 3.0):
+        leaf = paddle.to_tensor(maps, stop_gradient=False)
+        (scale * DBLoss()({"maps": leaf}, labels)["loss"]).backward()
+        kept.append(leaf.grad)
+    first, second, third = (gradient.numpy() for gradient in kept)
+    np.testing.assert_allclose(second, 2 * first, rtol=1e-6)
+    np.testing.assert_allclose(third, 3 * first, rtol=1e-6)
+
+
+def test_unknown_engine(monkeypatch):
+    monkeypatch.setenv("DBLOSS_ENGINE", "quick")
+    maps, labels = random_batch((1, 4, 4))
+    with pytest.raises(ValueError, match="DBLOSS_ENGINE: expected 'auto', 'operators' or 'fused'"):
+        DBLoss()({"maps": paddle.to_tensor(maps)}, labels)
+
+
+def test_engine_that_cannot_run(monkeypatch):
+    from dbloss import engine
+
+    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
+    monkeypatch.setattr(engine, "_has_numba", lambda: False)
+    maps, labels = random_batch((1, 4, 4))
+    maps = paddle.to_tensor(maps)
+    with pytest.raises(RuntimeError, match="numba is not installed"):
+        DBLoss()({"maps": maps}, labels)
+    monkeypatch.setenv("DBLOSS_ENGINE", "auto")
+    assert np.isfinite(float(DBLoss()({"maps": maps}, labels)["loss"]))

@@ -1,0 +1,36 @@
+import numpy as np
+import oracle
+import pytest
+from helpers import check, make_batch, tensors, value_and_grad
+
+from dbloss import MaskL1Loss
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 7), (3, 5, 2), (2, 8, 12)])
+@pytest.mark.parametrize("kind", ["binary", "soft", "noise", "masks_255"])
+@pytest.mark.parametrize("eps", [1e-6, 0.5])
+def test_value_and_gradient(dtype, shape, kind, eps):
+    batch = make_batch(kind, shape, seed=2)
+    layer, (target, mask) = MaskL1Loss(eps=eps), tensors((batch.t, batch.k))
+    p = batch.maps[:, 1]
+    expected = oracle.masked_l1(p, batch.t, batch.k, eps)
+    check(lambda x: layer(x, target, mask), p, expected, dtype)
+
+
+def test_gradient_is_zero_where_prediction_equals_target():
+    batch = make_batch()
+    p = np.where(np.arange(12) % 2, batch.t, batch.maps[:, 1])
+    target, ones = tensors((batch.t, np.ones_like(batch.t)))
+    _, grad = value_and_grad(lambda x: MaskL1Loss()(x, target, ones), p)
+    assert not grad[..., 1::2].any() and grad[..., ::2].all()
+    check(lambda x: MaskL1Loss()(x, target, ones), p, oracle.masked_l1(p, batch.t, ones.numpy()))
+
+
+def test_eps_changed_later_takes_effect():
+    batch = make_batch()
+    layer, (target, mask) = MaskL1Loss(), tensors((batch.t, batch.k))
+    layer.eps, p = 5.0, batch.maps[:, 1]
+    check(lambda x: layer(x, target, mask), p, oracle.masked_l1(p, batch.t, batch.k, 5.0))
