@@ -30,23 +30,23 @@ class Dice(NamedTuple):
         union = self._union(sums)
         return self._overlap(sums) / (union * union), -2 / union
 
+    def values(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return `p`, which mining ranks the negatives by."""
+        return p
+
     def sums(
-        self, p: Tensor, g: Tensor, w: Tensor, add_up: Callable[[Tensor], Tensor]
+        self, values: Tensor, g: Tensor, w: Tensor, add_up: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, ...]:
-        """Return the sums that `value` takes; `p` is overwritten."""
-        predicted = add_up(p.multiply_(w))
-        overlap = add_up(p.multiply_(g))
-        labelled = add_up(paddle.assign(g, p).multiply_(w))
+        """Return the sums that `value` takes; `values` are overwritten."""
+        predicted = add_up(values.multiply_(w))
+        overlap = add_up(values.multiply_(g))
+        labelled = add_up(paddle.assign(g, values).multiply_(w))
         return overlap, predicted, labelled
 
     def slope(self, p: Tensor, g: Tensor, line: tuple[Any, ...]) -> Tensor:
         """Return the gradient per unit of weight; `p` is overwritten."""
         constant, per_target = line
         return paddle.assign(g, p).multiply_(per_target).add_(constant)
-
-    def hardness(self, p: Tensor, g: Tensor) -> Tensor:
-        """Return what mining ranks the negatives by: the predicted probability."""
-        return p
 
     def _overlap(self, sums: Any) -> Any:
         return 2 * sums[0] + self.smooth

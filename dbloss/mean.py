@@ -36,16 +36,16 @@ class Mean(NamedTuple):
         """Return the coefficients of the gradient."""
         return (1 / (count + self.eps),)
 
+    def values(self, p: Tensor, g: Tensor) -> Tensor:
+        """Return `l`, which mining ranks the negatives by; `p` is overwritten."""
+        return self.pixel_loss.value(p, g)
+
     def sums(
-        self, p: Tensor, g: Tensor, w: Tensor, add_up: Callable[[Tensor], Tensor]
+        self, values: Tensor, g: Tensor, w: Tensor, add_up: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, ...]:
-        """Return the sums that `value` takes; `p` is overwritten."""
-        return (add_up(self.pixel_loss.value(p, g).multiply_(w)),)
+        """Return the sums that `value` takes; `values` are overwritten."""
+        return (add_up(values.multiply_(w)),)
 
     def slope(self, p: Tensor, g: Tensor, line: tuple[Any, ...]) -> Tensor:
         """Return the gradient per unit of weight; `p` is overwritten."""
         return self.pixel_loss.derivative(p, g).multiply_(line[0])
-
-    def hardness(self, p: Tensor, g: Tensor) -> Tensor:
-        """Return what mining ranks the negatives by."""
-        return self.pixel_loss.value(p, g)

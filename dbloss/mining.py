@@ -29,5 +29,8 @@ class Balance(NamedTuple):
 
 
 def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
-    """Return the weight of a value equal to the threshold: an equal share of the places left."""
-    return (n_neg - n_above) / xp.clip(n_equal, 1, None)
+    """Return the weight of a value equal to the threshold: an equal share of the places left.
+
+    It is at most 1: where there are more places than values, each value counts fully.
+    """
+    return xp.clip((n_neg - n_above) / xp.clip(n_equal, 1, None), 0, 1)

@@ -187,12 +187,11 @@ class _Part:
 
     def _choose(self, n: Any, blank: Any) -> Any:
         """Turn the hardness into weights; return the weight of all chosen negatives."""
-        n = min(n, self.hardness.size)
-        threshold, above, equal = _nth_largest(self.hardness, max(n, 1), self.blocks)
+        threshold, above, equal = _nth_largest(self.hardness, n, self.blocks)
         if threshold == 0:
             # Pixels of no negative weight have the hardness 0 and take no place.
             equal -= blank
-        share = float(np.clip(tie_weight(n, above, equal, np), 0, 1))
+        share = float(tie_weight(n, above, equal, np))
 
         def weigh(n: int, pixels: slice) -> float:
             arrays = self.hardness[n, pixels], self.g[n, pixels], self.m[n, pixels]
@@ -204,10 +203,11 @@ class _Part:
 def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[Any, int, int]:
     """Return the n-th largest value, how many lie above it and how many equal it.
 
-    `n` is at least 1 and at most the number of values. The value is found digit by digit: a
-    histogram of the leading 16 bits tells in which bin it lies, and a histogram of the next 16 bits
-    of the values in that bin narrows it further.
+    That is the largest for n below 1, the least for n too large. It is found digit by digit: a
+    histogram of the leading 16 bits tells in which bin the value lies, and a histogram of the next
+    16 bits of the values in that bin narrows it further.
     """
+    n = min(max(n, 1), values.size)
     bits = values.view(np.int64 if values.dtype == np.float64 else np.int32)
     leading = 8 * bits.itemsize - kernels.DIGIT_BITS
     # One histogram serves all blocks of a thread.

@@ -57,20 +57,20 @@ class _Part:
         self.channel, self.loss = term.channel, term.loss
         self.planes, self.g, self.weights = planes, g, m
         balance, count = term.balance, _sum(m)
+        values = self.loss.values(self._predictions(), g)
         if balance is None:
-            self.value, self.line = self._outcome(count)
+            self.value, self.line = self._outcome(values, count)
             return
         negative = g * m
         positive_sum = _sum(negative)
         negative.subtract_(m).neg_()
         n_pos, n_neg = balance.counts(positive_sum, count - positive_sum, paddle)
         if balance.per_pixel:
-            hardness = self.loss.hardness(self._predictions(), g).multiply_(negative)
-            self.weights = _largest(hardness, negative, n_neg).multiply_(negative)
+            self.weights = _largest(values * negative, negative, n_neg).multiply_(negative)
             self.weights.subtract_(negative).add_(m)
-            self.value, self.line = self._outcome(n_pos + n_neg)
+            self.value, self.line = self._outcome(values, n_pos + n_neg)
             return
-        d, line = self._outcome(count)
+        d, line = self._outcome(values, count)
         sign = 1 - 2 * (d < 0).astype(d.dtype)
         negative.multiply_(sign.astype(m.dtype))
         chosen = sign * _sum_of_largest(negative, n_neg)
@@ -86,8 +86,8 @@ class _Part:
         """Return a copy, for its receiver to overwrite."""
         return self.planes[:, self.channel].clone()
 
-    def _outcome(self, count: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        sums = self.loss.sums(self._predictions(), self.g, self.weights, _sum)
+    def _outcome(self, values: Tensor, count: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        sums = self.loss.sums(values, self.g, self.weights, _sum)
         return self.loss.value(sums, count), self.loss.line(sums, count)
 
 
