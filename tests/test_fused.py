@@ -7,17 +7,18 @@ import textwrap
 import tracemalloc
 
 import numpy as np
+import oracle
 import paddle
 import pytest
 from helpers import make_batch, tensors
 
-from dbloss import DBLoss
+from dbloss import BalanceLoss, DBLoss
 
 SETUP = """
 import os, sys, threading, warnings
 warnings.simplefilter("ignore")
 import numpy as np, paddle
-from dbloss import DBLoss
+from dbloss import BalanceLoss, DBLoss
 
 def step(kind="BCELoss", seed=0, shape=(2, 300, 300)):
     rng = np.random.default_rng(seed)
@@ -184,3 +185,17 @@ def test_engine_that_cannot_run(monkeypatch):
         DBLoss()({"maps": maps}, labels)
     monkeypatch.setenv("DBLOSS_ENGINE", "auto")
     assert np.isfinite(float(DBLoss()({"maps": maps}, labels)["loss"]))
+
+
+@pytest.mark.parametrize("kind", ["BCELoss", "OHEMDiceLoss"])
+def test_labels_whose_negative_weights_only_look_binary(kind, engine):
+    rng = np.random.default_rng(0)
+    p = rng.uniform(0.02, 0.98, (1, 8, 8)).astype(np.float32)
+    g = rng.choice([0, 0.5, 1], p.shape).astype(np.float32)
+    m = np.where(g == 0.5, 2, 1).astype(np.float32)  # (1 - g) * m is 0 or 1 everywhere
+    pred = paddle.to_tensor(p, stop_gradient=False)
+    loss = BalanceLoss(main_loss_type=kind, negative_ratio=0.3)(pred, *tensors([g, m]))
+    loss.backward()
+    value, gradient = oracle.balance(p, g, m, kind, ratio=0.3)
+    np.testing.assert_allclose(float(loss), value, rtol=2e-6)
+    np.testing.assert_allclose(pred.grad.numpy(), gradient, rtol=1e-5, atol=1e-9)

@@ -134,7 +134,9 @@ class _Part:
         positive, regular = sums[kernels.POSITIVE], sums[kernels.IRREGULAR] == 0
         n_pos, n_neg = balance.counts(positive, count - positive, np)
         if self.mined:
-            if self.kind == kernels.CROSS_ENTROPY and not regular:
+            if self.kind == kernels.CROSS_ENTROPY and regular:
+                self.kind = kernels.BINARY_ENTROPY
+            elif self.kind == kernels.CROSS_ENTROPY:
                 self._over_blocks(self._rank, self.kind)
             self._choose(n_neg, sums[kernels.BLANK])
             self.weights = self.hardness
@@ -216,7 +218,7 @@ def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[An
     for shift in range(leading, -1, -kernels.DIGIT_BITS):
 
         def count(group: Sequence[_Block], shift: int = shift, prefix: int = prefix) -> _Array:
-            histogram = np.zeros(kernels.DIGITS, np.int64)
+            histogram = np.zeros(kernels.DIGITS, np.int32)
             for n, pixels in group:
                 kernels.count_digits(bits[n, pixels], shift, prefix, shift == leading, histogram)
             return histogram

@@ -15,8 +15,9 @@ from numba import njit
 # Slots of the sums of a block.
 LOSS, PREDICTED, POSITIVE, TOTAL, IRREGULAR, BLANK, SLOTS = range(7)
 
-# Losses of a pixel. CONSTANT is the same number for every pixel, PROBABILITY the prediction.
-ABSOLUTE, SQUARED, CROSS_ENTROPY, FOCAL, PROBABILITY, CONSTANT = range(6)
+# Losses of a pixel. CONSTANT is the same number for every pixel, PROBABILITY the prediction, and
+# BINARY_ENTROPY the cross-entropy for targets of 0 and 1, where one logarithm will do.
+ABSOLUTE, SQUARED, CROSS_ENTROPY, BINARY_ENTROPY, FOCAL, PROBABILITY, CONSTANT = range(7)
 
 _CHUNK = 1024  # pixels whose values stand in the first-level cache
 
@@ -143,6 +144,10 @@ def _values(kind, p, g, a, b, c, out):  # type: ignore[no-untyped-def]
         for i in range(p.size):
             x, y = np.float64(p[i]), np.float64(g[i])
             out[i] = 0 * x - y * _log(x) - (1 - y) * _log(1 - x)
+    elif kind == BINARY_ENTROPY:
+        for i in range(p.size):
+            x, y = np.float64(p[i]), np.float64(g[i])
+            out[i] = 0 * x - _log(y * x + (1 - y) * (1 - x))
     else:
         for i in range(p.size):
             x, y = np.float64(p[i]), np.float64(g[i])
@@ -158,7 +163,7 @@ def _slopes(kind, p, g, a, b, c, out):  # type: ignore[no-untyped-def]
     if kind == SQUARED:
         for i in range(p.size):
             out[i] = 2 * (p[i] - g[i])
-    elif kind == CROSS_ENTROPY:
+    elif kind == CROSS_ENTROPY or kind == BINARY_ENTROPY:
         for i in range(p.size):
             x, y = np.float64(p[i]), np.float64(g[i])
             out[i] = (x - y) / max(x * (1 - x), 1e-12)
@@ -204,8 +209,8 @@ def pixel_gradient(kind, p, g, w, scale, a, b, c, out, add):  # type: ignore[no-
 def hardness(kind, p, g, m, a, b, c, v, out):  # type: ignore[no-untyped-def]
     """Write `v = (1-g) * m * l`, and sum `g*m` and `m`.
 
-    IRREGULAR counts the pixels whose negative weight is neither 0 nor 1, or whose prediction is
-    outside [0, 1]; BLANK those of no negative weight, which can take no place among the hardest.
+    IRREGULAR counts the pixels that count and whose target is neither 0 nor 1, whose negative
+    weight is neither 0 nor 1, or whose prediction is outside [0, 1]; BLANK those of no negative weight, which can take no place among the hardest.
     """
     _values(kind, p, g, a, b, c, v)
     positive = total = 0.0
@@ -217,7 +222,7 @@ def hardness(kind, p, g, m, a, b, c, v, out):  # type: ignore[no-untyped-def]
         negative = m[i] - gm
         positive += gm
         total += m[i]
-        fractional = (negative != 0) & (negative != 1)
+        fractional = ((gm != 0) & (negative != 0)) | ((negative != 0) & (negative != 1))
         irregular += fractional | ~((p[i] >= 0) & (p[i] <= 1))
         blank += negative == 0
         # Adding 0 makes 0 of -0, whose bits differ from it.
