@@ -206,27 +206,37 @@ def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[An
     """Return the n-th largest value, how many lie above it and how many equal it.
 
     That is the largest for n below 1, the least for n too large. It is found digit by digit: a
-    histogram of the leading 16 bits tells in which bin the value lies, and a histogram of the next
-    16 bits of the values in that bin narrows it further.
+    histogram of the leading bits tells in which bin the value lies, and a histogram of the next
+    bits of the values in that bin narrows it further.
     """
     n = min(max(n, 1), values.size)
     bits = values.view(np.int64 if values.dtype == np.float64 else np.int32)
-    leading = 8 * bits.itemsize - kernels.DIGIT_BITS
+    # Few values are counted sooner than the bins of a long histogram are looked through.
+    longest = 16 if values.size > _BLOCK_PIXELS else 11
     # One histogram serves all blocks of a thread.
     groups = [blocks[i :: _threads()] for i in range(min(_threads(), len(blocks)))]
-    prefix, above, equal = 0, 0, 0
-    for shift in range(leading, -1, -kernels.DIGIT_BITS):
+    rest = 8 * bits.itemsize
+    prefix, above, equal, leading = 0, 0, 0, True
+    while rest:
+        width = min(longest, rest)
+        rest -= width
 
-        def count(group: Sequence[_Block], shift: int = shift, prefix: int = prefix) -> _Array:
-            histogram = np.zeros(kernels.DIGITS, np.int32)
+        def count(
+            group: Sequence[_Block],
+            shift: int = rest,
+            bins: int = 1 << width,
+            prefix: int = prefix,
+            leading: bool = leading,
+        ) -> _Array:
+            histogram = np.zeros(bins, np.int32)
             for n, pixels in group:
-                kernels.count_digits(bits[n, pixels], shift, prefix, shift == leading, histogram)
+                kernels.count_digits(bits[n, pixels], shift, prefix, leading, histogram)
             return histogram
 
         histogram = np.sum(_spread(count, groups), axis=0)
         digit, above, equal = kernels.nth_digit(histogram, float(n), above)
-        offset = kernels.DIGITS // 2 if shift == leading else 0
-        prefix = prefix * kernels.DIGITS + digit - offset
+        prefix = (prefix << width) + digit - ((1 << width) // 2 if leading else 0)
+        leading = False
     raw = prefix if prefix >= 0 else int(np.iinfo(bits.dtype).min) - prefix
     return bits.dtype.type(raw).view(values.dtype), above, equal
 

@@ -21,9 +21,6 @@ ABSOLUTE, SQUARED, CROSS_ENTROPY, BINARY_ENTROPY, FOCAL, PROBABILITY, CONSTANT =
 
 _CHUNK = 1024  # pixels whose values stand in the first-level cache
 
-DIGIT_BITS = 16
-DIGITS = 1 << DIGIT_BITS
-
 
 def _kernel(function: Callable[..., Any]) -> Any:
     # Sums of a block may be reordered, which lets the compiler use vector instructions. NaN and
@@ -163,7 +160,7 @@ def _slopes(kind, p, g, a, b, c, out):  # type: ignore[no-untyped-def]
     if kind == SQUARED:
         for i in range(p.size):
             out[i] = 2 * (p[i] - g[i])
-    elif kind == CROSS_ENTROPY or kind == BINARY_ENTROPY:
+    elif kind in (CROSS_ENTROPY, BINARY_ENTROPY):
         for i in range(p.size):
             x, y = np.float64(p[i]), np.float64(g[i])
             out[i] = (x - y) / max(x * (1 - x), 1e-12)
@@ -209,8 +206,9 @@ def pixel_gradient(kind, p, g, w, scale, a, b, c, out, add):  # type: ignore[no-
 def hardness(kind, p, g, m, a, b, c, v, out):  # type: ignore[no-untyped-def]
     """Write `v = (1-g) * m * l`, and sum `g*m` and `m`.
 
-    IRREGULAR counts the pixels that count and whose target is neither 0 nor 1, whose negative
-    weight is neither 0 nor 1, or whose prediction is outside [0, 1]; BLANK those of no negative weight, which can take no place among the hardest.
+    IRREGULAR counts the pixels that count and whose target is neither 0 nor 1, those whose negative
+    weight is neither 0 nor 1, and those whose prediction is outside [0, 1]; BLANK counts those of
+    no negative weight, which can take no place among the hardest.
     """
     _values(kind, p, g, a, b, c, v)
     positive = total = 0.0
@@ -243,10 +241,10 @@ def count_digits(bits, shift, prefix, leading, histogram):  # type: ignore[no-un
         key = np.int64(bits[i]) if bits[i] >= 0 else np.int64(lowest) - np.int64(bits[i])
         digit = key >> shift
         if leading:
-            histogram[digit + DIGITS // 2] += 1
+            histogram[digit + histogram.size // 2] += 1
         else:
-            digit -= prefix * DIGITS
-            if digit >= 0 and digit < DIGITS:
+            digit -= prefix * histogram.size
+            if digit >= 0 and digit < histogram.size:
                 histogram[digit] += 1
 
 

@@ -1,0 +1,382 @@
+"""Train a small DBNet on rendered words with DBLoss, then find the words on a photographed page.
+
+    pip install ".[examples]"
+    python examples/train_text_detector.py                   # about 3 minutes on 2 CPU cores
+    python examples/train_text_detector.py --steps 300 --loss BCELoss --seed 1 --out runs/bce
+
+Pages of words are drawn while the detector learns from them. The corners of the words are known,
+so `make_targets` can turn them into label maps. Precision, recall and hmean on pages that were
+not trained on are printed, and the output folder then holds:
+
+    photograph.png   `skimage.data.page()` with a box around each word that was found
+    maps.png         the maps predicted for a page that was not trained on, above their targets
+    losses.png       the loss and its three parts, step by step
+    model.pdparams   the weights: `model.set_state_dict(paddle.load("model.pdparams"))`
+
+Ctrl-C ends the training; all this is then printed and written for the steps done.
+The training step, the part to copy into a loop of your own, is in `train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import threading
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import paddle
+import pyclipper
+import skimage.data
+from matplotlib import get_data_path
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from paddle import nn
+from PIL import Image, ImageDraw, ImageFont
+from tqdm import tqdm
+
+from dbloss import DBLoss, differentiable_binarization
+from dbloss.targets import make_targets
+
+SIZE = 160  # of a rendered page, in pixels
+BATCH = 8
+HELD_OUT = 100  # pages
+PHOTO_SCALE = 1.75  # brings the photograph's letters to the sizes trained on
+LETTERS = list("eeeeetttaaaooiinnsshhrrddlcumwfgypbvkjxqz")  # common letters more often
+FONTS = [
+    str(path)
+    for path in sorted(Path(get_data_path(), "fonts/ttf").glob("*.ttf"))
+    if path.stem.startswith(("DejaVuSans", "DejaVuSerif", "STIXGeneral"))
+    and not path.stem.endswith("Display")  # these hold a few symbols only
+]
+
+Page = tuple[np.ndarray, np.ndarray]  # image, uint8 [H, W, 3]; corners of words, float32 [n, 4, 2]
+
+
+# ---- 1. Pages of words whose corners are known -----------------------------------------------
+
+
+def random_word(rng: np.random.Generator) -> str:
+    word = "".join(rng.choice(LETTERS, 2 + rng.poisson(3)))
+    word = rng.choice([word, word, word, word.capitalize(), word.upper()])
+    return word + rng.choice(list(".,:-()!7")) if rng.random() < 0.15 else word
+
+
+def random_colour(rng: np.random.Generator, brightness: float) -> tuple[int, ...]:
+    """Return a grey of the given brightness, in [0, 255], with a slight tint."""
+    tint = rng.normal(0, 25, 3)
+    return tuple(np.clip(brightness + tint - tint.mean(), 0, 255).astype(int).tolist())
+
+
+def draw_clutter(draw: ImageDraw.ImageDraw, rng: np.random.Generator) -> None:
+    """Draw one thing that is no word: a rule, a panel, an ellipse or a row of strokes."""
+    x, y = rng.integers(0, SIZE, 2).tolist()
+    w, h = rng.integers(8, SIZE // 2, 2).tolist()
+    colour, width = random_colour(rng, rng.uniform(0, 255)), int(rng.integers(1, 4))
+    kind = rng.integers(4)
+    if kind == 0:
+        draw.line((x - w, y, x + w, y), fill=colour, width=width)
+    elif kind == 1:
+        draw.rectangle((x, y, x + w, y + h), fill=colour)
+    elif kind == 2:
+        draw.ellipse((x, y, x + w, y + h), outline=colour, width=width)
+    else:
+        for left in range(x, x + w, 2 * width + 2):
+            draw.line((left, y, left + h // 4, y + h // 2), fill=colour, width=width)
+
+
+def render_page(rng: np.random.Generator, fill: float = 0.9, clutter: int = 6) -> Page:
+    """Draw lines of words on a cluttered page, turn it a little and photograph it.
+
+    Args:
+        rng: source of everything random; the same state gives the same page.
+        fill: share of the places for a word that hold one, in [0, 1].
+        clutter: the most things on the page that are no words.
+    """
+    canvas = Image.new("RGB", (SIZE, SIZE), random_colour(rng, rng.uniform(30, 255)))
+    draw = ImageDraw.Draw(canvas)
+    for _ in range(rng.integers(clutter + 1)):
+        draw_clutter(draw, rng)
+    turn = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), rng.uniform(-8, 8), 1.0)
+
+    words, top, new_style = [], rng.uniform(-10, 20), True
+    while top < SIZE:
+        if new_style:
+            size = int(rng.choice([16, 18, 20, 22, 24, 26, 30, 36, 44]))
+            font = ImageFont.truetype(rng.choice(FONTS), size)
+            contrast, gap = rng.uniform(70, 200), size * rng.uniform(0.4, 0.9)
+        left = rng.uniform(-20, 20)
+        while left < SIZE:
+            word = random_word(rng)
+            x0, y0, x1, y1 = np.add(draw.textbbox((left, top), word, font), (-1, -1, 1, 1))
+            flat = np.float32([[(x0, y0), (x1, y0), (x1, y1), (x0, y1)]])
+            corners = cv2.transform(flat, turn)[0]
+            if rng.random() < fill and corners.min() >= 0 and corners.max() < SIZE:
+                paper = np.asarray(canvas.crop((int(x0), int(y0), int(x1), int(y1)))).mean()
+                ink = paper - contrast if paper > 128 else paper + contrast
+                draw.text((left, top), word, random_colour(rng, ink), font)
+                words.append(corners)
+            left = x1 + gap
+        top += size * rng.uniform(1.15, 1.6)
+        new_style = rng.random() < 0.4
+
+    photo = cv2.warpAffine(np.asarray(canvas), turn, (SIZE, SIZE), borderMode=cv2.BORDER_REPLICATE)
+    photo = cv2.GaussianBlur(photo, (0, 0), rng.uniform(0.1, 1.2)).astype(np.float32)
+    light = np.linspace(*rng.uniform(0.6, 1.1, 2), SIZE)
+    photo *= light[:, None, None] if rng.random() < 0.5 else light[:, None]
+    photo += rng.normal(0, rng.uniform(0, 12), (SIZE, SIZE, 1))
+    return photo.clip(0, 255).astype(np.uint8), np.float32(words).reshape(-1, 4, 2)
+
+
+def to_input(image: np.ndarray) -> np.ndarray:
+    """Turn uint8 [H, W, 3] into what the network takes: float32 [3, H, W] in [-1, 1]."""
+    return np.float32(image.transpose(2, 0, 1) / 127.5 - 1)
+
+
+class Pages(paddle.io.Dataset):
+    """Rendered pages in the order of PaddleOCR's loader: the image, then the four label maps."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        self.seed, self.count = seed, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, ...]:
+        # Each page has a generator of its own, so it is the same whichever worker draws it.
+        image, words = render_page(np.random.default_rng([self.seed, 0, i]))
+        return to_input(image), *make_targets(words, [False] * len(words), SIZE, SIZE)
+
+
+# ---- 2. The detector -------------------------------------------------------------------------
+
+
+def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2D(inputs, outputs, 3, stride, 1, bias_attr=False),
+        nn.BatchNorm2D(outputs),
+        nn.ReLU(),
+    )
+
+
+def branch(inputs: int) -> nn.Sequential:
+    """Turn features at a quarter of the page's size into one map of its full size, in [0, 1]."""
+    return nn.Sequential(
+        conv(inputs, inputs // 2),
+        nn.Conv2DTranspose(inputs // 2, inputs // 4, 2, 2),
+        nn.BatchNorm2D(inputs // 4),
+        nn.ReLU(),
+        nn.Conv2DTranspose(inputs // 4, 1, 2, 2),
+        nn.Sigmoid(),
+    )
+
+
+class DBNet(nn.Layer):
+    """Backbone, feature pyramid and DB head. The page's sides are multiples of 32."""
+
+    def __init__(self, widths: tuple[int, ...] = (16, 24, 48, 64, 96), features: int = 32) -> None:
+        super().__init__()
+        self.stem = conv(3, widths[0], stride=2)
+        self.stages = nn.LayerList(
+            nn.Sequential(conv(a, b, stride=2), conv(b, b)) for a, b in zip(widths, widths[1:])
+        )
+        self.laterals = nn.LayerList(nn.Conv2D(width, features, 1) for width in widths[1:])
+        self.probability, self.threshold = branch(features), branch(features)
+
+    def forward(self, images: paddle.Tensor) -> dict[str, paddle.Tensor]:
+        x, levels = self.stem(images), []
+        for stage in self.stages:
+            x = stage(x)
+            levels.append(x)
+        # From the coarsest level, which sees whole words, down to the finest, which sees strokes.
+        x = self.laterals[-1](levels[-1])
+        for lateral, level in list(zip(self.laterals, levels))[-2::-1]:
+            x = nn.functional.interpolate(x, scale_factor=2) + lateral(level)
+        p, t = self.probability(x), self.threshold(x)
+        return {"maps": paddle.concat([p, t, differentiable_binarization(p, t)], axis=1)}
+
+
+# ---- 3. Training -----------------------------------------------------------------------------
+
+
+def train(model: nn.Layer, loss_fn: nn.Layer, pages: Pages) -> list[dict[str, float]]:
+    """Train on each page once, or until Ctrl-C; return the losses of each step."""
+    loader = paddle.io.DataLoader(pages, batch_size=BATCH)
+    schedule = paddle.optimizer.lr.CosineAnnealingDecay(7e-3, T_max=len(loader))
+    optimizer = paddle.optimizer.Adam(schedule, parameters=model.parameters())
+    history: list[dict[str, float]] = []
+    stop = threading.Event()  # Ctrl-C only sets it, so that no step is cut in half
+    usual = signal.signal(signal.SIGINT, lambda *_: stop.set())
+    model.train()
+    with tqdm(loader, unit="step") as bar:
+        for batch in bar:
+            # The training step. A batch is [image, threshold_map, threshold_mask, shrink_map,
+            # shrink_mask]: DBLoss takes it as its labels whole, and does not read the image.
+            predicts = model(batch[0])
+            losses = loss_fn(predicts, batch)
+            losses["loss"].backward()  # the sum of the three parts, which are there to be watched
+            optimizer.step()
+            optimizer.clear_grad()
+            schedule.step()
+
+            history.append({name: float(loss) for name, loss in losses.items()})
+            bar.set_postfix({short(name): f"{loss:.2f}" for name, loss in history[-1].items()})
+            if stop.is_set():
+                break
+    signal.signal(signal.SIGINT, usual)
+    return history
+
+
+def short(name: str) -> str:
+    """Turn "loss_shrink_maps" into "shrink"."""
+    return name.removeprefix("loss_").removesuffix("_maps")
+
+
+# ---- 4. From maps to boxes -------------------------------------------------------------------
+
+
+def predict(model: nn.Layer, image: np.ndarray) -> np.ndarray:
+    """Return the maps P, T and B of an image, float32 [3, H, W]."""
+    model.eval()
+    with paddle.no_grad():
+        return model(paddle.to_tensor(to_input(image)[None]))["maps"][0].numpy()
+
+
+def find_boxes(probability: np.ndarray, threshold: float = 0.3, score: float = 0.6) -> np.ndarray:
+    """Return the corners of the words on a probability map [H, W], float32 [n, 4, 2]."""
+    boxes = []
+    text = np.uint8(probability > threshold)
+    for contour in cv2.findContours(text, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
+        corners = cv2.boxPoints(cv2.minAreaRect(contour))
+        area, perimeter = cv2.contourArea(corners), cv2.arcLength(corners, True)
+        inside = cv2.drawContours(np.zeros_like(text), [contour], 0, 1, cv2.FILLED)
+        if area < 9 or cv2.mean(probability, inside)[0] < score:
+            continue
+        # The network has learned words that were shrunk: grow what it found to a word's size.
+        offset = pyclipper.PyclipperOffset()
+        offset.AddPath(corners.tolist(), pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
+        grown = offset.Execute(area * 1.5 / perimeter)[0]
+        boxes.append(cv2.boxPoints(cv2.minAreaRect(np.float32(grown))))
+    return np.float32(boxes).reshape(-1, 4, 2)
+
+
+def iou(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the intersection over union of two convex quadrilaterals, float32 [4, 2]."""
+    common = cv2.intersectConvexConvex(a, b)[0]
+    return common / (cv2.contourArea(a) + cv2.contourArea(b) - common)
+
+
+def evaluate(model: nn.Layer, pages: list[Page]) -> tuple[float, float, float]:
+    """Return precision, recall and hmean of the boxes found; a hit is an IoU above 0.5."""
+    hits = found = there = 0
+    for image, words in pages:
+        boxes = find_boxes(predict(model, image)[0])
+        # Words do not overlap, so one box cannot hit two of them.
+        hits += sum(any(iou(word, box) > 0.5 for box in boxes) for word in words)
+        found, there = found + len(boxes), there + len(words)
+    return hits / max(found, 1), hits / max(there, 1), 2 * hits / max(found + there, 1)
+
+
+# ---- 5. Pictures -----------------------------------------------------------------------------
+
+
+def with_boxes(image: np.ndarray, boxes: np.ndarray, zoom: int = 4) -> np.ndarray:
+    """Return the image, enlarged, with the boxes drawn on it."""
+    image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+    return cv2.polylines(image, list(np.int32(boxes * zoom)), True, (213, 94, 0), 3, cv2.LINE_AA)
+
+
+def draw_photograph(model: nn.Layer, path: Path) -> int:
+    """Draw the boxes found on the photographed page; return how many there are."""
+    image = np.stack([skimage.data.page()] * 3, axis=-1)
+    size = np.array(image.shape[1::-1])
+    fitting = np.int32((size * PHOTO_SCALE / 32).round() * 32)
+    enlarged = cv2.resize(image, fitting.tolist(), interpolation=cv2.INTER_CUBIC)
+    boxes = find_boxes(predict(model, enlarged)[0]) * np.float32(size / fitting)
+    Image.fromarray(with_boxes(image, boxes)).save(path)
+    return len(boxes)
+
+
+def draw_maps(model: nn.Layer, page: Page, path: Path) -> None:
+    """Draw the maps predicted for a page above their targets."""
+    image, words = page
+    p, t, b = predict(model, image)
+    targets = make_targets(words, [False] * len(words), SIZE, SIZE)
+    threshold = np.ma.array(targets.threshold_map, mask=targets.threshold_mask == 0)
+    rows = {
+        "predicted": [with_boxes(image, find_boxes(p)), p, t, b],
+        "target": [with_boxes(image, words), targets.shrink_map, threshold, targets.shrink_map],
+    }
+    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    grid = figure.subplots(len(rows), 4)
+    for axes, (row, pictures) in zip(grid, rows.items()):
+        axes[0].set_ylabel(row, fontsize=13)
+        for ax, picture in zip(axes, pictures):
+            ax.set(xticks=[], yticks=[], facecolor="lightgrey")
+            shown = ax.imshow(picture, cmap="viridis", vmin=0, vmax=1)
+    for ax, title in zip(grid[0], ["page", "probability P", "threshold T", "binary B"]):
+        ax.set_title(title, fontsize=13)
+    grid[1, 2].set_xlabel("grey: not in the loss")
+    figure.colorbar(shown, ax=grid, shrink=0.7)
+    figure.savefig(path, dpi=120)
+
+
+def draw_losses(history: list[dict[str, float]], path: Path) -> None:
+    """Draw the loss and its parts: each step thin, the mean of 20 steps thick."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    ax = figure.subplots()
+    steps, window = np.arange(1, len(history) + 1), min(20, len(history))
+    for name, colour in zip(history[0], ["black", "#0072B2", "#E69F00", "#009E73"]):
+        values = np.array([losses[name] for losses in history])
+        mean = np.convolve(values, np.full(window, 1 / window), mode="valid")
+        ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
+        ax.plot(steps[window - 1 :], mean, color=colour, linewidth=2, label=short(name))
+    ax.set(xlabel="step", ylabel="loss, parts weighted", yscale="log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_formatter("")
+    ax.grid(alpha=0.3)
+    ax.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    figure.savefig(path, dpi=120)
+
+
+# ---- 6. All of it ----------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=700, help=f"training steps of {BATCH} pages")
+    parser.add_argument("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run")
+    parser.add_argument("--out", type=Path, default="runs/text_detector", help="output folder")
+    args = parser.parse_args()
+    if args.steps < 1 or args.seed < 0:
+        parser.error("--steps must be at least 1 and --seed at least 0")
+    try:
+        loss_fn = DBLoss(main_loss_type=args.loss)
+        args.out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
+
+    paddle.seed(args.seed)
+    model = DBNet()
+    history = train(model, loss_fn, Pages(args.seed, args.steps * BATCH))
+    paddle.save(model.state_dict(), str(args.out / "model.pdparams"))
+    print(f"step {len(history)}:", *(f"{short(k)} {v:.6f}" for k, v in history[-1].items()))
+
+    held_out = [render_page(np.random.default_rng([args.seed, 1, i])) for i in range(HELD_OUT)]
+    print("precision {:.2f}\nrecall {:.2f}\nhmean {:.2f}".format(*evaluate(model, held_out)))
+
+    draw_losses(history, args.out / "losses.png")
+    draw_maps(model, max(held_out, key=lambda page: len(page[1])), args.out / "maps.png")
+    words = draw_photograph(model, args.out / "photograph.png")
+    print(f"{words} boxes on the photograph; pictures and model are in {args.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""The training example: a few steps of it as a program, and its measuring on known boxes."""
+
+import importlib.util
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "train_text_detector.py"
+PICTURES = ("photograph.png", "maps.png", "losses.png")
+
+
+def run(*options):
+    command = [sys.executable, str(EXAMPLE), *map(str, options)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def figures(stdout, label):
+    """The numbers on the line of stdout that begins with the label."""
+    (line,) = re.findall(rf"^{label}\b(.*)$", stdout, re.MULTILINE)
+    return [float(number) for number in re.findall(r"\d+\.\d+", line)]
+
+
+def assert_outputs(folder):
+    for name in PICTURES:
+        with Image.open(folder / name) as picture:
+            pixels = np.asarray(picture.convert("L"), np.float32)
+        assert min(pixels.shape) > 400, name
+        assert pixels.std() > 10, f"{name} is blank"
+    weights = paddle.load(str(folder / "model.pdparams"))
+    assert len(weights) > 50
+    assert all(np.isfinite(weight.numpy()).all() for weight in weights.values())
+    return weights
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("finished") / "made" / "by the example"
+    done = run("--steps", 3, "--seed", 5, "--out", folder)
+    assert done.returncode == 0, done.stderr
+    return done, folder
+
+
+@pytest.fixture(scope="module")
+def example():
+    spec = importlib.util.spec_from_file_location("train_text_detector", EXAMPLE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_writes_pictures_and_a_model_that_loads(finished, example):
+    weights = assert_outputs(finished[1])
+    missing, unexpected = example.DBNet().set_state_dict(weights)
+    assert not missing and not unexpected
+
+
+def test_prints_the_loss_and_its_parts(finished):
+    total, *parts = figures(finished[0].stdout, "step 3")
+    assert len(parts) == 3
+    assert total == pytest.approx(sum(parts), abs=5e-6)
+
+
+def test_the_bar_shows_the_loss_and_its_parts(finished):
+    number = r"=\d+\.\d\d"
+    shown = f"3/3 .*loss{number}, shrink{number}, threshold{number}, binary{number}"
+    assert re.search(shown, finished[0].stderr)
+
+
+def test_prints_hmean_with_its_precision_and_recall(finished):
+    ((precision,), (recall,), (hmean,)) = (
+        figures(finished[0].stdout, label) for label in ("precision", "recall", "hmean")
+    )
+    assert all(0 <= rate <= 1 for rate in (precision, recall, hmean))
+    assert min(precision, recall) <= hmean <= max(precision, recall)
+
+
+def test_the_same_seed_gives_the_same_run(finished, tmp_path):
+    first, folder = finished
+    again = run("--steps", 3, "--seed", 5, "--out", tmp_path)
+    other = run("--steps", 3, "--seed", 6, "--out", tmp_path / "other")
+    losses = figures(first.stdout, "step 3")
+    assert figures(again.stdout, "step 3") == losses
+    assert figures(other.stdout, "step 3") != losses
+    for name in PICTURES:
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_ctrl_c_leaves_pictures_and_model_of_the_steps_done(tmp_path):
+    command = [sys.executable, str(EXAMPLE), "--steps", "100000", "--out", str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
+        try:
+            seen = next((line for line in program.stderr if " 2/100000 " in line), None)
+            assert seen, "no second step"
+            program.send_signal(signal.SIGINT)
+            stdout, stderr = program.communicate(timeout=120)
+        finally:
+            program.kill()
+    assert program.returncode == 0, stderr
+    assert 2 <= int(re.search(r"^step (\d+):", stdout, re.MULTILINE)[1]) < 100
+    assert "Traceback" not in stderr
+    assert_outputs(tmp_path)
+
+
+def test_help_names_every_option():
+    done = run("--help")
+    assert done.returncode == 0
+    for option in ("--steps", "--loss", "--seed", "--out", "--help"):
+        assert option in done.stdout
+
+
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        (["--epochs", "3"], "--epochs"),
+        (["--steps", "many"], "--steps"),
+        (["--steps", "0"], "--steps must be at least 1"),
+        (["--seed", "-1"], "--seed at least 0"),
+        (["--loss", "diceloss"], "OHEMDiceLoss"),
+        (["--out", str(EXAMPLE)], "exists"),
+    ],
+)
+def test_a_bad_option_exits_with_2(options, said):
+    done = run(*options)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_words_lie_where_their_corners_say(example):
+    inside, outside = [], []
+    for seed in range(20):
+        image, words = example.render_page(np.random.default_rng(seed), fill=1, clutter=0)
+        assert image.shape == (160, 160, 3) and image.dtype == np.uint8
+        assert words.shape[1:] == (4, 2) and ((words >= 0) & (words < 160)).all()
+        strokes = np.abs(np.diff(cv2.blur(image.mean(axis=-1), (3, 3)), axis=1, append=0))
+        mask = np.zeros(strokes.shape, np.uint8)
+        for word in words:
+            cv2.fillConvexPoly(mask, np.int32(word), 1)
+        inside.append(strokes[:, :-1][mask[:, :-1] == 1])
+        outside.append(strokes[:, :-1][mask[:, :-1] == 0])
+    # 7.4 times when written; 2.7 times with the corners moved by 10 pixels.
+    assert np.concatenate(inside).mean() > 4 * np.concatenate(outside).mean()
+
+
+def test_iou_of_known_squares(example):
+    square = np.float32([[0, 0], [10, 0], [10, 10], [0, 10]])
+    assert example.iou(square, square) == pytest.approx(1)
+    assert example.iou(square, square + np.float32([5, 0])) == pytest.approx(50 / 150)
+    assert example.iou(square, square + np.float32([20, 0])) == 0
+
+
+def test_boxes_come_from_shrunk_words_only(example):
+    probability = np.zeros((64, 160), np.float32)
+    probability[20:28, 30:90] = 1  # a shrunk word
+    probability[40:48, 30:90] = 0.4  # above the threshold, below the score
+    probability[2, 2] = 1  # a speck
+    (box,) = example.find_boxes(probability)
+    # By hand: OpenCV measures between pixel centres, 59 x 7; grown by 59 * 7 * 1.5 / 132 = 4.69.
+    assert box.min(axis=0) == pytest.approx([30 - 4.69, 20 - 4.69], abs=1)
+    assert box.max(axis=0) == pytest.approx([89 + 4.69, 27 + 4.69], abs=1)
+    assert example.find_boxes(np.zeros((32, 32), np.float32)).shape == (0, 4, 2)
+
+
+def test_evaluate_counts_hits_misses_and_false_boxes(example, monkeypatch):
+    square = np.float32([[0, 0], [10, 0], [10, 10], [0, 10]])
+    near, half_off, far = square + np.float32([1, 0]), square + np.float32([5, 0]), square + 100
+    found = iter([np.stack([near]), np.stack([half_off, far, far + 100])])
+    monkeypatch.setattr(example, "predict", lambda model, image: [None])
+    monkeypatch.setattr(example, "find_boxes", lambda probability: next(found))
+    pages = [(None, np.stack([square, far])), (None, np.stack([square]))]
+    # One hit, the near square (IoU 9/11; half off has 1/3), among 4 boxes for 3 words.
+    assert example.evaluate(None, pages) == pytest.approx((1 / 4, 1 / 3, 2 / 7))
