@@ -20,6 +20,7 @@ from dbloss.db import DBLoss
 from dbloss.dice import DiceLoss
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
+from dbloss.mining import hard_negative_weights
 
 __all__ = [
     "BalanceLoss",
@@ -28,4 +29,5 @@ __all__ = [
     "DiceLoss",
     "MaskL1Loss",
     "differentiable_binarization",
+    "hard_negative_weights",
 ]

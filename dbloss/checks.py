@@ -154,17 +154,17 @@ def labels(labels: Any, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return tuple(labels[1:])
 
 
-def single(pred: Any, gt: Any, **masks: Any) -> None:
-    """Check what a single loss takes: `pred`, `gt` and the masks, each `[N, H, W]`."""
-    prediction("pred", pred)
+def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:
+    """Check what a single loss takes: a prediction, `gt` and the masks, each `[N, H, W]`."""
+    prediction(name, pred)
     if len(pred.shape) != 3:
         raise ValueError(
-            f"pred: expected the shape [N, H, W], got {list(pred.shape)}."
-            " Take one channel, pred[:, 0], or add the batch axis with pred.unsqueeze(0)."
+            f"{name}: expected the shape [N, H, W], got {list(pred.shape)}."
+            f" Take one channel, {name}[:, 0], or add the batch axis with {name}.unsqueeze(0)."
         )
-    _not_empty("pred", pred)
-    for name, label in {"gt": gt, **masks}.items():
-        _label(name, label, list(pred.shape), "pred")
+    _not_empty(name, pred)
+    for label_name, label in {"gt": gt, **masks}.items():
+        _label(label_name, label, list(pred.shape), name)
 
 
 def prediction(name: str, tensor: Any) -> None:

@@ -1,15 +1,17 @@
 """The two sweeps over the pixels: one that makes the losses, one that writes the gradient.
 
-An engine is a function `sweep(maps, terms)`. It returns the loss of every term, 0-D float32,
-and a function that takes the gradients of those losses and returns the gradient of `maps`.
-Engines know formulas and tensors, and no Layer.
+An engine is a module with two functions. `sweep(maps, terms)` returns the loss of every term, 0-D
+float32, and a function that takes the gradients of those losses and returns the gradient of `maps`.
+`hard_negatives(hardness, gt, mask, balance)` returns the weights that mining gives. Engines know
+formulas and tensors, and no Layer.
 """
 
 import functools
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import paddle
 from paddle import Tensor
@@ -22,11 +24,6 @@ if TYPE_CHECKING:
     from dbloss.mean import Mean, PixelLoss
     from dbloss.mining import Balance
 
-
-_Sweep: TypeAlias = Callable[
-    [Tensor, Sequence["Term"]],
-    tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Tensor]],
-]
 
 _VARIABLE = "DBLOSS_ENGINE"
 
@@ -62,8 +59,15 @@ def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
     return values
 
 
-def _choose(maps: Tensor) -> _Sweep:
-    """Return the sweep of the engine that the environment asks for, or of the fastest that runs."""
+def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: "Balance") -> Tensor:
+    """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
+    with paddle.no_grad(), paddle.amp.auto_cast(enable=False):
+        weights: Tensor = _engine(hardness).hard_negatives(hardness, gt, mask, balance)
+    return weights
+
+
+def _engine(maps: Tensor) -> ModuleType:
+    """Return the engine that the environment asks for, or the fastest that runs."""
     name = os.environ.get(_VARIABLE, "auto")
     if name not in ("auto", "operators", "fused"):
         raise ValueError(
@@ -75,13 +79,13 @@ def _choose(maps: Tensor) -> _Sweep:
         if hindrance is None:
             from dbloss.engine import fused
 
-            return fused.sweep
+            return fused
         if name == "fused":
             raise RuntimeError(
                 f"{_VARIABLE}=fused: the fused engine cannot run, because {hindrance}."
                 " Delete the environment variable, and the operators engine runs in its place."
             )
-    return operators.sweep
+    return operators
 
 
 def _hindrance(maps: Tensor) -> str | None:
@@ -105,7 +109,8 @@ def _has_numba() -> bool:
 class _Sweeps(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, maps: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
-        losses, ctx.gradient = _choose(maps)(maps, terms)
+        losses: tuple[Tensor, ...]
+        losses, ctx.gradient = _engine(maps).sweep(maps, terms)
         return losses
 
     @staticmethod

@@ -13,7 +13,7 @@ import os
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import paddle
@@ -23,13 +23,10 @@ from paddle import Tensor
 
 from dbloss.balance import BinaryCrossEntropy, SquaredError
 from dbloss.dice import Dice
-from dbloss.engine import kernels
+from dbloss.engine import Term, kernels
 from dbloss.focal import Focal
 from dbloss.mask_l1 import Absolute
-from dbloss.mining import tie_weight
-
-if TYPE_CHECKING:
-    from dbloss.engine import Term
+from dbloss.mining import Balance, tie_weight
 
 _Array: TypeAlias = NDArray[Any]
 _Block: TypeAlias = tuple[int, slice]
@@ -47,7 +44,7 @@ _KINDS: dict[type, int] = {
 
 
 def sweep(
-    maps: Tensor, terms: Sequence["Term"]
+    maps: Tensor, terms: Sequence[Term]
 ) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Tensor]]:
     """Return the losses of the terms and the function that gives the gradient of the maps."""
     dtype = paddle.float64 if maps.dtype == paddle.float64 else paddle.float32
@@ -96,11 +93,27 @@ def sweep(
     return tuple(paddle.full([], part.value, paddle.float32) for part in parts), gradient
 
 
+def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:
+    """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
+    dtype = paddle.float64 if hardness.dtype == paddle.float64 else paddle.float32
+    p, g, m = (_rows(tensor, dtype)[:, 0] for tensor in (hardness, gt, mask))
+    # Dice ranks negatives by what is predicted: here, by the hardness.
+    term = Term(Dice(1.0, 0.0), gt, mask, balance=balance)
+    part = _Part(term, p, g, m, _blocks(*p.shape))
+    sums = part.over_blocks(part.first)
+    positive = sums[kernels.POSITIVE]
+    _, n_neg = balance.counts(positive, sums[kernels.TOTAL] - positive, np)
+    threshold, share = part.threshold(n_neg, sums[kernels.BLANK])
+    weights = (part.hardness > threshold) + share * (part.hardness == threshold)
+    weights *= part.m != part.m * part.g
+    return paddle.to_tensor(weights.reshape(hardness.shape), paddle.float32, "cpu")
+
+
 class _Part:
     """One term: the sums of its first sweep, what they give, and its second sweep."""
 
     def __init__(
-        self, term: "Term", p: _Array, g: _Array, m: _Array, blocks: Sequence[_Block]
+        self, term: Term, p: _Array, g: _Array, m: _Array, blocks: Sequence[_Block]
     ) -> None:
         self.channel, self.loss, self.balance = term.channel, term.loss, term.balance
         self.p, self.g, self.m, self.blocks = p, g, m, blocks
@@ -137,17 +150,17 @@ class _Part:
             if self.kind == kernels.CROSS_ENTROPY and regular:
                 self.kind = kernels.BINARY_ENTROPY
             elif self.kind == kernels.CROSS_ENTROPY:
-                self._over_blocks(self._rank, self.kind)
+                self.over_blocks(self._rank, self.kind)
             self._choose(n_neg, sums[kernels.BLANK])
             self.weights = self.hardness
-            self.value, self.line = self._outcome(self._over_blocks(self._sum), n_pos + n_neg)
+            self.value, self.line = self._outcome(self.over_blocks(self._sum), n_pos + n_neg)
             return
         d, line = self._outcome(sums, count)
         chosen = n_neg
         if not (regular and d >= 0):
             self.hardness = np.empty(self.m.shape, self.m.dtype)
             self.settings = (-1.0 if d < 0 else 1.0, 0.0, 0.0)
-            blank = self._over_blocks(self._rank, kernels.CONSTANT)[kernels.BLANK]
+            blank = self.over_blocks(self._rank, kernels.CONSTANT)[kernels.BLANK]
             chosen = self._choose(n_neg, blank)
         factor = (positive + chosen) / (n_pos + n_neg + balance.eps)
         self.value, self.line = factor * d, tuple(factor * x for x in line)
@@ -184,22 +197,27 @@ class _Part:
         used = tuple(sums[:3]) if isinstance(self.loss, Dice) else tuple(sums[:1])
         return self.loss.value(used, count), self.loss.line(used, count)
 
-    def _over_blocks(self, function: Callable[..., Any], *settings: Any) -> Any:
+    def over_blocks(self, function: Callable[..., Any], *settings: Any) -> Any:
+        """Return the sum of what a function gives for each block."""
         return np.sum(_spread(lambda block: function(*block, *settings), self.blocks), axis=0)
 
     def _choose(self, n: Any, blank: Any) -> Any:
         """Turn the hardness into weights; return the weight of all chosen negatives."""
-        threshold, above, equal = _nth_largest(self.hardness, n, self.blocks)
-        if threshold == 0:
-            # Pixels of no negative weight have the hardness 0 and take no place.
-            equal -= blank
-        share = float(tie_weight(n, above, equal, np))
+        threshold, share = self.threshold(n, blank)
 
         def weigh(n: int, pixels: slice) -> float:
             arrays = self.hardness[n, pixels], self.g[n, pixels], self.m[n, pixels]
             return float(kernels.mined_weights(*arrays, threshold, share))
 
-        return self._over_blocks(weigh)
+        return self.over_blocks(weigh)
+
+    def threshold(self, n: Any, blank: Any) -> tuple[Any, float]:
+        """Return the n-th largest hardness and the weight of those that equal it."""
+        threshold, above, equal = _nth_largest(self.hardness, n, self.blocks)
+        if threshold == 0:
+            # Pixels of no negative weight have the hardness 0 and take no place.
+            equal -= blank
+        return threshold, float(tie_weight(n, above, equal, np))
 
 
 def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[Any, int, int]:

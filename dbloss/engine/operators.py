@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import paddle
 from paddle import Tensor
 
-from dbloss.mining import tie_weight
+from dbloss import mining
 
 if TYPE_CHECKING:
     from dbloss.engine import Term
@@ -48,6 +48,17 @@ def sweep(
         return stacked.astype(maps.dtype)
 
     return tuple(part.value.astype(paddle.float32) for part in parts), gradient
+
+
+def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: mining.Balance) -> Tensor:
+    """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
+    dtype = paddle.float64 if hardness.dtype == paddle.float64 else paddle.float32
+    hardness, gt, mask = (tensor.astype(dtype) for tensor in (hardness, gt, mask))
+    positive = gt * mask
+    negative = mask - positive
+    _, n_neg = balance.counts(_sum(positive), _sum(mask) - _sum(positive), paddle)
+    weights = _largest(hardness * negative, negative, n_neg) * (negative != 0).astype(dtype)
+    return weights.astype(paddle.float32)
 
 
 class _Part:
@@ -101,7 +112,7 @@ def _largest(values: Tensor, negative: Tensor, n: Tensor) -> Tensor:
     above = (values > threshold).astype(values.dtype)
     # A pixel of no negative weight has the value 0 and takes no place.
     tied = (values == threshold).logical_and(negative != 0).astype(values.dtype)
-    share = tie_weight(n, _sum(above), _sum(tied), paddle)
+    share = mining.tie_weight(n, _sum(above), _sum(tied), paddle)
     return above.add_(tied.multiply_(share.astype(values.dtype)))
 
 

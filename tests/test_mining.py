@@ -1,0 +1,92 @@
+"""hard_negative_weights: the counts, the hardest, the ties, on both engines."""
+
+import numpy as np
+import oracle
+import paddle
+import pytest
+from helpers import make_batch, tensors
+
+from dbloss import BalanceLoss, hard_negative_weights
+
+pytestmark = pytest.mark.usefixtures("engine")
+
+
+def weights_of(hardness, g, m, **settings):
+    weights = hard_negative_weights(*tensors([hardness, g, m]), **settings)
+    assert weights.dtype == paddle.float32
+    assert weights.stop_gradient
+    return weights.numpy()
+
+
+@pytest.mark.parametrize("data", ["binary", "soft", "ties", "no_text", "all_text", "all_ignored"])
+@pytest.mark.parametrize(("ratio", "fallback"), [(3, 0), (0, 0), (0.5, 7), (1000, 5)])
+def test_against_brute_force(data, ratio, fallback):
+    p, g, m = make_batch(data, (3, 9, 13), seed=1).single
+    got = weights_of(p, g, m, negative_ratio=ratio, fallback_negatives=fallback)
+    np.testing.assert_allclose(
+        got, oracle.hard_negative_weights(p, g, m, ratio, fallback), rtol=1e-6
+    )
+
+
+def test_counts_and_the_hardest():
+    p, g, m = make_batch(shape=(2, 16, 16), seed=2).single
+    got = weights_of(p, g, m, negative_ratio=1.5)
+    negative = (g == 0) & (m == 1)
+    assert got.sum() == int((g * m).sum() * 1.5) > 0
+    assert set(np.unique(got)) == {0, 1}
+    assert not got[~negative].any()
+    assert p[got == 1].min() > p[negative & (got == 0)].max()
+
+
+def test_ties_share_the_places_left():
+    hardness = np.float32([[[0.9, 0.2, 0.7, 0.2, 0.2, 0.2, 0.1]]])
+    g = np.float32([[[1, 0, 0, 0, 0, 0, 0]]])
+    expected = [[[0, 0.5, 1, 0.5, 0.5, 0.5, 0]]]
+    np.testing.assert_array_equal(weights_of(hardness, g, np.ones_like(g)), expected)
+
+
+def test_ties_at_zero_are_shared_among_negatives_alone():
+    g = np.float32([[[1, 0, 0, 0]]])
+    m = np.float32([[[1, 1, 1, 0]]])
+    got = weights_of(np.zeros_like(g), g, m, negative_ratio=1)
+    np.testing.assert_array_equal(got, [[[0, 0.5, 0.5, 0]]])
+
+
+def test_no_places():
+    p, g, m = make_batch("no_text", (1, 4, 4)).single
+    assert not weights_of(p, g, m).any()
+
+
+@pytest.mark.parametrize("kind", ["BCELoss", "Euclidean", "OHEMDiceLoss"])
+def test_it_is_the_selection_of_the_loss(kind):
+    p, g, m = make_batch(shape=(2, 12, 12), seed=3).single
+    pred = paddle.to_tensor(p, stop_gradient=False)
+    gt, mask = tensors([g, m])
+    BalanceLoss(main_loss_type=kind, negative_ratio=2)(pred, gt, mask).backward()
+    with_gradient = (pred.grad.numpy() != 0) & (g == 0)
+    np.testing.assert_array_equal(with_gradient, weights_of(p, g, m, negative_ratio=2) > 0)
+
+
+def test_inputs_are_unchanged():
+    arrays = make_batch("ties", (1, 6, 6)).single
+    given = tensors(arrays)
+    hard_negative_weights(*given)
+    for tensor, array in zip(given, arrays):
+        np.testing.assert_array_equal(tensor.numpy(), array)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"negative_ratio": -1}, "negative_ratio: expected a finite number at least 0, got -1"),
+        ({"fallback_negatives": -1}, "fallback_negatives: expected a finite number at least 0"),
+    ],
+)
+def test_numbers_out_of_range(settings, message):
+    with pytest.raises(ValueError, match=message):
+        weights_of(*make_batch(shape=(1, 2, 2)).single, **settings)
+
+
+def test_wrong_shape():
+    with pytest.raises(ValueError, match=r"hardness: expected the shape \[N, H, W\], got \[4\]"):
+        hard_negative_weights(*[paddle.zeros([4])] * 3)
