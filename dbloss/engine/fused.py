@@ -11,6 +11,7 @@ are not used: they abort the process when two Python threads compute at once, or
 import functools
 import os
 import weakref
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias, TypeVar
@@ -127,7 +128,7 @@ class _Part:
                 self.settings = term.loss.pixel_loss
         self.mined = term.balance is not None and term.balance.per_pixel
         if self.mined:
-            self.hardness = np.empty(m.shape, m.dtype)
+            self.hardness = _empty(m.shape, m.dtype)
 
     def first(self, n: int, pixels: slice) -> _Array:
         """Sum a block; where negatives are mined, write their hardness instead."""
@@ -158,7 +159,7 @@ class _Part:
         d, line = self._outcome(sums, count)
         chosen = n_neg
         if not (regular and d >= 0):
-            self.hardness = np.empty(self.m.shape, self.m.dtype)
+            self.hardness = _empty(self.m.shape, self.m.dtype)
             self.settings = (-1.0 if d < 0 else 1.0, 0.0, 0.0)
             blank = self.over_blocks(self._rank, kernels.CONSTANT)[kernels.BLANK]
             chosen = self._choose(n_neg, blank)
@@ -311,25 +312,31 @@ os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _empty(shape: tuple[int, ...], dtype: Any) -> _Array:
-    """Return an array for a gradient, in the memory of one that is no longer used if there is one.
+    """Return an array, in memory that an earlier one has left where there is such.
 
     Fresh memory costs more than the sweep that fills it: the system clears it page by page. Views
-    of the array do not keep it: whoever needs the gradient must hold the array itself.
+    of the array do not keep it: whoever needs the memory must hold the array itself.
     """
     size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    try:
-        memory = _spare.pop()
-    except IndexError:
-        memory = np.empty(0, np.uint8)
-    if memory.size != size:
+    memory = _spare(size)
+    if memory is None:
         memory = np.empty(size, np.uint8)
     array: _Array = memory.view(dtype).reshape(shape)
-    weakref.finalize(array, _keep, memory)
+    weakref.finalize(array, _spares.append, memory)
     return array
 
 
-_spare: list[_Array] = []
+def _spare(size: int) -> _Array | None:
+    for _ in range(len(_spares)):
+        try:
+            memory = _spares.popleft()
+        except IndexError:  # another thread was faster
+            break
+        if memory.size == size:
+            return memory
+        _spares.append(memory)
+    return None
 
 
-def _keep(memory: _Array) -> None:
-    _spare[:] = [memory]
+# A step leaves two: its gradient and, where negatives are mined, their hardness.
+_spares: deque[_Array] = deque(maxlen=2)
