@@ -204,14 +204,29 @@ def test_mining_a_scalar_loss_has_no_effect(kind):
         np.testing.assert_allclose(grad, plain[1], rtol=1e-4, atol=1e-8)
 
 
+@BOTH
 @pytest.mark.parametrize("soft_mask", [False, True])
-def test_a_negative_scalar_loss_keeps_its_own_order(soft_mask):
+def test_a_negative_scalar_loss_keeps_its_own_order(dtype, soft_mask):
     """With d < 0 the largest values of d * (1-g) * m are those of the smallest (1-g) * m."""
     batch = make_batch("negative_dice")
     p, g, m = batch.single
-    m = batch.t * m if soft_mask else m
-    assert oracle.dice(p, g, m)[0] < 0 and oracle.counts(g, m)[1] > 0
-    check_balance("DiceLoss", (p, g, m))
+    m = batch.t if soft_mask else m  # with which the threshold is a fraction below 0
+    n_neg = oracle.counts(g, m, 30)[1]
+    assert oracle.dice(p, g, m)[0] < 0 and n_neg > ((1 - g) * m <= 0).sum()
+    check_balance("DiceLoss", (p, g, m), dtype, ratio=30)
+
+
+@BOTH
+@pytest.mark.parametrize("kind", [*oracle.PIXEL_LOSS, "OHEMDiceLoss"])
+def test_a_threshold_below_zero(dtype, kind):
+    """Targets above 1 have a negative weight, and with it a hardness below 0."""
+    rng = np.random.default_rng(15)
+    p, g = rng.uniform(0.1, 0.9, (1, 8, 10)), rng.uniform(1.1, 1.6, (1, 8, 10))
+    m = np.ones_like(g)
+    g[0, 0, :4], m[0, 0, :4] = 0, 255
+    pgm = tuple(a.astype(np.float32) for a in (p, g, m))
+    assert oracle.counts(*pgm[1:], 0.5)[1] > ((1 - g) * m > 0).sum()
+    check_balance(kind, pgm, dtype, ratio=0.5)
 
 
 def test_settings_changed_later_take_effect():

@@ -33,10 +33,10 @@ def check_batch(batch, dtype="float32", extra=(), label_dtype="float32", **setti
     check_db(got, oracle.db(predicts, batch.labels, **settings), TOLERANCE[dtype])
 
 
-def graph(batch, key="maps"):
+def graph(batch):
     """A leaf for the predictions, the predictions and the labels."""
     leaf = tensor(batch.maps, grad=True)
-    return leaf, {key: leaf}, tensors(batch.labels)
+    return leaf, {"maps": leaf}, tensors(batch.labels)
 
 
 # Values and gradients ---------------------------------------------------------------------------

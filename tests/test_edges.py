@@ -286,6 +286,17 @@ def test_inputs_of_a_single_loss_are_not_written_to(name):
         assert (x.numpy() == value).all() and x.inplace_version == version
 
 
+def test_every_loss_agrees_with_the_oracle_at_zero_and_one():
+    """Saturated predictions, right and wrong, and a hard tie among the wrong ones."""
+    p = np.array([[[0, 1, 0, 1, 1, 0.5, 0.25, 0]]], np.float32)
+    g = np.array([[[0, 1, 1, 0, 0, 0.0, 0.0, 0]]], np.float32)
+    m = np.ones_like(p)
+    gt, mask = tensors((g, m))
+    for kind in oracle.BALANCED:
+        layer = BalanceLoss(main_loss_type=kind, negative_ratio=0.5)
+        check(lambda x, f=layer: f(x, gt, mask), p, oracle.balance(p, g, m, kind, ratio=0.5))
+
+
 # Every error of the table has its test in test_errors.py; these two stand in the table by name.
 
 
@@ -300,14 +311,3 @@ def test_one_channel_maps_of_a_head_in_eval_mode():
 def test_no_image_or_no_pixel(name, shape):
     with pytest.raises(ValueError, match=r"(?s)(?=.*pred)"):
         SINGLE[name](*(paddle.zeros(shape) for _ in range(3)))
-
-
-def test_every_loss_agrees_with_the_oracle_at_zero_and_one():
-    """Saturated predictions, right and wrong, and a hard tie among the wrong ones."""
-    p = np.array([[[0, 1, 0, 1, 1, 0.5, 0.25, 0]]], np.float32)
-    g = np.array([[[0, 1, 1, 0, 0, 0.0, 0.0, 0]]], np.float32)
-    m = np.ones_like(p)
-    gt, mask = tensors((g, m))
-    for kind in oracle.BALANCED:
-        layer = BalanceLoss(main_loss_type=kind, negative_ratio=0.5)
-        check(lambda x, f=layer: f(x, gt, mask), p, oracle.balance(p, g, m, kind, ratio=0.5))

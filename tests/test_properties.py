@@ -40,9 +40,11 @@ LAYERS = {
     "MaskL1Loss()": MaskL1Loss(),
     "DiceFocalLoss()": DiceFocalLoss(eps=2.0**-10),
     **{kind: BalanceLoss(main_loss_type=kind, negative_ratio=1) for kind in oracle.BALANCED},
-    **{f"{kind}, fallback": BalanceLoss(main_loss_type=kind, fallback_negatives=3, smooth=0.5)
-       for kind in oracle.BALANCED},
-}  # fmt: skip
+    **{
+        f"{kind}, fallback": BalanceLoss(main_loss_type=kind, fallback_negatives=3, smooth=0.5)
+        for kind in oracle.BALANCED
+    },
+}
 EACH = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 
 
