@@ -31,10 +31,11 @@ from dbloss.mining import Balance, tie_weight
 
 _Array: TypeAlias = NDArray[Any]
 _Block: TypeAlias = tuple[int, slice]
+_Job: TypeAlias = tuple[int, int]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_BLOCK_PIXELS = 1 << 16  # five float32 maps of a block fit the second-level cache of a core
+_BLOCK_PIXELS = 1 << 17  # enough work for the call of a kernel, few enough to share out evenly
 
 _KINDS: dict[type, int] = {
     Absolute: kernels.ABSOLUTE,
@@ -60,7 +61,7 @@ def sweep(
         _Part(term, planes[:, term.channel], labels[id(term.target)], labels[id(term.mask)], blocks)
         for term in terms
     ]
-    sums = np.sum(_spread(lambda block: [part.first(*block) for part in parts], blocks), axis=0)
+    sums = _first_sweep(parts, [part.first_job() for part in parts])
     with np.errstate(all="ignore"):
         for part, part_sums in zip(parts, sums):
             part.finish(part_sums)
@@ -68,19 +69,7 @@ def sweep(
     def gradient(upstream: Sequence[Tensor]) -> Tensor:
         written = _empty(tuple(maps.shape), planes.dtype)
         rows = written.reshape(planes.shape)
-        scales = [float(scale) for scale in upstream]
-
-        def write(block: _Block) -> None:
-            n, pixels = block
-            unread = set(range(planes.shape[1]))
-            for part, scale in zip(parts, scales):
-                channel = part.channel
-                part.write(n, pixels, scale, rows[n, channel, pixels], channel not in unread)
-                unread.discard(channel)
-            for channel in unread:
-                rows[n, channel, pixels] = 0
-
-        _spread(write, blocks)
+        _second_sweep(parts, [float(scale) for scale in upstream], rows)
         # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given back,
         # and two threads that do so wait for each other.
         tensor = paddle.Tensor(
@@ -101,7 +90,7 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     # Dice ranks negatives by what is predicted: here, by the hardness.
     term = Term(Dice(1.0, 0.0), gt, mask, balance=balance)
     part = _Part(term, p, g, m, _blocks(*p.shape))
-    sums = part.over_blocks(part.first)
+    (sums,) = _first_sweep([part], [part.first_job()])
     positive = sums[kernels.POSITIVE]
     _, n_neg = balance.counts(positive, sums[kernels.TOTAL] - positive, np)
     threshold, share = part.threshold(n_neg, sums[kernels.BLANK])
@@ -111,14 +100,14 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
 
 
 class _Part:
-    """One term: the sums of its first sweep, what they give, and its second sweep."""
+    """One term: the sums of its first sweep, what they give, and what its second sweep needs."""
 
     def __init__(
         self, term: Term, p: _Array, g: _Array, m: _Array, blocks: Sequence[_Block]
     ) -> None:
         self.channel, self.loss, self.balance = term.channel, term.loss, term.balance
         self.p, self.g, self.m, self.blocks = p, g, m, blocks
-        self.weights = m
+        self.weights = self.hardness = m
         self.settings: tuple[float, float, float] = (0.0, 0.0, 0.0)
         if isinstance(term.loss, Dice):
             self.kind = kernels.PROBABILITY
@@ -126,18 +115,15 @@ class _Part:
             self.kind = _KINDS[type(term.loss.pixel_loss)]
             if isinstance(term.loss.pixel_loss, Focal):
                 self.settings = term.loss.pixel_loss
-        self.mined = term.balance is not None and term.balance.per_pixel
-        if self.mined:
-            self.hardness = _empty(m.shape, m.dtype)
 
-    def first(self, n: int, pixels: slice) -> _Array:
-        """Sum a block; where negatives are mined, write their hardness instead."""
-        if not self.mined:
-            return self._sum(n, pixels)
+    def first_job(self) -> _Job:
+        """Return what the first sweep does: add up, or rank where negatives are mined."""
+        if self.balance is None or not self.balance.per_pixel:
+            return kernels.SUM, self.kind
         # The cross-entropy of a negative grows with its probability, which gives the same order
         # without a logarithm. That holds for labels of 0 and 1; the sums tell whether they are.
         by_probability = self.kind == kernels.CROSS_ENTROPY
-        return self._rank(n, pixels, kernels.PROBABILITY if by_probability else self.kind)
+        return self._rank_by(kernels.PROBABILITY if by_probability else self.kind)
 
     def finish(self, sums: _Array) -> None:
         """Take the sums of the batch; set the value and the line of the gradient."""
@@ -147,70 +133,24 @@ class _Part:
             return
         positive, regular = sums[kernels.POSITIVE], sums[kernels.IRREGULAR] == 0
         n_pos, n_neg = balance.counts(positive, count - positive, np)
-        if self.mined:
+        if balance.per_pixel:
             if self.kind == kernels.CROSS_ENTROPY and regular:
                 self.kind = kernels.BINARY_ENTROPY
             elif self.kind == kernels.CROSS_ENTROPY:
-                self.over_blocks(self._rank, self.kind)
+                _first_sweep([self], [self._rank_by(self.kind)])
             self._choose(n_neg, sums[kernels.BLANK])
             self.weights = self.hardness
-            self.value, self.line = self._outcome(self.over_blocks(self._sum), n_pos + n_neg)
+            (sums,) = _first_sweep([self], [(kernels.SUM, self.kind)])
+            self.value, self.line = self._outcome(sums, n_pos + n_neg)
             return
         d, line = self._outcome(sums, count)
         chosen = n_neg
         if not (regular and d >= 0):
-            self.hardness = _empty(self.m.shape, self.m.dtype)
             self.settings = (-1.0 if d < 0 else 1.0, 0.0, 0.0)
-            blank = self.over_blocks(self._rank, kernels.CONSTANT)[kernels.BLANK]
-            chosen = self._choose(n_neg, blank)
+            (sums,) = _first_sweep([self], [self._rank_by(kernels.CONSTANT)])
+            chosen = self._choose(n_neg, sums[kernels.BLANK])
         factor = (positive + chosen) / (n_pos + n_neg + balance.eps)
         self.value, self.line = factor * d, tuple(factor * x for x in line)
-
-    def write(self, n: int, pixels: slice, scale: float, out: _Array, add: bool) -> None:
-        """Write or add the gradient of a block."""
-        arrays = self.p[n, pixels], self.g[n, pixels], self.weights[n, pixels]
-        line = tuple(scale * float(x) for x in self.line)
-        if self.kind == kernels.PROBABILITY:
-            kernels.dice_gradient(*arrays, *line, out, add)
-        elif self.kind == kernels.ABSOLUTE:
-            kernels.absolute_gradient(*arrays, *line, out, add)
-        else:
-            kernels.pixel_gradient(self.kind, *arrays, *line, *self.settings, out, add)
-
-    def _sum(self, n: int, pixels: slice) -> _Array:
-        out = np.zeros(kernels.SLOTS)
-        arrays = self.p[n, pixels], self.g[n, pixels], self.weights[n, pixels]
-        if self.kind == kernels.PROBABILITY:
-            kernels.dice_sums(*arrays, out)
-        elif self.kind == kernels.ABSOLUTE:
-            kernels.absolute_sums(*arrays, out)
-        else:
-            kernels.pixel_sums(self.kind, *arrays, *self.settings, out)
-        return out
-
-    def _rank(self, n: int, pixels: slice, kind: int) -> _Array:
-        out = np.zeros(kernels.SLOTS)
-        arrays = self.p[n, pixels], self.g[n, pixels], self.m[n, pixels]
-        kernels.hardness(kind, *arrays, *self.settings, self.hardness[n, pixels], out)
-        return out
-
-    def _outcome(self, sums: _Array, count: Any) -> tuple[Any, tuple[Any, ...]]:
-        used = tuple(sums[:3]) if isinstance(self.loss, Dice) else tuple(sums[:1])
-        return self.loss.value(used, count), self.loss.line(used, count)
-
-    def over_blocks(self, function: Callable[..., Any], *settings: Any) -> Any:
-        """Return the sum of what a function gives for each block."""
-        return np.sum(_spread(lambda block: function(*block, *settings), self.blocks), axis=0)
-
-    def _choose(self, n: Any, blank: Any) -> Any:
-        """Turn the hardness into weights; return the weight of all chosen negatives."""
-        threshold, share = self.threshold(n, blank)
-
-        def weigh(n: int, pixels: slice) -> float:
-            arrays = self.hardness[n, pixels], self.g[n, pixels], self.m[n, pixels]
-            return float(kernels.mined_weights(*arrays, threshold, share))
-
-        return self.over_blocks(weigh)
 
     def threshold(self, n: Any, blank: Any) -> tuple[Any, float]:
         """Return the n-th largest hardness and the weight of those that equal it."""
@@ -219,6 +159,71 @@ class _Part:
             # Pixels of no negative weight have the hardness 0 and take no place.
             equal -= blank
         return threshold, float(tie_weight(n, above, equal, np))
+
+    def _rank_by(self, kind: int) -> _Job:
+        self.hardness = _empty(self.m.shape, self.m.dtype)
+        return kernels.RANK, kind
+
+    def _choose(self, n: Any, blank: Any) -> Any:
+        """Turn the hardness into weights; return the weight of all chosen negatives."""
+        threshold, share = self.threshold(n, blank)
+
+        def weigh(block: _Block) -> float:
+            arrays = self.hardness[block], self.g[block], self.m[block]
+            return float(kernels.mined_weights(*arrays, threshold, share))
+
+        return sum(_spread(weigh, self.blocks))
+
+    def _outcome(self, sums: _Array, count: Any) -> tuple[Any, tuple[Any, ...]]:
+        used = tuple(sums[:3]) if isinstance(self.loss, Dice) else tuple(sums[:1])
+        return self.loss.value(used, count), self.loss.line(used, count)
+
+
+def _first_sweep(parts: Sequence[_Part], jobs: Sequence[_Job]) -> Any:
+    """Do a job for each part; return its sums, `[parts, slots]`."""
+    settings = np.array([part.settings for part in parts])
+    numbers = np.array(jobs)
+
+    def work(block: _Block) -> _Array:
+        out = np.zeros((len(parts), kernels.SLOTS))
+        kernels.first_sweep(
+            numbers,
+            tuple(part.p[block] for part in parts),
+            tuple(part.g[block] for part in parts),
+            tuple(part.weights[block] for part in parts),
+            tuple(part.hardness[block] for part in parts),
+            settings,
+            out,
+        )
+        return out
+
+    return np.sum(_spread(work, parts[0].blocks), axis=0)
+
+
+def _second_sweep(parts: Sequence[_Part], scales: Sequence[float], rows: _Array) -> None:
+    """Write the gradient of the parts, each times its scale, to rows `[N, C, H*W]`."""
+    settings = np.array([part.settings for part in parts])
+    kinds = np.array([part.kind for part in parts])
+    lines = np.array([[*part.line, 0.0][:2] for part in parts]) * np.array(scales)[:, None]
+    channels = [part.channel for part in parts]
+    adds = np.array([channel in channels[:j] for j, channel in enumerate(channels)])
+
+    def work(block: _Block) -> None:
+        n, pixels = block
+        kernels.second_sweep(
+            kinds,
+            tuple(part.p[block] for part in parts),
+            tuple(part.g[block] for part in parts),
+            tuple(part.weights[block] for part in parts),
+            lines,
+            settings,
+            tuple(rows[n, channel, pixels] for channel in channels),
+            adds,
+        )
+
+    _spread(work, parts[0].blocks)
+    for channel in set(range(rows.shape[1])) - set(channels):
+        rows[:, channel] = 0
 
 
 def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[Any, int, int]:

@@ -19,6 +19,10 @@ LOSS, PREDICTED, POSITIVE, TOTAL, IRREGULAR, BLANK, SLOTS = range(7)
 # BINARY_ENTROPY the cross-entropy for targets of 0 and 1, where one logarithm will do.
 ABSOLUTE, SQUARED, CROSS_ENTROPY, BINARY_ENTROPY, FOCAL, PROBABILITY, CONSTANT = range(7)
 
+# What the first sweep does for a term: add up a loss, or write the hardness of negatives.
+SUM, RANK = range(2)
+
+_PIECE = 8192  # pixels that one kernel hands on to the next in the second-level cache
 _CHUNK = 1024  # pixels whose values stand in the first-level cache
 
 
@@ -37,8 +41,8 @@ def _kernel(function: Callable[..., Any]) -> Any:
 
 
 @_kernel
-def dice_sums(p, g, w, out):  # type: ignore[no-untyped-def]
-    """Sum `w*p*g`, `w*p`, `w*g`, `w`, and count the pixels with a fractional label or mask."""
+def _dice_sums(p, g, w, out):  # type: ignore[no-untyped-def]
+    """Add `w*p*g`, `w*p`, `w*g`, `w` and the count of fractional negative weights."""
     overlap = predicted = positive = total = 0.0
     irregular = 0
     for i in range(p.size):
@@ -49,21 +53,24 @@ def dice_sums(p, g, w, out):  # type: ignore[no-untyped-def]
         total += w[i]
         negative = w[i] - wg
         irregular += (negative != 0) & (negative != 1)
-    out[LOSS], out[PREDICTED], out[POSITIVE], out[TOTAL] = overlap, predicted, positive, total
-    out[IRREGULAR] = irregular
+    out[LOSS] += overlap
+    out[PREDICTED] += predicted
+    out[POSITIVE] += positive
+    out[TOTAL] += total
+    out[IRREGULAR] += irregular
 
 
 @_kernel
-def dice_gradient(p, g, w, constant, per_target, out, add):  # type: ignore[no-untyped-def]
-    """Write `w * (constant + per_target * g)`, or add it."""
-    a, b = p.dtype.type(constant), p.dtype.type(per_target)
+def _dice_gradient(p, g, w, line, out, add):  # type: ignore[no-untyped-def]
+    """Write `w * (a + b*g)` for the line (a, b), or add it."""
+    a, b, zero = p.dtype.type(line[0]), p.dtype.type(line[1]), p.dtype.type(0)
     for i in range(p.size):
-        out[i] = w[i] * (a + b * g[i]) + (out[i] if add else p.dtype.type(0))
+        out[i] = w[i] * (a + b * g[i]) + (out[i] if add else zero)
 
 
 @_kernel
-def absolute_sums(p, g, w, out):  # type: ignore[no-untyped-def]
-    """Sum `w * |p - g|`, `w*g` and `w`, and count as `dice_sums` does."""
+def _absolute_sums(p, g, w, out):  # type: ignore[no-untyped-def]
+    """Add `w * |p - g|`, `w*g`, `w` and the count of fractional negative weights."""
     loss = positive = total = 0.0
     irregular = 0
     for i in range(p.size):
@@ -73,14 +80,16 @@ def absolute_sums(p, g, w, out):  # type: ignore[no-untyped-def]
         total += w[i]
         negative = w[i] - wg
         irregular += (negative != 0) & (negative != 1)
-    out[LOSS], out[POSITIVE], out[TOTAL], out[IRREGULAR] = loss, positive, total, irregular
+    out[LOSS] += loss
+    out[POSITIVE] += positive
+    out[TOTAL] += total
+    out[IRREGULAR] += irregular
 
 
 @_kernel
-def absolute_gradient(p, g, w, scale, out, add):  # type: ignore[no-untyped-def]
-    """Write `w * sign(p - g) * scale`, or add it."""
-    c = p.dtype.type(scale)
-    zero = p.dtype.type(0)
+def _absolute_gradient(p, g, w, line, out, add):  # type: ignore[no-untyped-def]
+    """Write `w * sign(p - g) * c` for the line (c,), or add it."""
+    c, zero = p.dtype.type(line[0]), p.dtype.type(0)
     for i in range(p.size):
         difference = p[i] - g[i]
         signed = c if difference > zero else (-c if difference < zero else difference)
@@ -176,8 +185,8 @@ def _slopes(kind, p, g, a, b, c, out):  # type: ignore[no-untyped-def]
 
 
 @_kernel
-def pixel_sums(kind, p, g, w, a, b, c, out):  # type: ignore[no-untyped-def]
-    """Sum `w*l` and `w`."""
+def _pixel_sums(kind, p, g, w, a, b, c, out):  # type: ignore[no-untyped-def]
+    """Add `w*l` and `w`."""
     values = np.empty(_CHUNK, p.dtype)
     loss = total = 0.0
     for start in range(0, p.size, _CHUNK):
@@ -186,14 +195,15 @@ def pixel_sums(kind, p, g, w, a, b, c, out):  # type: ignore[no-untyped-def]
         for i in range(stop - start):
             loss += w[start + i] * values[i]
             total += w[start + i]
-    out[LOSS], out[TOTAL] = loss, total
+    out[LOSS] += loss
+    out[TOTAL] += total
 
 
 @_kernel
-def pixel_gradient(kind, p, g, w, scale, a, b, c, out, add):  # type: ignore[no-untyped-def]
-    """Write `w * l' * scale`, or add it."""
+def _pixel_gradient(kind, p, g, w, line, a, b, c, out, add):  # type: ignore[no-untyped-def]
+    """Write `w * l' * f` for the line (f,), or add it."""
     slopes = np.empty(_CHUNK, p.dtype)
-    factor, zero = p.dtype.type(scale), p.dtype.type(0)
+    factor, zero = p.dtype.type(line[0]), p.dtype.type(0)
     for start in range(0, p.size, _CHUNK):
         stop = min(start + _CHUNK, p.size)
         _slopes(kind, p[start:stop], g[start:stop], a, b, c, slopes[: stop - start])
@@ -203,8 +213,8 @@ def pixel_gradient(kind, p, g, w, scale, a, b, c, out, add):  # type: ignore[no-
 
 
 @_kernel
-def hardness(kind, p, g, m, a, b, c, v, out):  # type: ignore[no-untyped-def]
-    """Write `v = (1-g) * m * l`, and sum `g*m` and `m`.
+def _hardness(kind, p, g, m, a, b, c, v, out):  # type: ignore[no-untyped-def]
+    """Write `v = (1-g) * m * l`, and add `g*m` and `m`.
 
     IRREGULAR counts the pixels that count and whose target is neither 0 nor 1, those whose negative
     weight is neither 0 nor 1, and those whose prediction is outside [0, 1]; BLANK counts those of
@@ -226,7 +236,55 @@ def hardness(kind, p, g, m, a, b, c, v, out):  # type: ignore[no-untyped-def]
         # Adding 0 makes 0 of -0, whose bits differ from it.
         hard = negative * v[i] + zero
         v[i] = hard if hard == hard else nan
-    out[POSITIVE], out[TOTAL], out[IRREGULAR], out[BLANK] = positive, total, irregular, blank
+    out[POSITIVE] += positive
+    out[TOTAL] += total
+    out[IRREGULAR] += irregular
+    out[BLANK] += blank
+
+
+@_kernel
+def first_sweep(jobs, ps, gs, ws, vs, settings, out):  # type: ignore[no-untyped-def]
+    """Take a block through the first sweep of every term, piece by piece.
+
+    Term j has the job and kind `jobs[j]`, the arrays `ps[j]`, `gs[j]`, `ws[j]`, room for hardness
+    `vs[j]`, the settings `settings[j]` of its kind, and the slots `out[j]`.
+    """
+    for start in range(0, ps[0].size, _PIECE):
+        stop = min(start + _PIECE, ps[0].size)
+        for j in range(len(ps)):
+            p, g, w = ps[j][start:stop], gs[j][start:stop], ws[j][start:stop]
+            job, kind = jobs[j]
+            a, b, c = settings[j]
+            if job == RANK:
+                _hardness(kind, p, g, w, a, b, c, vs[j][start:stop], out[j])
+            elif kind == PROBABILITY:
+                _dice_sums(p, g, w, out[j])
+            elif kind == ABSOLUTE:
+                _absolute_sums(p, g, w, out[j])
+            else:
+                _pixel_sums(kind, p, g, w, a, b, c, out[j])
+
+
+@_kernel
+def second_sweep(kinds, ps, gs, ws, lines, settings, outs, adds):  # type: ignore[no-untyped-def]
+    """Take a block through the second sweep of every term, piece by piece.
+
+    As `first_sweep`, with the line `lines[j]` of the gradient, which is written to `outs[j]`, or
+    added where `adds[j]`.
+    """
+    for start in range(0, ps[0].size, _PIECE):
+        stop = min(start + _PIECE, ps[0].size)
+        for j in range(len(ps)):
+            p, g, w = ps[j][start:stop], gs[j][start:stop], ws[j][start:stop]
+            out, line, add = outs[j][start:stop], lines[j], adds[j]
+            kind = kinds[j]
+            a, b, c = settings[j]
+            if kind == PROBABILITY:
+                _dice_gradient(p, g, w, line, out, add)
+            elif kind == ABSOLUTE:
+                _absolute_gradient(p, g, w, line, out, add)
+            else:
+                _pixel_gradient(kind, p, g, w, line, a, b, c, out, add)
 
 
 @_kernel
