@@ -21,6 +21,7 @@ from dbloss.dice import DiceLoss
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
 from dbloss.mining import hard_negative_weights
+from dbloss.validate import validate_batch
 
 __all__ = [
     "BalanceLoss",
@@ -30,4 +31,5 @@ __all__ = [
     "MaskL1Loss",
     "differentiable_binarization",
     "hard_negative_weights",
+    "validate_batch",
 ]

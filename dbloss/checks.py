@@ -4,9 +4,11 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import paddle
+from numpy.typing import NDArray
 from paddle import Tensor
 
 _FLOATS = (paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64)
@@ -20,6 +22,7 @@ _LABEL_DTYPES = (
     paddle.int64,
 )
 _LABEL_NAMES = ("image", "threshold_map", "threshold_mask", "shrink_map", "shrink_mask")
+_CHANNEL_NAMES = ("(probability)", "(threshold)", "(binary)")
 
 
 def number(
@@ -149,9 +152,62 @@ def labels(labels: Any, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             " The image comes first and is not read: None will do for it."
         )
     shape = [like.shape[0], *like.shape[2:]]
-    for index, name in enumerate(_LABEL_NAMES[1:], start=1):
-        _label(f"labels[{index}] ({name})", labels[index], shape, 'predicts["maps"]')
+    for index in range(1, len(_LABEL_NAMES)):
+        _label(label_name(index), labels[index], shape, 'predicts["maps"]')
     return tuple(labels[1:])
+
+
+def label_name(index: int) -> str:
+    """Return what messages call a label."""
+    return f"labels[{index}] ({_LABEL_NAMES[index]})"
+
+
+def channel_name(key: str, channel: int) -> str:
+    """Return what messages call a channel of `predicts[key]`."""
+    return f'predicts["{key}"][:, {channel}] {_CHANNEL_NAMES[channel]}'
+
+
+def eager(name: str) -> None:
+    """Raise where tensors have no values yet."""
+    if not paddle.in_dynamic_mode():
+        raise RuntimeError(
+            f"{name}: expected eager mode, got a static graph, whose tensors have no values yet."
+            " Call it outside the graph, on the batch that goes in."
+        )
+
+
+def fractions(name: str, values: NDArray[Any], label: bool = False) -> tuple[float, float]:
+    """Return the least and the greatest of `values`, `[N, H, W]`, if all are in [0, 1]."""
+    least, greatest = values.min(), values.max()
+    if not (least >= 0 and greatest <= 1):  # as NaN makes it
+        _refuse_values(name, values, label)
+    return float(least), float(greatest)
+
+
+def warn_no_text(negative: bool, ignored: bool) -> None:
+    """Warn that no pixel of text counts, though pixels may that are negative."""
+    if not negative:
+        found = "every pixel of the batch is ignored"
+    elif ignored:
+        found = "no text counts in the batch, and part of it is ignored"
+    else:
+        found = "the batch has no text, and nothing in it is ignored"
+    advice = (
+        ' Look for polygons marked "###" or smaller than min_text_size after resizing.'
+        if ignored
+        else " Look for random crops that miss the words."
+    )
+    if negative:
+        advice += (
+            " To learn from such a batch: DBLoss(smooth=1.0) pushes the binary map down,"
+            ' DBLoss(main_loss_type="BCELoss", fallback_negatives=1000) the probability map.'
+        )
+    warnings.warn(
+        f"labels: {found}. With the defaults of DBLoss, loss_shrink_maps is 0, loss_binary_maps"
+        f" is exactly 1, and neither gives a gradient.{advice}",
+        UserWarning,
+        stacklevel=3,
+    )
 
 
 def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:
@@ -193,6 +249,32 @@ def same_dtype(name: str, tensor: Tensor, other_name: str, other: Tensor) -> Non
             f"{name}: expected the dtype of {other_name}, {_dtype(other)},"
             f" got {_dtype(tensor)}. Convert one of them with .astype."
         )
+
+
+def _refuse_values(name: str, values: NDArray[Any], label: bool) -> NoReturn:
+    finite = np.isfinite(values)
+    outside = finite & ~((values >= 0) & (values <= 1))
+    image, y, x = np.argwhere(outside | ~finite)[0].tolist()
+    alike = outside if finite[image, y, x] else ~finite
+    if not finite[image, y, x]:
+        advice = (
+            "Look at the polygons and the resizing that made it."
+            if label
+            else "Lower the learning rate; in half precision make the binary map with"
+            " dbloss.differentiable_binarization, which does not overflow."
+        )
+    elif not label:
+        advice = "Put a sigmoid at the end of the head; clip what rounding alone puts outside."
+    elif np.isin(values, (0, 255)).all():
+        advice = "It holds 0 and 255: divide it by 255, or compare it with > 0."
+    else:
+        advice = f"Check the order [{', '.join(_LABEL_NAMES)}], and divide 8-bit values by 255."
+    kind = "outside [0, 1]" if finite[image, y, x] else "NaN or Inf"
+    raise ValueError(
+        f"{name}: expected values in [0, 1], got {values[image, y, x]!s} in image {image} at pixel"
+        f" (y, x) = ({y}, {x}). Pixels of the map that are {kind}: {alike.sum()} of {alike.size}."
+        f" {advice}"
+    )
 
 
 def _label(name: str, tensor: Any, shape: list[int], like: str) -> None:

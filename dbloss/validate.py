@@ -1,0 +1,164 @@
+"""Reads a batch and says what is in it, or what is wrong with it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import paddle
+from numpy.typing import NDArray
+from paddle import Tensor
+
+from dbloss import checks
+
+
+@dataclass(frozen=True)
+class BatchSummary:
+    """What `validate_batch` found; `print` shows it as a table.
+
+    Attributes:
+        positive: `sum(g*m)` of each image.
+        negative: `sum((1-g)*m)` of each image.
+        ignored: `sum(1-m)` of each image.
+        ranges: least and greatest value of each map, by the name that errors give it.
+    """
+
+    positive: tuple[float, ...]
+    negative: tuple[float, ...]
+    ignored: tuple[float, ...]
+    ranges: Mapping[str, tuple[float, float]]
+
+    @property
+    def images(self) -> int:
+        """The number of images."""
+        return len(self.positive)
+
+    @property
+    def without_text(self) -> tuple[int, ...]:
+        """The images in which no pixel of text counts."""
+        return tuple(image for image, sum_ in enumerate(self.positive) if sum_ == 0)
+
+    def __str__(self) -> str:
+        columns = (self.positive, self.negative, self.ignored)
+        whole = all(sum_.is_integer() for column in columns for sum_ in column)
+        spec = ",.0f" if whole else ",.1f"
+        pixels: list[tuple[str, ...]] = [("image", "positive", "negative", "ignored")]
+        for name, sums in (*enumerate(zip(*columns)), ("all", map(sum, columns))):
+            pixels.append((str(name), *(format(sum_, spec) for sum_ in sums)))
+        ranges: list[tuple[str, ...]] = [("map", "least", "greatest")]
+        ranges += [(name, f"{a:.4g}", f"{b:.4g}") for name, (a, b) in self.ranges.items()]
+        missing = ", ".join(map(str, self.without_text)) or "none"
+        return "\n".join(
+            [*_align(pixels), f"images without text: {missing}", "", *_align(ranges, left=True)]
+        )
+
+
+def validate_batch(predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> BatchSummary:
+    """Return a summary of a batch, or raise an error that names the first wrong pixel.
+
+    Every value of every map that `DBLoss` takes must be in [0, 1], masked out or not. The maps are
+    read in order: the predictions, channel by channel, then the labels; in each map image by
+    image and row by row.
+
+    Positive is `sum(g*m)`, negative `sum((1-g)*m)` and ignored `sum(1-m)`, with `g` the shrink map
+    and `m` the shrink mask. Of labels of 0 and 1 these are numbers of pixels, of labels in between
+    sums of weights; the three add up to `H*W` either way.
+
+    It copies the maps to the host and reads them, which a loss never does: call it on the first
+    batches, or on the batch whose loss looks wrong.
+
+    Args:
+        predicts: as for `DBLoss`: `"maps"`, float `[N, 3, H, W]`. Channel 0 of `"cbn_maps"` is read
+            where there are `"distance_maps"`, and `"aux_maps_p4"`, `"aux_maps_p3"` and
+            `"aux_maps_p2"` where they are there.
+        labels: as for `DBLoss`: `[image, threshold_map, threshold_mask, shrink_map, shrink_mask]`,
+            each but the image `[N, H, W]`; float, bool or integer. The image is not read.
+
+    Returns:
+        A `BatchSummary` with the sums of each image, the range of each map and the images without
+        text. `str` of it is a table.
+
+    Raises:
+        TypeError: as for `DBLoss`.
+        ValueError: as for `DBLoss`; and a value is NaN, infinite or outside [0, 1]. The message
+            names map, image, pixel (y, x) and value, and how many pixels of the map share it.
+        RuntimeError: Paddle is in static graph mode, where there are no values to read.
+
+    Warns:
+        UserWarning: no pixel of text counts in the batch, or no pixel at all.
+
+    Example:
+        >>> import paddle
+        >>> from dbloss import validate_batch
+        >>> maps = paddle.full([2, 3, 4, 6], 0.5)
+        >>> ones = paddle.ones([2, 4, 6])
+        >>> shrink_map = paddle.zeros([2, 4, 6])
+        >>> shrink_map[0, 1:3, 1:5] = 1
+        >>> print(validate_batch({"maps": maps}, [None, 0.3 * ones, ones, shrink_map, ones]))
+        image  positive  negative  ignored
+            0         8        16        0
+            1         0        24        0
+          all         8        40        0
+        images without text: 1
+        <BLANKLINE>
+        map                                   least  greatest
+        predicts["maps"][:, 0] (probability)    0.5       0.5
+        predicts["maps"][:, 1] (threshold)      0.5       0.5
+        predicts["maps"][:, 2] (binary)         0.5       0.5
+        labels[1] (threshold_map)               0.3       0.3
+        labels[2] (threshold_mask)                1         1
+        labels[3] (shrink_map)                    0         1
+        labels[4] (shrink_mask)                   1         1
+
+    Source:
+        Takes the place of the assertion `loss <= 1` in PaddleOCR `ppocr/losses/det_basic_loss.py`.
+    """
+    checks.eager("validate_batch")
+    maps = checks.maps(predicts)
+    targets = checks.labels(labels, maps)
+    predicted = {"maps": maps}
+    if "distance_maps" in predicts:
+        cbn = checks.maps(predicts, "cbn_maps", channels=1, like=maps)
+        predicted["cbn_maps"] = cbn[:, :1]
+    for name in ("aux_maps_p4", "aux_maps_p3", "aux_maps_p2"):
+        if name in predicts:
+            predicted[name] = checks.maps(predicts, name, like=maps)
+
+    ranges = {}
+    for key, tensor in predicted.items():
+        for channel, values in enumerate(np.moveaxis(_read(tensor), 1, 0)):
+            name = checks.channel_name(key, channel)
+            ranges[name] = checks.fractions(name, values)
+    arrays = [_read(target) for target in targets]
+    for index, values in enumerate(arrays, start=1):
+        name = checks.label_name(index)
+        ranges[name] = checks.fractions(name, values, label=True)
+
+    *_, g, m = arrays
+    positive, negative, ignored = (
+        tuple(weights.sum(axis=(1, 2), dtype=np.float64).tolist())
+        for weights in (g * m, (1 - g) * m, 1 - m)
+    )
+    summary = BatchSummary(positive, negative, ignored, ranges)
+    if len(summary.without_text) == summary.images:
+        checks.warn_no_text(any(negative), any(ignored))
+    return summary
+
+
+def _read(tensor: Tensor) -> NDArray[Any]:
+    # NumPy has no bfloat16.
+    half = tensor.dtype in (paddle.float16, paddle.bfloat16)
+    array: NDArray[Any] = (tensor.detach().astype("float32") if half else tensor.detach()).numpy()
+    return array
+
+
+def _align(rows: Sequence[tuple[str, ...]], left: bool = False) -> list[str]:
+    """Return lines of columns set to the right, the first to the left where `left` is True."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return [
+        "  ".join(
+            cell.ljust(width) if left and i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths))
+        )
+        for row in rows
+    ]
