@@ -11,6 +11,10 @@ def differentiable_binarization(
 ) -> Tensor:
     """Return the approximate binary map `B = sigmoid(k * (P - T))`.
 
+    DB heads write it as `1 / (1 + exp(-k * (P - T)))`. With k = 50 the gradient of that form is NaN
+    in float16 once T - P > 0.222: there the exponential is above 65504, the largest float16, and
+    the gradient is 0 times infinity. The gradient of the sigmoid is finite everywhere.
+
     Args:
         probability_map: P, float `[N, H, W]` or any other shape, values in [0, 1].
         threshold_map: T, the shape and dtype of P, values in [0, 1].

@@ -16,8 +16,7 @@ from dbloss import mining
 if TYPE_CHECKING:
     from dbloss.engine import Term
 
-_DIGIT_BITS = 16
-_DIGITS = 1 << _DIGIT_BITS
+_FEW = 1 << 17  # values
 
 
 def sweep(
@@ -129,33 +128,38 @@ def _sum_of_largest(values: Tensor, n: Tensor) -> Tensor:
 def _nth_largest(values: Tensor, n: Tensor) -> Tensor:
     """Return the n-th largest value, 0-D; the largest for n below 1, the least for n too large.
 
-    It is found digit by digit: a histogram of the leading 16 bits tells in which bin the n-th
-    largest lies, and a histogram of the next 16 bits of the values in that bin narrows it further.
+    It is found digit by digit: a histogram of the leading bits tells in which bin the n-th largest
+    lies, and a histogram of the next bits of the values in that bin narrows it further.
     """
     wide = values.dtype == paddle.float64
     bits = values.view(paddle.int64 if wide else paddle.int32).flatten()
     n = paddle.minimum(n.clip(1), paddle.numel(values).astype(n.dtype))
-    leading = (64 if wide else 32) - _DIGIT_BITS
-    rising = paddle.arange(_DIGITS, dtype=bits.dtype)
-    falling = rising.flip(0)
+    # Few values are counted sooner than the bins of a long histogram are looked through.
+    longest = 11 if 0 <= bits.shape[0] <= _FEW else 16
     prefix = paddle.zeros([], dtype=bits.dtype)
     above = paddle.zeros([], dtype=n.dtype)
-    for shift in range(leading, -1, -_DIGIT_BITS):
-        digits = paddle.bitwise_right_shift(bits, paddle.full_like(prefix, shift))
-        if shift == leading:
+    rest, leading = 64 if wide else 32, True
+    while rest:
+        bins = 1 << min(longest, rest)
+        rest -= min(longest, rest)
+        digits = paddle.bitwise_right_shift(bits, paddle.full_like(prefix, rest))
+        rising = paddle.arange(bins, dtype=bits.dtype)
+        falling = rising.flip(0)
+        if leading:
             # A float is sign and magnitude: falling values are falling positive digits, and then
             # rising negative ones.
-            first = paddle.full_like(prefix, -_DIGITS // 2)
-            order = paddle.concat([falling[: _DIGITS // 2], rising[: _DIGITS // 2]])
+            first = paddle.full_like(prefix, -bins // 2)
+            order = paddle.concat([falling[: bins // 2], rising[: bins // 2]])
         else:
-            first = prefix * _DIGITS
+            first = prefix * bins
             order = paddle.where(prefix < 0, rising, falling)
         # Digits that follow another prefix are counted at the two ends, which are cut off.
-        digits = digits.subtract_(first).clip_(-1, _DIGITS).add_(paddle.ones_like(prefix))
-        histogram = paddle.bincount(digits, minlength=_DIGITS + 2)[1:-1].astype(n.dtype)
+        digits = digits.subtract_(first).clip_(-1, bins).add_(paddle.ones_like(prefix))
+        histogram = paddle.bincount(digits, minlength=bins + 2)[1:-1].astype(n.dtype)
         counts = paddle.gather(histogram, order)
         at_least = counts.cumsum(0) + above
-        place = (at_least < n).astype(paddle.int64).sum().clip(max=_DIGITS - 1).reshape([1])
+        place = (at_least < n).astype(paddle.int64).sum().clip(max=bins - 1).reshape([1])
         above = paddle.gather(at_least - counts, place).squeeze()
         prefix = first + paddle.gather(order, place).squeeze()
+        leading = False
     return prefix.view(values.dtype)
