@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, nn
 
-from dbloss.engine import Term, evaluate
+from dbloss.engine import Term, evaluate, own_dtypes
 
 
 class TermLayer(nn.Layer):  # type: ignore[misc]
@@ -19,7 +19,8 @@ class TermLayer(nn.Layer):  # type: ignore[misc]
         return loss
 
     def _evaluate(self, pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
-        return self._combine(evaluate(pred, self._terms(gt, mask)))
+        with own_dtypes():
+            return self._combine(evaluate(pred, self._terms(gt, mask)))
 
     @staticmethod
     def _mask(gt: Tensor, mask: Tensor | None) -> Tensor:

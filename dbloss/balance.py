@@ -7,7 +7,7 @@ from paddle import Tensor
 from dbloss import checks
 from dbloss._layer import TermLayer
 from dbloss.dice import Dice
-from dbloss.engine import Term, evaluate, pixel_map
+from dbloss.engine import Term, evaluate, own_dtypes, pixel_map
 from dbloss.mask_l1 import Absolute
 from dbloss.mean import Mean, PixelLoss
 from dbloss.mining import Balance
@@ -141,10 +141,11 @@ class BalanceLoss(TermLayer):
         balanced = self._evaluate(pred, gt, mask)
         if not (self.balance_loss and self.return_origin):
             return balanced
-        if self.main_loss_type in _PIXEL_LOSSES:
-            return balanced, pixel_map(pred, gt, _PIXEL_LOSSES[self.main_loss_type])
-        (origin,) = evaluate(pred, (Term(self._loss(), gt, mask),))
-        return balanced, origin
+        with own_dtypes():
+            if self.main_loss_type in _PIXEL_LOSSES:
+                return balanced, pixel_map(pred, gt, _PIXEL_LOSSES[self.main_loss_type])
+            (origin,) = evaluate(pred, (Term(self._loss(), gt, mask),))
+            return balanced, origin
 
     def _loss(self) -> Dice | Mean:
         if self.main_loss_type in ("DiceLoss", "OHEMDiceLoss"):

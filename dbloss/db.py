@@ -8,7 +8,7 @@ from paddle import Tensor, nn
 from dbloss import checks
 from dbloss.balance import BALANCED_TYPES, BalanceLoss
 from dbloss.dice import DiceLoss
-from dbloss.engine import evaluate
+from dbloss.engine import evaluate, own_dtypes
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
 
@@ -42,8 +42,16 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
         focal_gamma: as in `DiceFocalLoss`, which alone reads it.
         dice_weight: as in `DiceFocalLoss`, which alone reads it.
         focal_weight: as in `DiceFocalLoss`, which alone reads it.
-        fallback_negatives: number of hard negatives where the batch has no text, at least 0.
-        smooth: as in `DiceLoss`; it reaches every Dice loss.
+        fallback_negatives: number of hard negatives where the batch has no text, at least 0. On
+            such a batch it pushes the probability map down for `BCELoss`, `CrossEntropy`,
+            `Euclidean` and `MaskL1Loss`; for `DiceLoss` and `OHEMDiceLoss` only together with
+            `smooth`, since Dice without text is 1 whatever is predicted. `DiceFocalLoss` needs
+            neither and does not read it, and nothing does with `balance_loss=False`.
+        smooth: as in `DiceLoss`; it reaches every Dice loss. On a batch without text it pushes the
+            binary map down. The balanced loss of the probability map also needs
+            `fallback_negatives` there: without negatives it has no gradient. With 0 for both, such
+            a batch changes neither map, except with `DiceFocalLoss`, or with `balance_loss=False`
+            and a loss other than Dice.
         **kwargs: anything else is accepted with a warning that names it; `name` without one.
 
     Attributes:
@@ -137,6 +145,10 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
             ValueError: a key, a label or a channel is missing, shapes differ, a map is empty, or a
                 label requires a gradient.
         """
+        with own_dtypes():
+            return self._losses(predicts, labels)
+
+    def _losses(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
         maps = checks.maps(predicts)
         targets = checks.labels(labels, maps)
         shrink, threshold, binary = self._parts(maps, targets)

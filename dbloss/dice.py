@@ -8,7 +8,7 @@ from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
-from dbloss.engine import Term
+from dbloss.engine import Term, own_dtypes
 
 
 class Dice(NamedTuple):
@@ -107,7 +107,9 @@ class DiceLoss(TermLayer):
             checks.single(pred, gt, mask=mask)
         else:
             checks.single(pred, gt, mask=mask, weights=weights)
-            mask = mask.astype(weights.dtype) * weights
+            with own_dtypes():
+                dtype = "float64" if pred.dtype == paddle.float64 else "float32"
+                mask = mask.astype(dtype) * weights.astype(dtype)
         return self._evaluate(pred, gt, mask)
 
     def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:

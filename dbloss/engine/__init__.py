@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 
 _VARIABLE = "DBLOSS_ENGINE"
+_GREATEST_FLOAT16 = 65504.0
 
 
 class Term(NamedTuple):
@@ -38,6 +40,15 @@ class Term(NamedTuple):
     balance: "Balance | None" = None
 
 
+def own_dtypes() -> AbstractContextManager[None]:
+    """Return a context in which operators keep the dtypes given here, whatever AMP would cast.
+
+    Sums over a million pixels overflow in float16.
+    """
+    context: AbstractContextManager[None] = paddle.amp.auto_cast(enable=False)
+    return context
+
+
 def evaluate(maps: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
     """Return the loss of every term, 0-D float32, each differentiable in `maps`.
 
@@ -46,22 +57,19 @@ def evaluate(maps: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
     """
     if not terms:
         return ()
-    # Sums over a million pixels overflow in float16: the dtypes here are chosen, not cast by AMP.
-    with paddle.amp.auto_cast(enable=False):
-        losses: tuple[Tensor, ...] = _Sweeps.apply(maps, terms)
+    losses: tuple[Tensor, ...] = _Sweeps.apply(maps, terms)
     return losses
 
 
 def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
     """Return the loss of every pixel, the shape of `pred`, differentiable in `pred`."""
-    with paddle.amp.auto_cast(enable=False):
-        values: Tensor = _PixelMap.apply(pred, gt, pixel_loss)
+    values: Tensor = _PixelMap.apply(pred, gt, pixel_loss)
     return values
 
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: "Balance") -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
-    with paddle.no_grad(), paddle.amp.auto_cast(enable=False):
+    with paddle.no_grad(), own_dtypes():
         weights: Tensor = _engine(hardness).hard_negatives(hardness, gt, mask, balance)
     return weights
 
@@ -106,18 +114,30 @@ def _has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+def _cast(gradient: Tensor, dtype: Any) -> Tensor:
+    """Return the gradient in the dtype of the prediction.
+
+    What float16 cannot hold becomes its largest number: the backward pass of a saturated sigmoid
+    would make NaN of an infinity.
+    """
+    if dtype == paddle.float16:
+        held = gradient.clip(-_GREATEST_FLOAT16, _GREATEST_FLOAT16)
+        gradient = paddle.where(gradient.isnan(), gradient, held)
+    return gradient.astype(dtype)
+
+
 class _Sweeps(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, maps: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
         losses: tuple[Tensor, ...]
         losses, ctx.gradient = _engine(maps).sweep(maps, terms)
+        ctx.dtype = maps.dtype
         return losses
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
-        with paddle.amp.auto_cast(enable=False):
-            gradient: Tensor = ctx.gradient(upstream)
-        return gradient
+        with own_dtypes():
+            return _cast(ctx.gradient(upstream), ctx.dtype)
 
 
 class _PixelMap(PyLayer):  # type: ignore[misc]
@@ -130,9 +150,9 @@ class _PixelMap(PyLayer):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         pred, gt = ctx.saved_tensor()
-        with paddle.amp.auto_cast(enable=False):
+        with own_dtypes():
             slope = ctx.pixel_loss.derivative(*_PixelMap._copies(pred, gt))
-            return (slope * upstream).astype(pred.dtype)
+            return _cast(slope * upstream, pred.dtype)
 
     @staticmethod
     def _copies(pred: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:

@@ -72,13 +72,9 @@ def sweep(
         _second_sweep(parts, [float(scale) for scale in upstream], rows)
         # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given back,
         # and two threads that do so wait for each other.
-        tensor = paddle.Tensor(
-            value=written,
-            place=paddle.CPUPlace(),
-            persistable=False,
-            zero_copy=True,
+        return paddle.Tensor(
+            value=written, place=paddle.CPUPlace(), persistable=False, zero_copy=True
         )
-        return tensor.astype(maps.dtype)
 
     return tuple(paddle.full([], part.value, paddle.float32) for part in parts), gradient
 
@@ -107,7 +103,7 @@ class _Part:
     ) -> None:
         self.channel, self.loss, self.balance = term.channel, term.loss, term.balance
         self.p, self.g, self.m, self.blocks = p, g, m, blocks
-        self.weights = self.hardness = m
+        self.weights, self.hardness = m, np.empty((m.shape[0], 0), m.dtype)
         self.settings: tuple[float, float, float] = (0.0, 0.0, 0.0)
         if isinstance(term.loss, Dice):
             self.kind = kernels.PROBABILITY
@@ -139,7 +135,7 @@ class _Part:
             elif self.kind == kernels.CROSS_ENTROPY:
                 _first_sweep([self], [self._rank_by(self.kind)])
             self._choose(n_neg, sums[kernels.BLANK])
-            self.weights = self.hardness
+            self.weights = _read_only(self.hardness)
             (sums,) = _first_sweep([self], [(kernels.SUM, self.kind)])
             self.value, self.line = self._outcome(sums, n_pos + n_neg)
             return
@@ -273,7 +269,14 @@ def _rows(tensor: Tensor, dtype: Any) -> _Array:
     array = np.from_dlpack(tensor.detach().astype(dtype))
     channels = array.shape[1] if array.ndim == 4 else 1
     rows = array.reshape(array.shape[0], channels, -1)
-    return rows if rows.strides[2] == rows.itemsize else np.ascontiguousarray(rows)
+    return _read_only(rows if rows.strides[2] == rows.itemsize else np.ascontiguousarray(rows))
+
+
+def _read_only(array: _Array) -> _Array:
+    """Return a view that a kernel cannot write to; numba refuses to compile one that would."""
+    view: _Array = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _blocks(images: int, pixels: int) -> list[_Block]:

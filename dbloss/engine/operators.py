@@ -40,11 +40,11 @@ def sweep(
                 added.add_(channels[part.channel])
             channels[part.channel] = added
         if maps.ndim == 3:
-            return channels[0].astype(maps.dtype)
+            return channels[0]
         for channel in set(range(planes.shape[1])) - set(channels):
             channels[channel] = paddle.zeros_like(planes[:, 0])
-        stacked = paddle.stack([channels[channel] for channel in sorted(channels)], axis=1)
-        return stacked.astype(maps.dtype)
+        stacked: Tensor = paddle.stack([channels[c] for c in sorted(channels)], axis=1)
+        return stacked
 
     return tuple(part.value.astype(paddle.float32) for part in parts), gradient
 

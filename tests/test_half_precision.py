@@ -1,0 +1,250 @@
+"""float16 and bfloat16 predictions, with and without automatic mixed precision (AMP)."""
+
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import oracle
+import paddle
+import pytest
+from helpers import make_batch, scalar, tensor, tensors
+from paddle.base import core
+from paddle.base.framework import _dygraph_tracer
+
+from dbloss import BalanceLoss, DBLoss, DiceFocalLoss, DiceLoss, MaskL1Loss
+from dbloss import differentiable_binarization as binarize
+
+# Half a unit in the last place, and half the smallest number above 0.
+ROUNDING = {"float16": (2.0**-11, 2.0**-25), "bfloat16": (2.0**-8, 0.0)}
+
+HALF = pytest.mark.parametrize("dtype", ROUNDING)
+TYPES = pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
+IGNORE_CPU = pytest.mark.filterwarnings("ignore:amp_guard can only be enabled:UserWarning")
+
+# What AMP calls the operators, and the methods of a tensor that call them.
+METHODS = {
+    "__add__": "elementwise_add",
+    "__radd__": "elementwise_add",
+    "__sub__": "elementwise_sub",
+    "__mul__": "elementwise_mul",
+    "__rmul__": "elementwise_mul",
+    "__truediv__": "elementwise_div",
+    "sum": "reduce_sum",
+    "clip": "clip",
+    "log": "log",
+}
+LISTED = {*METHODS.values(), "multiply", "scale", "sum", "add", "log1p", "abs", "square", "cast"}
+WHITE, BLACK = {"custom_white_list": LISTED}, {"custom_black_list": LISTED}
+LISTS = pytest.mark.parametrize("lists", [{}, WHITE, BLACK], ids=["plain", "white", "black"])
+
+
+@pytest.fixture
+def amp(monkeypatch):
+    """`paddle.amp.auto_cast` that casts on a CPU too, where Paddle's own does nothing.
+
+    It sets the level that Paddle leaves at O0 there, and makes the operators of the white list
+    return the half type, which is what they do on a GPU.
+    """
+    tracer = _dygraph_tracer()
+
+    def casting(method, name):
+        original = getattr(paddle.Tensor, method)
+
+        def call(self, *args, **kwargs):
+            out = original(self, *args, **kwargs)
+            number = args and isinstance(args[0], int | float) and method != "sum"
+            casts = ("scale" if number else name) in tracer._get_amp_op_list()[0]
+            if tracer._amp_level != core.AmpLevel.O0 and casts and out.dtype == paddle.float32:
+                return out.astype(tracer._amp_dtype)
+            return out
+
+        return call
+
+    for method, name in METHODS.items():
+        monkeypatch.setattr(paddle.Tensor, method, casting(method, name))
+
+    @contextmanager
+    def auto_cast(dtype, level, lists):
+        with paddle.amp.auto_cast(level=level, dtype=dtype, **lists):
+            tracer._amp_level, tracer._amp_dtype = getattr(core.AmpLevel, level), dtype
+            yield
+
+    return auto_cast
+
+
+def run(maps, labels, context=None, **settings):
+    """The losses and the gradient of "loss", as float32."""
+    leaf = maps.detach()
+    leaf.stop_gradient = False
+    with context or nullcontext():
+        losses = DBLoss(**settings)({"maps": leaf}, labels)
+        losses["loss"].backward()
+    assert leaf.grad.dtype == leaf.dtype
+    return {key: scalar(v) for key, v in losses.items()}, leaf.grad.astype("float32").numpy()
+
+
+def assert_rounded(got, exact, dtype):
+    """`got` is finite and is `exact`, float32, rounded to the dtype."""
+    relative, absolute = ROUNDING[dtype]
+    assert np.isfinite(got).all()
+    np.testing.assert_allclose(got, exact, rtol=relative + 1e-5, atol=absolute + 1e-12)
+
+
+@HALF
+@TYPES
+@LISTS
+@IGNORE_CPU
+def test_loss_and_gradient_are_those_of_the_rounded_values(engine, amp, lists, kind, dtype):
+    batch = make_batch(seed=5)
+    half, labels = tensor(batch.maps, dtype), tensors(batch.labels)
+    rounded = half.astype("float32")
+    assert (rounded.numpy() != batch.maps).mean() > 0.9
+    settings = {"main_loss_type": kind}
+    expected, slope = oracle.db({"maps": rounded.numpy()}, batch.labels, **settings)
+    losses, grad = run(rounded, labels, **settings)
+    for context in (None, amp(dtype, "O1", lists), amp(dtype, "O2", lists)):
+        half_losses, half_grad = run(half, labels, context, **settings)
+        assert half_losses == pytest.approx(expected, rel=1e-4)
+        assert half_losses == pytest.approx(losses, rel=1e-4)
+        assert_rounded(half_grad, grad, dtype)
+        assert_rounded(half_grad, slope["maps"], dtype)
+
+
+@IGNORE_CPU
+@pytest.mark.parametrize("level", ["O1", "O2"])
+def test_the_white_list_casts_what_is_not_protected(amp, level):
+    """The stand-in for AMP does something: the test above would see it."""
+    one = paddle.ones([2])
+    with amp("float16", level, WHITE):
+        assert {(one + one).dtype, (3.0 * one).dtype, one.sum().dtype} == {paddle.float16}
+        with paddle.amp.auto_cast(enable=False):
+            assert {(one + one).dtype, (3.0 * one).dtype, one.sum().dtype} == {paddle.float32}
+    with amp("float16", level, BLACK):
+        assert (one * one).dtype == paddle.float32
+
+
+@HALF
+@IGNORE_CPU
+@pytest.mark.parametrize(
+    "layer",
+    [
+        DiceLoss(),
+        MaskL1Loss(),
+        DiceFocalLoss(),
+        BalanceLoss(main_loss_type="BCELoss", return_origin=True),
+        BalanceLoss(main_loss_type="DiceLoss", return_origin=True),
+    ],
+    ids=["dice", "masked_l1", "dice_focal", "pixel_loss", "scalar_loss"],
+)
+def test_single_losses_do_not_depend_on_the_lists(engine, amp, layer, dtype):
+    p, g, m = make_batch(seed=6).single
+    half = tensor(p, dtype)
+    exact = layer(half.astype("float32"), *tensors([g, m]))
+    with amp(dtype, "O1", WHITE):
+        got = layer(half, *tensors([g, m]))
+    pairs = zip(got, exact) if isinstance(exact, tuple) else [(got, exact)]
+    for a, b in pairs:
+        assert a.dtype == paddle.float32
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+
+
+@HALF
+@IGNORE_CPU
+def test_maps_cast_from_float32(engine, dtype):
+    """A model keeps float32 in front of its half-precision head: the gradient goes through."""
+    batch = make_batch(seed=7)
+    leaf, seen = tensor(batch.maps, grad=True), []
+    with paddle.amp.auto_cast(level="O1", dtype=dtype):
+        maps = leaf.astype(dtype)
+        maps.register_hook(lambda grad: seen.append(grad.dtype))
+        DBLoss()({"maps": maps}, tensors(batch.labels))["loss"].backward()
+    assert seen == [maps.dtype] and leaf.grad.dtype == paddle.float32
+    rounded = maps.astype("float32").numpy()
+    assert_rounded(leaf.grad.numpy(), oracle.db({"maps": rounded}, batch.labels)[1]["maps"], dtype)
+
+
+LOG2 = float(np.log(2))
+# The loss of the probability map on a page that is all text, at 0.5 everywhere; at 1 it is 0.
+AT_HALF = dict.fromkeys(("DiceLoss", "OHEMDiceLoss"), 1 / 3) | {
+    "MaskL1Loss": 0.5,
+    "BCELoss": LOG2,
+    "CrossEntropy": LOG2,
+    "Euclidean": 0.25,
+    "DiceFocalLoss": 1 / 3 + 0.25 * 0.25 * LOG2,
+}
+
+
+@HALF
+@TYPES
+@pytest.mark.parametrize("value", [0.5, 1.0])
+def test_sums_over_many_pixels_do_not_overflow(engine, kind, value, dtype):
+    """512 x 512 pixels of 0.5 add up to 131072; float16 ends at 65504."""
+    one = paddle.ones([1, 512, 512])
+    maps = paddle.full([1, 3, 512, 512], value).astype(dtype)
+    losses, grad = run(maps, [None, one, one, one, one], main_loss_type=kind, alpha=1, beta=1)
+    expected = AT_HALF[kind] if value == 0.5 else 0
+    assert losses["loss_shrink_maps"] == pytest.approx(expected, rel=1e-4, abs=2e-6)
+    assert losses["loss_threshold_maps"] == pytest.approx(1 - value, rel=1e-4)
+    assert losses["loss_binary_maps"] == pytest.approx(
+        AT_HALF[kind if kind == "DiceFocalLoss" else "DiceLoss"] if value == 0.5 else 0,
+        rel=1e-4,
+        abs=2e-6,
+    )
+    assert np.isfinite(grad).all() and grad.any()
+
+
+def test_a_scaled_loss_scales_the_gradient_before_it_is_rounded(engine):
+    """A pixel of a large page has a gradient below what float16 can tell from 0."""
+    one = paddle.ones([1, 512, 512])
+    layer = MaskL1Loss()
+    for scale, expected in ((1.0, -(2.0**-18)), (2.0**-10, 0.0), (2.0**10, -(2.0**-8))):
+        pred = tensor(np.zeros((1, 512, 512)), "float16", grad=True)
+        (layer(pred, one, one) * scale).backward()
+        assert set(pred.grad.numpy().ravel().tolist()) == {expected}
+
+
+@HALF
+@TYPES
+def test_gradient_is_finite_where_the_prediction_is_0_or_1(engine, kind, dtype):
+    """A sigmoid in half precision rounds to 0 and 1 long before one in float32."""
+    g = np.zeros((1, 4, 4))
+    g[0, 1:3, 1:3] = 1
+    wrong = np.repeat(1 - g[:, None], 3, axis=1)
+    one = np.ones_like(g)
+    losses, grad = run(
+        tensor(wrong, dtype), tensors([None, 0.3 * one, one, g, one]), main_loss_type=kind
+    )
+    assert np.isfinite(list(losses.values())).all() and np.isfinite(grad).all()
+    if kind in oracle.PIXEL_LOSS:
+        np.testing.assert_array_equal(np.sign(grad[:, 0]), 1 - 2 * g)
+
+
+# Differentiable binarization --------------------------------------------------------------------
+
+
+def test_binarization_by_exp_has_a_nan_gradient_in_float16():
+    """Beyond T - P = log(65504) / 50 = 0.222, where the sigmoid's gradient is finite."""
+    half, k = np.float16, np.float16(50)
+    t_minus_p = np.arange(1025, dtype=half) / half(1024)
+    assert t_minus_p.dtype == half
+    with np.errstate(over="ignore", invalid="ignore"):
+        e = np.exp(k * t_minus_p)
+        b = 1 / (1 + e)
+        by_exp = k * (b * b * e)  # the chain of 1 / s, s = 1 + e and e = exp(x)
+        by_sigmoid = k * (b * (1 - b))
+    assert by_exp.dtype == by_sigmoid.dtype == half
+    np.testing.assert_array_equal(np.isnan(by_exp), t_minus_p > 0.222)
+    assert np.log(65504) / 50 == pytest.approx(0.222, abs=5e-4)
+    assert np.isfinite(by_sigmoid).all()
+
+
+@pytest.mark.parametrize(
+    ("form", "finite"),
+    [(binarize, True), (lambda p, t, k: 1 / (1 + paddle.exp(-k * (p - t))), False)],
+    ids=["sigmoid", "exp"],
+)
+def test_binarization_of_the_package_has_a_finite_gradient(form, finite):
+    """Paddle's CPU has no float16 sigmoid. In float32 exp overflows beyond 88.7: k = 100 does."""
+    p, t = tensor([0.0, 0.5], grad=True), tensor([1.0, 0.5])
+    form(p, t, k=100.0).sum().backward()
+    assert np.isfinite(p.grad.numpy()).tolist() == [finite, True]
+    assert p.grad.numpy()[1] == 25
