@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import paddle
 from paddle import Tensor, nn
 
+from dbloss import checks
 from dbloss.engine import Term, evaluate, own_dtypes
 
 
@@ -23,5 +24,10 @@ class TermLayer(nn.Layer):  # type: ignore[misc]
             return self._combine(evaluate(pred, self._terms(gt, mask)))
 
     @staticmethod
-    def _mask(gt: Tensor, mask: Tensor | None) -> Tensor:
-        return paddle.ones_like(gt) if mask is None else mask
+    def _checked_mask(pred: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
+        """Check what a layer with an optional mask takes; return the mask, or ones for None."""
+        if mask is None:
+            checks.single(pred, gt)
+            return paddle.ones_like(gt)
+        checks.single(pred, gt, mask=mask)
+        return mask

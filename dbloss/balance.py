@@ -136,8 +136,7 @@ class BalanceLoss(TermLayer):
             TypeError: an argument is not a tensor of one of those dtypes.
             ValueError: shapes differ, a map is empty, or a label requires a gradient.
         """
-        checks.single(pred, gt, **({} if mask is None else {"mask": mask}))
-        mask = self._mask(gt, mask)
+        mask = self._checked_mask(pred, gt, mask)
         balanced = self._evaluate(pred, gt, mask)
         if not (self.balance_loss and self.return_origin):
             return balanced

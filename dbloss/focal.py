@@ -116,8 +116,7 @@ class DiceFocalLoss(TermLayer):
             TypeError: an argument is not a tensor of one of those dtypes.
             ValueError: shapes differ, a map is empty, or a label requires a gradient.
         """
-        checks.single(pred, gt, **({} if mask is None else {"mask": mask}))
-        return self._evaluate(pred, gt, self._mask(gt, mask))
+        return self._evaluate(pred, gt, self._checked_mask(pred, gt, mask))
 
     def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
         focal = Focal(self.focal_alpha, self.focal_gamma, self.eps)

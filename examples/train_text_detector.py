@@ -24,6 +24,7 @@ import signal
 import threading
 import warnings
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -136,17 +137,20 @@ def to_input(image: np.ndarray) -> np.ndarray:
 
 
 class Pages(paddle.io.Dataset):
-    """Rendered pages in the order of PaddleOCR's loader: the image, then the four label maps."""
+    """Rendered pages in the order of PaddleOCR's loader: the image, then the four label maps.
 
-    def __init__(self, seed: int, count: int) -> None:
-        self.seed, self.count = seed, count
+    `style` is passed on to `render_page`.
+    """
+
+    def __init__(self, seed: int, count: int, **style: Any) -> None:
+        self.seed, self.count, self.style = seed, count, style
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, ...]:
         # Each page has a generator of its own, so it is the same whichever worker draws it.
-        image, words = render_page(np.random.default_rng([self.seed, 0, i]))
+        image, words = render_page(np.random.default_rng([self.seed, 0, i]), **self.style)
         return to_input(image), *make_targets(words, [False] * len(words), SIZE, SIZE)
 
 
@@ -201,8 +205,11 @@ class DBNet(nn.Layer):
 # ---- 3. Training -----------------------------------------------------------------------------
 
 
-def train(model: nn.Layer, loss_fn: nn.Layer, pages: Pages) -> list[dict[str, float]]:
-    """Train on each page once, or until Ctrl-C; return the losses of each step."""
+def train(model: nn.Layer, loss_fn: nn.Layer, pages: Pages, **look: Any) -> list[dict[str, float]]:
+    """Train on each page once, or until Ctrl-C; return the losses of each step.
+
+    `look` is passed on to the progress bar of tqdm.
+    """
     loader = paddle.io.DataLoader(pages, batch_size=BATCH)
     schedule = paddle.optimizer.lr.CosineAnnealingDecay(7e-3, T_max=len(loader))
     optimizer = paddle.optimizer.Adam(schedule, parameters=model.parameters())
@@ -210,7 +217,7 @@ def train(model: nn.Layer, loss_fn: nn.Layer, pages: Pages) -> list[dict[str, fl
     stop = threading.Event()  # Ctrl-C only sets it, so that no step is cut in half
     usual = signal.signal(signal.SIGINT, lambda *_: stop.set())
     model.train()
-    with tqdm(loader, unit="step") as bar:
+    with tqdm(loader, unit="step", **look) as bar:
         for batch in bar:
             # The training step. A batch is [image, threshold_map, threshold_mask, shrink_map,
             # shrink_mask]: DBLoss takes it as its labels whole, and does not read the image.
