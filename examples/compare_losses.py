@@ -1,7 +1,7 @@
 """Train the detector of train_text_detector.py with several losses and compare what it finds.
 
     pip install ".[examples]"
-    python examples/compare_losses.py                        # about 16 minutes on 2 CPU cores
+    python examples/compare_losses.py                        # about 19 minutes on 2 CPU cores
     python examples/compare_losses.py --losses DiceLoss BCELoss --seeds 0 1 2 3 4 --steps 700
 
 The pages are harder than in that example: most have one word or none among much clutter, and
