@@ -6,7 +6,8 @@ import paddle
 from paddle import Tensor, nn
 
 from dbloss import checks
-from dbloss.engine import Term, evaluate, own_dtypes
+from dbloss.engine import Term, evaluate
+from dbloss.engine.dtypes import own_dtypes
 
 
 class TermLayer(nn.Layer):  # type: ignore[misc]

@@ -7,7 +7,8 @@ from paddle import Tensor
 from dbloss import checks
 from dbloss._layer import TermLayer
 from dbloss.dice import Dice
-from dbloss.engine import Term, evaluate, own_dtypes, pixel_map
+from dbloss.engine import Term, evaluate, pixel_map
+from dbloss.engine.dtypes import own_dtypes
 from dbloss.mask_l1 import Absolute
 from dbloss.mean import Mean, PixelLoss
 from dbloss.mining import Balance

@@ -8,7 +8,8 @@ from paddle import Tensor, nn
 from dbloss import checks
 from dbloss.balance import BALANCED_TYPES, BalanceLoss
 from dbloss.dice import DiceLoss
-from dbloss.engine import evaluate, own_dtypes
+from dbloss.engine import evaluate
+from dbloss.engine.dtypes import own_dtypes
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
 

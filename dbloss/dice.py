@@ -8,7 +8,8 @@ from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
-from dbloss.engine import Term, own_dtypes
+from dbloss.engine import Term
+from dbloss.engine.dtypes import computed, own_dtypes
 
 
 class Dice(NamedTuple):
@@ -108,8 +109,7 @@ class DiceLoss(TermLayer):
         else:
             checks.single(pred, gt, mask=mask, weights=weights)
             with own_dtypes():
-                dtype = "float64" if pred.dtype == paddle.float64 else "float32"
-                mask = mask.astype(dtype) * weights.astype(dtype)
+                mask = mask.astype(computed(pred)) * weights.astype(computed(pred))
         return self._evaluate(pred, gt, mask)
 
     def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:

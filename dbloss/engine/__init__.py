@@ -10,7 +10,6 @@ import functools
 import importlib.util
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +18,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from dbloss.engine import operators
+from dbloss.engine.dtypes import computed, own_dtypes
 
 if TYPE_CHECKING:
     from dbloss.dice import Dice
@@ -38,15 +38,6 @@ class Term(NamedTuple):
     mask: Tensor
     channel: int = 0
     balance: "Balance | None" = None
-
-
-def own_dtypes() -> AbstractContextManager[None]:
-    """Return a context in which operators keep the dtypes given here, whatever AMP would cast.
-
-    Sums over a million pixels overflow in float16.
-    """
-    context: AbstractContextManager[None] = paddle.amp.auto_cast(enable=False)
-    return context
 
 
 def evaluate(maps: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
@@ -156,5 +147,5 @@ class _PixelMap(PyLayer):  # type: ignore[misc]
 
     @staticmethod
     def _copies(pred: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:
-        dtype = paddle.float64 if pred.dtype == paddle.float64 else paddle.float32
+        dtype = computed(pred)
         return pred.detach().clone().astype(dtype), gt.astype(dtype)

@@ -25,6 +25,7 @@ from paddle import Tensor
 from dbloss.balance import BinaryCrossEntropy, SquaredError
 from dbloss.dice import Dice
 from dbloss.engine import Term, kernels
+from dbloss.engine.dtypes import computed
 from dbloss.focal import Focal
 from dbloss.mask_l1 import Absolute
 from dbloss.mining import Balance, tie_weight
@@ -49,7 +50,7 @@ def sweep(
     maps: Tensor, terms: Sequence[Term]
 ) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Tensor]]:
     """Return the losses of the terms and the function that gives the gradient of the maps."""
-    dtype = paddle.float64 if maps.dtype == paddle.float64 else paddle.float32
+    dtype = computed(maps)
     planes = _rows(maps, dtype)
     labels = {
         id(tensor): _rows(tensor, dtype)[:, 0]
@@ -81,7 +82,7 @@ def sweep(
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
-    dtype = paddle.float64 if hardness.dtype == paddle.float64 else paddle.float32
+    dtype = computed(hardness)
     p, g, m = (_rows(tensor, dtype)[:, 0] for tensor in (hardness, gt, mask))
     # Dice ranks negatives by what is predicted: here, by the hardness.
     term = Term(Dice(1.0, 0.0), gt, mask, balance=balance)
@@ -157,7 +158,8 @@ class _Part:
         return threshold, float(tie_weight(n, above, equal, np))
 
     def _rank_by(self, kind: int) -> _Job:
-        self.hardness = _empty(self.m.shape, self.m.dtype)
+        if not self.hardness.size:
+            self.hardness = _empty(self.m.shape, self.m.dtype)
         return kernels.RANK, kind
 
     def _choose(self, n: Any, blank: Any) -> Any:

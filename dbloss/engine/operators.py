@@ -12,6 +12,7 @@ import paddle
 from paddle import Tensor
 
 from dbloss import mining
+from dbloss.engine.dtypes import computed
 
 if TYPE_CHECKING:
     from dbloss.engine import Term
@@ -23,7 +24,7 @@ def sweep(
     maps: Tensor, terms: Sequence["Term"]
 ) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Tensor]]:
     """Return the losses of the terms and the function that gives the gradient of the maps."""
-    dtype = paddle.float64 if maps.dtype == paddle.float64 else paddle.float32
+    dtype = computed(maps)
     planes = maps.detach().astype(dtype)
     if maps.ndim == 3:
         planes = planes.unsqueeze(1)
@@ -51,7 +52,7 @@ def sweep(
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: mining.Balance) -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
-    dtype = paddle.float64 if hardness.dtype == paddle.float64 else paddle.float32
+    dtype = computed(hardness)
     hardness, gt, mask = (tensor.astype(dtype) for tensor in (hardness, gt, mask))
     positive = gt * mask
     negative = mask - positive

@@ -1,0 +1,21 @@
+"""The dtypes that losses are computed in, whatever the prediction is and AMP would cast to."""
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import paddle
+from paddle import Tensor
+
+
+def computed(prediction: Tensor) -> Any:
+    """Return the dtype of the maps that are worked on: float64 for float64, else float32."""
+    return paddle.float64 if prediction.dtype == paddle.float64 else paddle.float32
+
+
+def own_dtypes() -> AbstractContextManager[None]:
+    """Return a context in which operators keep the dtypes given here, whatever AMP would cast.
+
+    Sums over a million pixels overflow in float16.
+    """
+    context: AbstractContextManager[None] = paddle.amp.auto_cast(enable=False)
+    return context
