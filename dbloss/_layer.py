@@ -1,6 +1,7 @@
 """What the loss layers have in common."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import paddle
 from paddle import Tensor, nn
@@ -8,9 +9,33 @@ from paddle import Tensor, nn
 from dbloss import checks
 from dbloss.engine import Term, evaluate
 from dbloss.engine.dtypes import own_dtypes
+from dbloss.engine.processes import ALONE, Processes, processes
+
+_Forward = TypeVar("_Forward", bound=Callable[..., Any])
 
 
-class TermLayer(nn.Layer):  # type: ignore[misc]
+def plain_python(forward: _Forward) -> _Forward:
+    """Keep a static graph from translating `forward`, which asks no tensor for its value.
+
+    Its Python runs once, and the graph holds the operators it calls.
+    """
+    paddle.jit.not_to_static(forward)
+    return forward
+
+
+class LossLayer(nn.Layer):  # type: ignore[misc]
+    """A layer whose batch may be spread over several processes."""
+
+    def __init__(self, global_batch: bool, group: Any) -> None:
+        super().__init__()
+        self.global_batch = checks.flag("global_batch", global_batch)
+        self.group = checks.group(group, global_batch)
+
+    def _processes(self) -> Processes:
+        return processes(self.group) if self.global_batch else ALONE
+
+
+class TermLayer(LossLayer):
     """A layer whose loss is made of terms, which an engine evaluates."""
 
     def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
@@ -22,7 +47,7 @@ class TermLayer(nn.Layer):  # type: ignore[misc]
 
     def _evaluate(self, pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
         with own_dtypes():
-            return self._combine(evaluate(pred, self._terms(gt, mask)))
+            return self._combine(evaluate(pred, self._terms(gt, mask), self._processes()))
 
     @staticmethod
     def _checked_mask(pred: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:

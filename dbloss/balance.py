@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer
+from dbloss._layer import TermLayer, plain_python
 from dbloss.dice import Dice
-from dbloss.engine import Term, evaluate, pixel_map
+from dbloss.engine import Term, evaluate, pixel_map, scratch
 from dbloss.engine.dtypes import own_dtypes
 from dbloss.mask_l1 import Absolute
 from dbloss.mean import Mean, PixelLoss
@@ -22,15 +22,17 @@ class BinaryCrossEntropy(NamedTuple):
 
     def value(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `l`."""
-        log_p = p.clip(min=0).log_().clip_(min=-100).multiply_(g)
-        log_not_p = p.clip(max=1).neg_().log1p_().clip_(min=-100).multiply_(1 - g)
+        log_p = scratch.clip(scratch.log(p.clip(min=0)), min=-100)
+        log_not_p = scratch.clip(scratch.log1p(scratch.negate(p.clip(max=1))), min=-100)
+        text = scratch.multiply(log_p, g)
+        value = scratch.negate(scratch.add(text, scratch.multiply(log_not_p, 1 - g)))
         # What is not finite is lost in a clip: 0 * p brings it back, as NaN.
-        return log_p.add_(log_not_p).neg_().add_(p.scale_(0.0))
+        return scratch.add(value, scratch.scale(p, 0.0))
 
     def derivative(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `dl/dp`."""
-        variance = (1 - p).multiply_(p).clip_(min=1e-12)
-        return p.subtract_(g).divide_(variance)
+        variance = scratch.clip(scratch.multiply(1 - p, p), min=1e-12)
+        return scratch.divide(scratch.subtract(p, g), variance)
 
 
 class SquaredError(NamedTuple):
@@ -38,11 +40,11 @@ class SquaredError(NamedTuple):
 
     def value(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `l`."""
-        return p.subtract_(g).square_()
+        return scratch.square(scratch.subtract(p, g))
 
     def derivative(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `dl/dp`."""
-        return p.subtract_(g).scale_(2.0)
+        return scratch.scale(scratch.subtract(p, g), 2.0)
 
 
 _PIXEL_LOSSES: dict[str, PixelLoss] = {
@@ -78,6 +80,8 @@ class BalanceLoss(TermLayer):
         eps: added to every denominator, above 0.
         fallback_negatives: number of hard negatives where the batch has no positive, at least 0.
         smooth: as in `DiceLoss`; it reaches the Dice losses alone.
+        global_batch: as in `DBLoss`.
+        group: as in `DBLoss`.
 
     Raises:
         TypeError: a hyperparameter is of the wrong type.
@@ -106,9 +110,11 @@ class BalanceLoss(TermLayer):
         eps: float = 1e-6,
         fallback_negatives: int = 0,
         smooth: float = 0.0,
+        global_batch: bool = False,
+        group: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(global_batch, group)
         advice = ""
         if main_loss_type == "DiceFocalLoss":
             advice = "It is not balanced: use dbloss.DiceFocalLoss, or DBLoss, which takes it."
@@ -123,6 +129,7 @@ class BalanceLoss(TermLayer):
         self.smooth = checks.number("smooth", smooth, least=0)
         checks.warn_unknown("BalanceLoss", kwargs)
 
+    @plain_python
     def forward(
         self, pred: Tensor, gt: Tensor, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -144,7 +151,7 @@ class BalanceLoss(TermLayer):
         with own_dtypes():
             if self.main_loss_type in _PIXEL_LOSSES:
                 return balanced, pixel_map(pred, gt, _PIXEL_LOSSES[self.main_loss_type])
-            (origin,) = evaluate(pred, (Term(self._loss(), gt, mask),))
+            (origin,) = evaluate(pred, (Term(self._loss(), gt, mask),), self._processes())
             return balanced, origin
 
     def _loss(self) -> Dice | Mean:

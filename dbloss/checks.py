@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, NoReturn
 
 import numpy as np
@@ -22,6 +22,7 @@ _LABEL_DTYPES = (
     paddle.int64,
 )
 _LABEL_NAMES = ("image", "threshold_map", "threshold_mask", "shrink_map", "shrink_mask")
+_DYNAMIC = -1  # what a static graph gives for the size of an axis that the run decides
 _CHANNEL_NAMES = ("(probability)", "(threshold)", "(binary)")
 
 
@@ -77,6 +78,33 @@ def choice(name: str, value: Any, allowed: Sequence[str], advice: str = "") -> s
     return str(value)
 
 
+def group(value: Any, global_batch: bool) -> Any:
+    """Return `value` if it is None, or a group of processes for a global batch, raise otherwise."""
+    if value is None:
+        return None
+    if not hasattr(value, "nranks"):
+        raise TypeError(
+            f"group: expected a group of processes or None, got {_describe(value)}."
+            " Pass what paddle.distributed.new_group returns, or None for all processes."
+        )
+    if not global_batch:
+        raise ValueError(
+            "group: expected None with global_batch=False, where nothing reads it, got a group."
+            " Add global_batch=True, or leave the group out."
+        )
+    return value
+
+
+def member(group: Any) -> None:
+    """Raise if this process is not one of the group."""
+    if group is not None and group.rank < 0:
+        raise RuntimeError(
+            f"group: expected one that holds this process, rank {paddle.distributed.get_rank()},"
+            f" got the ranks {group.ranks}. Compute the loss in those processes alone, or leave"
+            " the group out for all processes."
+        )
+
+
 def warn_unknown(layer: str, kwargs: Mapping[str, Any]) -> None:
     """Warn of keyword arguments that nothing reads. `name` is PaddleOCR's own and passes."""
     unknown = sorted(set(kwargs) - {"name"})
@@ -123,7 +151,7 @@ def maps(
             " A DB head in evaluation mode returns the probability map alone:"
             " call model.train() before the forward pass whose loss you want."
         )
-    if (shape[1] != channels) if exact else (0 <= shape[1] < channels):
+    if (shape[1] not in (channels, _DYNAMIC)) if exact else (0 <= shape[1] < channels):
         raise ValueError(
             f"{where}: expected the shape [N, {wanted}, H, W], got {shape}."
             " Stack the probability, threshold and binary map along axis 1."
@@ -167,12 +195,14 @@ def channel_name(key: str, channel: int) -> str:
     return f'predicts["{key}"][:, {channel}] {_CHANNEL_NAMES[channel]}'
 
 
-def eager(name: str) -> None:
+def eager(
+    name: str, advice: str = "Call it outside the graph, on the batch that goes in."
+) -> None:
     """Raise where tensors have no values yet."""
     if not paddle.in_dynamic_mode():
         raise RuntimeError(
             f"{name}: expected eager mode, got a static graph, whose tensors have no values yet."
-            " Call it outside the graph, on the batch that goes in."
+            f" {advice}"
         )
 
 
@@ -289,7 +319,8 @@ def _label(name: str, tensor: Any, shape: list[int], like: str) -> None:
             f"{name}: expected the shape {shape}, N, H and W of {like}, got {list(tensor.shape)}."
             + _shape_advice(list(tensor.shape), shape)
         )
-    if not tensor.stop_gradient:
+    # In a static graph every input without another word requires a gradient.
+    if paddle.in_dynamic_mode() and not tensor.stop_gradient:
         raise ValueError(
             f"{name}: expected a constant, got a tensor that requires a gradient"
             " (stop_gradient is False). Labels get no gradient: pass its .detach()."
@@ -323,9 +354,8 @@ def _tensor(name: str, value: Any) -> None:
 
 
 def _shapes_agree(got: Sequence[int], expected: Sequence[int]) -> bool:
-    # A dynamic axis of a static graph has the size -1 until the graph runs.
     return len(got) == len(expected) and all(
-        a == b or a == -1 or b == -1 for a, b in zip(got, expected, strict=True)
+        a == b or _DYNAMIC in (a, b) for a, b in zip(got, expected, strict=True)
     )
 
 
@@ -341,3 +371,58 @@ def _describe(value: Any) -> str:
     if isinstance(value, bool | int | float | str):
         return f"{type(value).__name__} {value!r}"
     return f"an object of type {type(value).__module__}.{type(value).__qualname__}"
+
+
+def index(name: str, value: Any, count: int, things: str) -> int:
+    """Return `value` if it is a whole number from 0 to below `count`, raise otherwise."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected a whole number, got {_describe(value)}. Pass an int.")
+    if not 0 <= value < count:
+        raise ValueError(
+            f"{name}: expected 0 to {count - 1}, for there are {count} {things}, got {value}."
+            " Count from 0."
+        )
+    return int(value)
+
+
+def picture(name: str, shape: Sequence[int]) -> None:
+    """Check that `shape` is that of an image whose channels, if it has any, come last."""
+    channels = shape[2] if len(shape) == 3 else 1
+    if len(shape) not in (2, 3) or channels not in (1, 3, 4) or 0 in shape:
+        raise ValueError(
+            f"{name}: expected the shape [h, w], [h, w, C] or [C, h, w] with 1, 3 or 4 channels,"
+            f" got {list(shape)}. Of a batch pass one image."
+        )
+
+
+def records(records: Any) -> list[dict[str, float]]:
+    """Return `records`, the losses of each step, as dicts of floats."""
+    if isinstance(records, str | Mapping) or not isinstance(records, Sequence):
+        raise TypeError(
+            f"records: expected a list with one dict of losses per step, got {_describe(records)}."
+            " Append what the loss returns to a list, and pass that."
+        )
+    if not records:
+        raise ValueError(
+            "records: expected at least one step, got an empty list. Append the losses of each"
+            " step: records.append({name: float(loss) for name, loss in losses.items()})."
+        )
+    return [_record(f"records[{step}]", record) for step, record in enumerate(records)]
+
+
+def _record(name: str, record: Any) -> dict[str, float]:
+    if not isinstance(record, Mapping):
+        raise TypeError(
+            f"{name}: expected a dict of losses, got {_describe(record)}."
+            " Append the dict that the loss returns."
+        )
+    for key, value in record.items():
+        if not isinstance(value, Real) and getattr(value, "size", None) != 1:
+            raise TypeError(
+                f"{name}[{key!r}]: expected a number or a tensor that holds one,"
+                f" got {_describe(value)}. Leave out what is no loss."
+            )
+    return {
+        str(key): float(value if isinstance(value, Real) else value.item())
+        for key, value in record.items()
+    }

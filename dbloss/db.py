@@ -6,17 +6,19 @@ from typing import Any
 from paddle import Tensor, nn
 
 from dbloss import checks
+from dbloss._layer import LossLayer, plain_python
 from dbloss.balance import BALANCED_TYPES, BalanceLoss
 from dbloss.dice import DiceLoss
 from dbloss.engine import evaluate
 from dbloss.engine.dtypes import own_dtypes
+from dbloss.engine.processes import Processes
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
 
 _OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss)
 
 
-class DBLoss(nn.Layer):  # type: ignore[misc]
+class DBLoss(LossLayer):
     """Loss of a DB text detector: `alpha * L_s + beta * L_t + L_b`.
 
     `L_s` is the balanced loss of the probability map, `L_t` the masked L1 loss of the threshold
@@ -53,6 +55,15 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
             `fallback_negatives` there: without negatives it has no gradient. With 0 for both, such
             a batch changes neither map, except with `DiceFocalLoss`, or with `balance_loss=False`
             and a loss other than Dice.
+        global_batch: True takes the images of all processes for one batch, so that sums, counts and
+            the limit of mining are those of the whole. Each process passes its own images, of any
+            number, and gets the loss of the whole batch. Its gradient is multiplied by the number
+            of processes: the mean of the gradients, which `paddle.DataParallel` takes, is then
+            the gradient of one process on the whole batch. Without
+            `paddle.distributed.init_parallel_env` it changes nothing. Every process must call the
+            loss, with the same settings, engine and dtype, since each waits for the sums of the
+            others.
+        group: the processes of a global batch, from `paddle.distributed.new_group`; None for all.
         **kwargs: anything else is accepted with a warning that names it; `name` without one.
 
     Attributes:
@@ -62,7 +73,8 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
 
     Raises:
         TypeError: a hyperparameter is of the wrong type.
-        ValueError: a hyperparameter is out of its range, or `main_loss_type` is unknown.
+        ValueError: a hyperparameter is out of its range, `main_loss_type` is unknown, or there is a
+            group without a global batch.
 
     Example:
         >>> import paddle
@@ -97,9 +109,11 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
         focal_weight: float = 1.0,
         fallback_negatives: int = 0,
         smooth: float = 0.0,
+        global_batch: bool = False,
+        group: Any = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(global_batch, group)
         checks.choice("main_loss_type", main_loss_type, (*BALANCED_TYPES, "DiceFocalLoss"))
         self.alpha = checks.number("alpha", alpha, least=0)
         self.beta = checks.number("beta", beta, least=0)
@@ -110,8 +124,15 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
         checks.warn_unknown("DBLoss", kwargs)
         # A part that is not chosen checks its settings too: an error shows at once.
         mixed = main_loss_type == "DiceFocalLoss"
+        spread = {"global_batch": global_batch, "group": group}
         focal = DiceFocalLoss(
-            dice_weight, focal_weight, focal_alpha, focal_gamma, eps if mixed else 1e-6, smooth
+            dice_weight,
+            focal_weight,
+            focal_alpha,
+            focal_gamma,
+            eps if mixed else 1e-6,
+            smooth,
+            **spread,
         )
         balance = BalanceLoss(
             balance_loss,
@@ -120,11 +141,13 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
             eps=eps,
             fallback_negatives=fallback_negatives,
             smooth=smooth,
+            **spread,
         )
         self.bce_loss = focal if mixed else balance
-        self.l1_loss = MaskL1Loss(eps)
-        self.dice_loss = focal if mixed else DiceLoss(eps, smooth)
+        self.l1_loss = MaskL1Loss(eps, **spread)
+        self.dice_loss = focal if mixed else DiceLoss(eps, smooth, **spread)
 
+    @plain_python
     def forward(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
         """Return the total, `"loss"`, and the weighted parts it is the sum of.
 
@@ -145,6 +168,8 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
             TypeError: an argument is not what is described here, or not a tensor of those dtypes.
             ValueError: a key, a label or a channel is missing, shapes differ, a map is empty, or a
                 label requires a gradient.
+            RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
+                engine that cannot run.
         """
         with own_dtypes():
             return self._losses(predicts, labels)
@@ -158,7 +183,9 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
             "loss_threshold_maps": threshold,
             "loss_binary_maps": binary,
         }
-        total = shrink + threshold + binary
+        # In a static graph Paddle overwrites the first operand of an addition, though it is a result
+        # as well. Here that is the 0 that `sum` begins with.
+        total = sum(losses.values())
         if "distance_maps" in predicts:
             cbn = checks.maps(predicts, "cbn_maps", channels=1, like=maps)
             *_, shrink_map, shrink_mask = targets
@@ -180,11 +207,12 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
             (self.dice_loss, shrink_map, shrink_mask),
         )
         # Layers of this package share their sweeps; any other is called on its channel.
+        together = self._processes()
         terms = [
-            layer._terms(gt, mask, channel) if _is_as_written(layer) else ()
+            layer._terms(gt, mask, channel) if _shares_sweeps(layer, together) else ()
             for channel, (layer, gt, mask) in enumerate(calls)
         ]
-        evaluated = iter(evaluate(maps, [term for group in terms for term in group]))
+        evaluated = iter(evaluate(maps, [term for group in terms for term in group], together))
         shrink, threshold, binary = (
             layer._combine([next(evaluated) for _ in group])
             if group
@@ -197,15 +225,17 @@ class DBLoss(nn.Layer):  # type: ignore[misc]
         """Return the settings, for `print(layer)`."""
         return (
             f"alpha={self.alpha}, beta={self.beta}, aux_weight_p4={self.aux_weight_p4},"
-            f" aux_weight_p3={self.aux_weight_p3}, aux_weight_p2={self.aux_weight_p2}"
+            f" aux_weight_p3={self.aux_weight_p3}, aux_weight_p2={self.aux_weight_p2},"
+            f" global_batch={self.global_batch}"
         )
 
 
-def _is_as_written(layer: nn.Layer) -> bool:
+def _shares_sweeps(layer: nn.Layer, together: Processes) -> bool:
     """Tell whether calling `layer` would do what evaluating its terms does, and no more."""
     return (
         type(layer) in _OWN_LAYERS
         and "forward" not in vars(layer)
         and not layer._forward_pre_hooks
         and not layer._forward_post_hooks
+        and layer._processes() == together
     )

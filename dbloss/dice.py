@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import paddle
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer
-from dbloss.engine import Term
+from dbloss._layer import TermLayer, plain_python
+from dbloss.engine import Term, scratch
 from dbloss.engine.dtypes import computed, own_dtypes
 
 
@@ -39,15 +38,17 @@ class Dice(NamedTuple):
         self, values: Tensor, g: Tensor, w: Tensor, add_up: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, ...]:
         """Return the sums that `value` takes; `values` are overwritten."""
-        predicted = add_up(values.multiply_(w))
-        overlap = add_up(values.multiply_(g))
-        labelled = add_up(paddle.assign(g, values).multiply_(w))
+        values = scratch.multiply(values, w)
+        predicted = add_up(values)
+        values = scratch.multiply(values, g)
+        overlap = add_up(values)
+        labelled = add_up(scratch.multiply(scratch.replace(values, g), w))
         return overlap, predicted, labelled
 
     def slope(self, p: Tensor, g: Tensor, line: tuple[Any, ...]) -> Tensor:
         """Return the gradient per unit of weight; `p` is overwritten."""
         constant, per_target = line
-        return paddle.assign(g, p).multiply_(per_target).add_(constant)
+        return scratch.add(scratch.multiply(scratch.replace(p, g), per_target), constant)
 
     def _overlap(self, sums: Any) -> Any:
         return 2 * sums[0] + self.smooth
@@ -67,6 +68,8 @@ class DiceLoss(TermLayer):
         eps: added to the denominator, above 0.
         smooth: added to both sides of the fraction, at least 0. Above 0 it gives a batch without
             text a gradient that pushes predictions down; PaddleOCR has none, which is 0.
+        global_batch: as in `DBLoss`.
+        group: as in `DBLoss`.
 
     Raises:
         TypeError: a hyperparameter is not a number.
@@ -84,11 +87,18 @@ class DiceLoss(TermLayer):
         Milletari et al., "V-Net", 3DV 2016; PaddleOCR `ppocr/losses/det_basic_loss.py`.
     """
 
-    def __init__(self, eps: float = 1e-6, smooth: float = 0.0) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        eps: float = 1e-6,
+        smooth: float = 0.0,
+        global_batch: bool = False,
+        group: Any = None,
+    ) -> None:
+        super().__init__(global_batch, group)
         self.eps = checks.number("eps", eps, above=0)
         self.smooth = checks.number("smooth", smooth, least=0)
 
+    @plain_python
     def forward(
         self, pred: Tensor, gt: Tensor, mask: Tensor, weights: Tensor | None = None
     ) -> Tensor:

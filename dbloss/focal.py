@@ -1,13 +1,13 @@
 """The focal loss and its sum with Dice."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import paddle
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer
+from dbloss._layer import TermLayer, plain_python
 from dbloss.dice import Dice
 from dbloss.engine import Term
 from dbloss.mean import Mean
@@ -68,6 +68,8 @@ class DiceFocalLoss(TermLayer):
         focal_gamma: exponent that takes weight from easy pixels, at least 0.
         eps: added to the denominators, and the margin of the clip; above 0 and below 0.5.
         smooth: as in `DiceLoss`.
+        global_batch: as in `DBLoss`.
+        group: as in `DBLoss`.
 
     Raises:
         TypeError: a hyperparameter is not a number.
@@ -95,8 +97,10 @@ class DiceFocalLoss(TermLayer):
         focal_gamma: float = 2.0,
         eps: float = 1e-6,
         smooth: float = 0.0,
+        global_batch: bool = False,
+        group: Any = None,
     ) -> None:
-        super().__init__()
+        super().__init__(global_batch, group)
         self.dice_weight = checks.number("dice_weight", dice_weight, least=0)
         self.focal_weight = checks.number("focal_weight", focal_weight, least=0)
         self.focal_alpha = checks.number("focal_alpha", focal_alpha, least=0, most=1)
@@ -104,6 +108,7 @@ class DiceFocalLoss(TermLayer):
         self.eps = checks.number("eps", eps, above=0, below=0.5)
         self.smooth = checks.number("smooth", smooth, least=0)
 
+    @plain_python
     def forward(self, pred: Tensor, gt: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the loss, a 0-D float32 tensor.
 

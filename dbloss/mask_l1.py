@@ -1,13 +1,13 @@
 """The L1 loss over a mask."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import paddle
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer
-from dbloss.engine import Term
+from dbloss._layer import TermLayer, plain_python
+from dbloss.engine import Term, scratch
 from dbloss.mean import Mean
 
 
@@ -16,11 +16,11 @@ class Absolute(NamedTuple):
 
     def value(self, p: Tensor, t: Tensor) -> Tensor:
         """Return `l`."""
-        return p.subtract_(t).abs_()
+        return scratch.absolute(scratch.subtract(p, t))
 
     def derivative(self, p: Tensor, t: Tensor) -> Tensor:
         """Return `dl/dp`."""
-        return paddle.sign(p.subtract_(t))
+        return paddle.sign(scratch.subtract(p, t))
 
 
 class MaskL1Loss(TermLayer):
@@ -31,6 +31,8 @@ class MaskL1Loss(TermLayer):
 
     Args:
         eps: added to the denominator, above 0.
+        global_batch: as in `DBLoss`.
+        group: as in `DBLoss`.
 
     Raises:
         TypeError: `eps` is not a number.
@@ -50,10 +52,11 @@ class MaskL1Loss(TermLayer):
         AAAI 2020, equation 10; PaddleOCR `ppocr/losses/det_basic_loss.py`.
     """
 
-    def __init__(self, eps: float = 1e-6) -> None:
-        super().__init__()
+    def __init__(self, eps: float = 1e-6, global_batch: bool = False, group: Any = None) -> None:
+        super().__init__(global_batch, group)
         self.eps = checks.number("eps", eps, above=0)
 
+    @plain_python
     def forward(self, pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
         """Return the loss, a 0-D float32 tensor.
 

@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 from paddle import Tensor
 
+from dbloss.engine import scratch
+
 
 class PixelLoss(Protocol):
     """A loss `l(p, g)` of a prediction and its target, pixel by pixel. Both may overwrite `p`."""
@@ -44,8 +46,8 @@ class Mean(NamedTuple):
         self, values: Tensor, g: Tensor, w: Tensor, add_up: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, ...]:
         """Return the sums that `value` takes; `values` are overwritten."""
-        return (add_up(values.multiply_(w)),)
+        return (add_up(scratch.multiply(values, w)),)
 
     def slope(self, p: Tensor, g: Tensor, line: tuple[Any, ...]) -> Tensor:
         """Return the gradient per unit of weight; `p` is overwritten."""
-        return self.pixel_loss.derivative(p, g).multiply_(line[0])
+        return scratch.multiply(self.pixel_loss.derivative(p, g), line[0])

@@ -1,9 +1,9 @@
 """The two sweeps over the pixels: one that makes the losses, one that writes the gradient.
 
-An engine is a module with two functions. `sweep(maps, terms)` returns the loss of every term, 0-D
-float32, and a function that takes the gradients of those losses and returns the gradient of `maps`.
-`hard_negatives(hardness, gt, mask, balance)` returns the weights that mining gives. Engines know
-formulas and tensors, and no Layer.
+An engine is a module with two functions. `sweep(maps, terms, processes)` returns the loss of every
+term, 0-D float32, and a function that takes the gradients of those losses and returns the gradient
+of `maps`; between the two the processes add up their sums. `hard_negatives(hardness, gt, mask,
+balance)` returns the weights that mining gives. Engines know formulas and tensors, and no Layer.
 """
 
 import functools
@@ -19,6 +19,7 @@ from paddle.autograd import PyLayer
 
 from dbloss.engine import operators
 from dbloss.engine.dtypes import computed, own_dtypes
+from dbloss.engine.processes import Processes
 
 if TYPE_CHECKING:
     from dbloss.dice import Dice
@@ -40,22 +41,29 @@ class Term(NamedTuple):
     balance: "Balance | None" = None
 
 
-def evaluate(maps: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
+def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
     """Return the loss of every term, 0-D float32, each differentiable in `maps`.
 
     `maps` is `[N, C, H, W]`, or `[N, H, W]` for one channel; targets and masks are `[N, H, W]`
-    and constant.
+    and constant. The losses are those of the images of all processes.
     """
     if not terms:
         return ()
-    losses: tuple[Tensor, ...] = _Sweeps.apply(maps, terms)
+    losses: tuple[Tensor, ...]
+    if paddle.in_dynamic_mode():
+        losses = _Sweeps.apply(maps, terms, processes)
+    else:
+        _engine(maps)
+        losses = operators.graph(maps, terms, processes)
     return losses
 
 
 def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
     """Return the loss of every pixel, the shape of `pred`, differentiable in `pred`."""
-    values: Tensor = _PixelMap.apply(pred, gt, pixel_loss)
-    return values
+    if paddle.in_dynamic_mode():
+        values: Tensor = _PixelMap.apply(pred, gt, pixel_loss)
+        return values
+    return operators.pixel_graph(pred, gt, pixel_loss)
 
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: "Balance") -> Tensor:
@@ -119,15 +127,20 @@ def _cast(gradient: Tensor, dtype: Any) -> Tensor:
 
 class _Sweeps(PyLayer):  # type: ignore[misc]
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, terms: Sequence[Term]) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any, maps: Tensor, terms: Sequence[Term], processes: Processes
+    ) -> tuple[Tensor, ...]:
         losses: tuple[Tensor, ...]
-        losses, ctx.gradient = _engine(maps).sweep(maps, terms)
-        ctx.dtype = maps.dtype
+        losses, ctx.gradient = _engine(maps).sweep(maps, terms, processes)
+        ctx.dtype, ctx.processes = maps.dtype, processes
         return losses
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
         with own_dtypes():
+            if ctx.processes.size > 1:
+                # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
+                upstream = tuple(ctx.processes.size * scale for scale in upstream)
             return _cast(ctx.gradient(upstream), ctx.dtype)
 
 

@@ -26,6 +26,7 @@ from dbloss.balance import BinaryCrossEntropy, SquaredError
 from dbloss.dice import Dice
 from dbloss.engine import Term, kernels
 from dbloss.engine.dtypes import computed
+from dbloss.engine.processes import ALONE, Processes
 from dbloss.focal import Focal
 from dbloss.mask_l1 import Absolute
 from dbloss.mining import Balance, tie_weight
@@ -47,7 +48,7 @@ _KINDS: dict[type, int] = {
 
 
 def sweep(
-    maps: Tensor, terms: Sequence[Term]
+    maps: Tensor, terms: Sequence[Term], processes: Processes
 ) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Tensor]]:
     """Return the losses of the terms and the function that gives the gradient of the maps."""
     dtype = computed(maps)
@@ -62,10 +63,10 @@ def sweep(
         _Part(term, planes[:, term.channel], labels[id(term.target)], labels[id(term.mask)], blocks)
         for term in terms
     ]
-    sums = _first_sweep(parts, [part.first_job() for part in parts])
+    sums = _first_sweep(parts, [part.first_job() for part in parts], processes)
     with np.errstate(all="ignore"):
         for part, part_sums in zip(parts, sums):
-            part.finish(part_sums)
+            part.finish(part_sums, processes)
 
     def gradient(upstream: Sequence[Tensor]) -> Tensor:
         written = _empty(tuple(maps.shape), planes.dtype)
@@ -87,10 +88,10 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     # Dice ranks negatives by what is predicted: here, by the hardness.
     term = Term(Dice(1.0, 0.0), gt, mask, balance=balance)
     part = _Part(term, p, g, m, _blocks(*p.shape))
-    (sums,) = _first_sweep([part], [part.first_job()])
+    (sums,) = _first_sweep([part], [part.first_job()], ALONE)
     positive = sums[kernels.POSITIVE]
     _, n_neg = balance.counts(positive, sums[kernels.TOTAL] - positive, np)
-    threshold, share = part.threshold(n_neg, sums[kernels.BLANK])
+    threshold, share = part.threshold(n_neg, sums[kernels.BLANK], ALONE)
     weights = (part.hardness > threshold) + share * (part.hardness == threshold)
     weights *= part.m != part.m * part.g
     return paddle.to_tensor(weights.reshape(hardness.shape), paddle.float32, "cpu")
@@ -122,7 +123,7 @@ class _Part:
         by_probability = self.kind == kernels.CROSS_ENTROPY
         return self._rank_by(kernels.PROBABILITY if by_probability else self.kind)
 
-    def finish(self, sums: _Array) -> None:
+    def finish(self, sums: _Array, processes: Processes) -> None:
         """Take the sums of the batch; set the value and the line of the gradient."""
         balance, count = self.balance, sums[kernels.TOTAL]
         if balance is None:
@@ -134,24 +135,24 @@ class _Part:
             if self.kind == kernels.CROSS_ENTROPY and regular:
                 self.kind = kernels.BINARY_ENTROPY
             elif self.kind == kernels.CROSS_ENTROPY:
-                _first_sweep([self], [self._rank_by(self.kind)])
-            self._choose(n_neg, sums[kernels.BLANK])
+                _first_sweep([self], [self._rank_by(self.kind)], ALONE)
+            self._choose(n_neg, sums[kernels.BLANK], processes)
             self.weights = _read_only(self.hardness)
-            (sums,) = _first_sweep([self], [(kernels.SUM, self.kind)])
+            (sums,) = _first_sweep([self], [(kernels.SUM, self.kind)], processes)
             self.value, self.line = self._outcome(sums, n_pos + n_neg)
             return
         d, line = self._outcome(sums, count)
         chosen = n_neg
         if not (regular and d >= 0):
             self.settings = (-1.0 if d < 0 else 1.0, 0.0, 0.0)
-            (sums,) = _first_sweep([self], [self._rank_by(kernels.CONSTANT)])
-            chosen = self._choose(n_neg, sums[kernels.BLANK])
+            (sums,) = _first_sweep([self], [self._rank_by(kernels.CONSTANT)], processes)
+            chosen = self._choose(n_neg, sums[kernels.BLANK], processes)
         factor = (positive + chosen) / (n_pos + n_neg + balance.eps)
         self.value, self.line = factor * d, tuple(factor * x for x in line)
 
-    def threshold(self, n: Any, blank: Any) -> tuple[Any, float]:
+    def threshold(self, n: Any, blank: Any, processes: Processes) -> tuple[Any, float]:
         """Return the n-th largest hardness and the weight of those that equal it."""
-        threshold, above, equal = _nth_largest(self.hardness, n, self.blocks)
+        threshold, above, equal = _nth_largest(self.hardness, n, self.blocks, processes)
         if threshold == 0:
             # Pixels of no negative weight have the hardness 0 and take no place.
             equal -= blank
@@ -162,23 +163,23 @@ class _Part:
             self.hardness = _empty(self.m.shape, self.m.dtype)
         return kernels.RANK, kind
 
-    def _choose(self, n: Any, blank: Any) -> Any:
+    def _choose(self, n: Any, blank: Any, processes: Processes) -> Any:
         """Turn the hardness into weights; return the weight of all chosen negatives."""
-        threshold, share = self.threshold(n, blank)
+        threshold, share = self.threshold(n, blank, processes)
 
         def weigh(block: _Block) -> float:
             arrays = self.hardness[block], self.g[block], self.m[block]
             return float(kernels.mined_weights(*arrays, threshold, share))
 
-        return sum(_spread(weigh, self.blocks))
+        return _together(np.sum(_spread(weigh, self.blocks)), processes)
 
     def _outcome(self, sums: _Array, count: Any) -> tuple[Any, tuple[Any, ...]]:
         used = tuple(sums[:3]) if isinstance(self.loss, Dice) else tuple(sums[:1])
         return self.loss.value(used, count), self.loss.line(used, count)
 
 
-def _first_sweep(parts: Sequence[_Part], jobs: Sequence[_Job]) -> Any:
-    """Do a job for each part; return its sums, `[parts, slots]`."""
+def _first_sweep(parts: Sequence[_Part], jobs: Sequence[_Job], processes: Processes) -> Any:
+    """Do a job for each part; return its sums over the processes, `[parts, slots]`."""
     settings = np.array([part.settings for part in parts])
     numbers = np.array(jobs)
 
@@ -195,7 +196,7 @@ def _first_sweep(parts: Sequence[_Part], jobs: Sequence[_Job]) -> Any:
         )
         return out
 
-    return np.sum(_spread(work, parts[0].blocks), axis=0)
+    return _together(np.sum(_spread(work, parts[0].blocks), axis=0), processes)
 
 
 def _second_sweep(parts: Sequence[_Part], scales: Sequence[float], rows: _Array) -> None:
@@ -224,17 +225,19 @@ def _second_sweep(parts: Sequence[_Part], scales: Sequence[float], rows: _Array)
         rows[:, channel] = 0
 
 
-def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[Any, int, int]:
+def _nth_largest(
+    values: _Array, n: float, blocks: Sequence[_Block], processes: Processes
+) -> tuple[Any, int, int]:
     """Return the n-th largest value, how many lie above it and how many equal it.
 
     That is the largest for n below 1, the least for n too large. It is found digit by digit: a
     histogram of the leading bits tells in which bin the value lies, and a histogram of the next
     bits of the values in that bin narrows it further.
     """
-    n = min(max(n, 1), values.size)
     bits = values.view(np.int64 if values.dtype == np.float64 else np.int32)
-    # Few values are counted sooner than the bins of a long histogram are looked through.
-    longest = 16 if values.size > _BLOCK_PIXELS else 11
+    # Few values are counted sooner than the bins of a long histogram are looked through; and
+    # processes, which do not know how many values the others have, send each other these bins.
+    longest = 16 if values.size > _BLOCK_PIXELS and processes.size == 1 else 11
     # One histogram serves all blocks of a thread.
     groups = [blocks[i :: _threads()] for i in range(min(_threads(), len(blocks)))]
     rest = 8 * bits.itemsize
@@ -255,12 +258,21 @@ def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[An
                 kernels.count_digits(bits[n, pixels], shift, prefix, leading, histogram)
             return histogram
 
-        histogram = np.sum(_spread(count, groups), axis=0)
-        digit, above, equal = kernels.nth_digit(histogram, float(n), above)
+        histogram = _together(np.sum(_spread(count, groups), axis=0), processes)
+        # An n too large ends in the last bin that holds a value.
+        wanted = min(max(float(n), 1.0), above + float(histogram.sum()))
+        digit, above, equal = kernels.nth_digit(histogram, wanted, above)
         prefix = (prefix << width) + digit - ((1 << width) // 2 if leading else 0)
         leading = False
     raw = prefix if prefix >= 0 else int(np.iinfo(bits.dtype).min) - prefix
     return bits.dtype.type(raw).view(values.dtype), above, equal
+
+
+def _together(numbers: _Array, processes: Processes) -> Any:
+    """Return the sum of `numbers` over the processes."""
+    if processes.size == 1:
+        return numbers
+    return processes.add_up(paddle.to_tensor(numbers, place="cpu")).numpy()
 
 
 def _rows(tensor: Tensor, dtype: Any) -> _Array:

@@ -1,4 +1,4 @@
-"""The sweeps in Paddle's operators: any device, any float width. The reference of the others.
+"""The sweeps in Paddle's operators: any device, any float width, any graph. The reference.
 
 Maps are float32, or float64 where the prediction is. A sum adds up each row in the dtype of the
 maps and the rows in float64. No value is read on the host. A map that was made here is worked on in
@@ -12,42 +12,60 @@ import paddle
 from paddle import Tensor
 
 from dbloss import mining
+from dbloss.engine import scratch
 from dbloss.engine.dtypes import computed
+from dbloss.engine.processes import ALONE, Processes
 
 if TYPE_CHECKING:
     from dbloss.engine import Term
+    from dbloss.mean import PixelLoss
 
-_FEW = 1 << 17  # values
+_DIGIT = 11  # bits; a GPU counts in fast memory that does not hold the bins of many more
 
 
 def sweep(
-    maps: Tensor, terms: Sequence["Term"]
+    maps: Tensor, terms: Sequence["Term"], processes: Processes
 ) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Tensor]]:
     """Return the losses of the terms and the function that gives the gradient of the maps."""
-    dtype = computed(maps)
-    planes = maps.detach().astype(dtype)
-    if maps.ndim == 3:
-        planes = planes.unsqueeze(1)
-    labels = {
-        id(tensor): tensor.astype(dtype) for term in terms for tensor in (term.target, term.mask)
-    }
-    parts = [_Part(term, planes, labels[id(term.target)], labels[id(term.mask)]) for term in terms]
+    parts = _first_sweep(maps, terms, processes)
 
     def gradient(upstream: Sequence[Tensor]) -> Tensor:
         channels: dict[int, Tensor] = {}
         for part, scale in zip(parts, upstream):
             added = part.gradient(scale)
             if part.channel in channels:
-                added.add_(channels[part.channel])
+                added = scratch.add(added, channels[part.channel])
             channels[part.channel] = added
         if maps.ndim == 3:
             return channels[0]
-        for channel in set(range(planes.shape[1])) - set(channels):
-            channels[channel] = paddle.zeros_like(planes[:, 0])
+        for channel in set(range(maps.shape[1])) - set(channels):
+            channels[channel] = paddle.zeros_like(channels[parts[0].channel])
         stacked: Tensor = paddle.stack([channels[c] for c in sorted(channels)], axis=1)
         return stacked
 
     return tuple(part.value.astype(paddle.float32) for part in parts), gradient
+
+
+def graph(maps: Tensor, terms: Sequence["Term"], processes: Processes) -> tuple[Tensor, ...]:
+    """Return the losses of the terms in a static graph, which differentiates operators itself.
+
+    What it differentiates is a 0 added to the loss: the gradient times the difference between the
+    maps and a constant copy of them.
+    """
+    losses = []
+    for part in _first_sweep(maps, terms, processes):
+        plane = maps if maps.ndim == 3 else maps[:, part.channel]
+        line = part.gradient(paddle.ones([]))
+        zero = (line * (plane - plane.detach()).astype(line.dtype)).sum()
+        losses.append((part.value.astype(line.dtype) + zero).astype(paddle.float32))
+    return tuple(losses)
+
+
+def pixel_graph(pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
+    """Return the loss of every pixel in a static graph, made differentiable as in `graph`."""
+    p, g = (tensor.detach().astype(computed(pred)) for tensor in (pred, gt))
+    zero = pixel_loss.derivative(p, g) * (pred - pred.detach()).astype(p.dtype)
+    return pixel_loss.value(p, g) + zero
 
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: mining.Balance) -> Tensor:
@@ -57,93 +75,133 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: mining.B
     positive = gt * mask
     negative = mask - positive
     _, n_neg = balance.counts(_sum(positive), _sum(mask) - _sum(positive), paddle)
-    weights = _largest(hardness * negative, negative, n_neg) * (negative != 0).astype(dtype)
+    weights = _largest(hardness * negative, negative, n_neg, ALONE) * (negative != 0).astype(dtype)
     return weights.astype(paddle.float32)
 
 
 class _Part:
-    """One term: its first sweep, and what its second sweep needs."""
+    """One term: the sums of its first sweep, what they give, and what its second sweep needs."""
 
     def __init__(self, term: "Term", planes: Tensor, g: Tensor, m: Tensor) -> None:
-        self.channel, self.loss = term.channel, term.loss
+        self.channel, self.loss, self.balance = term.channel, term.loss, term.balance
         self.planes, self.g, self.weights = planes, g, m
-        balance, count = term.balance, _sum(m)
-        values = self.loss.values(self._predictions(), g)
+
+    def first_sums(self) -> list[Tensor]:
+        """Return the sums of this process that `finish` takes."""
+        sums = [_sum(self.weights)]
+        if self.balance is not None:
+            positive = self.g * self.weights
+            sums.append(_sum(positive))
+            self.negative = scratch.negate(scratch.subtract(positive, self.weights))
+            if self.balance.per_pixel:
+                return sums
+        return [*sums, *self._sums(self.loss.values(self._copy(), self.g))]
+
+    def finish(self, sums: Sequence[Tensor], processes: Processes) -> None:
+        """Take the sums of the batch; set the value and the line of the gradient."""
+        balance, (count, *sums) = self.balance, sums
         if balance is None:
-            self.value, self.line = self._outcome(values, count)
+            self.value, self.line = self._outcome(sums, count)
             return
-        negative = g * m
-        positive_sum = _sum(negative)
-        negative.subtract_(m).neg_()
-        n_pos, n_neg = balance.counts(positive_sum, count - positive_sum, paddle)
+        positive, *sums = sums
+        n_pos, n_neg = balance.counts(positive, count - positive, paddle)
+        negative = self.negative
+        del self.negative
         if balance.per_pixel:
-            self.weights = _largest(values * negative, negative, n_neg).multiply_(negative)
-            self.weights.subtract_(negative).add_(m)
-            self.value, self.line = self._outcome(values, n_pos + n_neg)
+            values = self.loss.values(self._copy(), self.g)
+            chosen = _largest(values * negative, negative, n_neg, processes)
+            chosen = scratch.multiply(chosen, negative)
+            self.weights = scratch.add(scratch.subtract(chosen, negative), self.weights)
+            sums = processes.add_up(paddle.stack(self._sums(values))).unbind()
+            self.value, self.line = self._outcome(sums, n_pos + n_neg)
             return
-        d, line = self._outcome(values, count)
+        d, line = self._outcome(sums, count)
         sign = 1 - 2 * (d < 0).astype(d.dtype)
-        negative.multiply_(sign.astype(m.dtype))
-        chosen = sign * _sum_of_largest(negative, n_neg)
-        factor = (positive_sum + chosen) / (n_pos + n_neg + balance.eps)
+        negative = scratch.multiply(negative, sign.astype(negative.dtype))
+        chosen = sign * _sum_of_largest(negative, n_neg, processes)
+        factor = (positive + chosen) / (n_pos + n_neg + balance.eps)
         self.value, self.line = factor * d, tuple(factor * x for x in line)
 
     def gradient(self, upstream: Tensor) -> Tensor:
+        """Return the gradient of the channel."""
         scale = upstream.astype(paddle.float64)
         line = tuple((scale * x).astype(self.weights.dtype) for x in self.line)
-        return self.loss.slope(self._predictions(), self.g, line).multiply_(self.weights)
+        return scratch.multiply(self.loss.slope(self._copy(), self.g, line), self.weights)
 
-    def _predictions(self) -> Tensor:
-        """Return a copy, for its receiver to overwrite."""
+    def _copy(self) -> Tensor:
+        """Return the predictions, for the receiver to overwrite."""
         return self.planes[:, self.channel].clone()
 
-    def _outcome(self, values: Tensor, count: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        sums = self.loss.sums(values, self.g, self.weights, _sum)
+    def _sums(self, values: Tensor) -> tuple[Tensor, ...]:
+        return self.loss.sums(values, self.g, self.weights, _sum)
+
+    def _outcome(self, sums: Sequence[Tensor], count: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.loss.value(sums, count), self.loss.line(sums, count)
+
+
+def _first_sweep(maps: Tensor, terms: Sequence["Term"], processes: Processes) -> list[_Part]:
+    dtype = computed(maps)
+    planes = maps.detach().astype(dtype)
+    if maps.ndim == 3:
+        planes = planes.unsqueeze(1)
+    labels = {
+        id(tensor): tensor.detach().astype(dtype)
+        for term in terms
+        for tensor in (term.target, term.mask)
+    }
+    parts = [_Part(term, planes, labels[id(term.target)], labels[id(term.mask)]) for term in terms]
+    sums = [part.first_sums() for part in parts]
+    if processes.size > 1:
+        # One exchange for all of them: each costs a message and a wait.
+        every = iter(processes.add_up(paddle.stack([x for some in sums for x in some])).unbind())
+        sums = [[next(every) for _ in some] for some in sums]
+    for part, some in zip(parts, sums):
+        part.finish(some, processes)
+    return parts
 
 
 def _sum(x: Tensor) -> Tensor:
     return x.sum(axis=-1).astype(paddle.float64).sum()
 
 
-def _largest(values: Tensor, negative: Tensor, n: Tensor) -> Tensor:
+def _largest(values: Tensor, negative: Tensor, n: Tensor, processes: Processes) -> Tensor:
     """Return 1 for each of the `n` largest values, a tie's weight for a tie, 0 for the others."""
-    threshold = _nth_largest(values, n)
+    threshold = _nth_largest(values, n, processes)
     above = (values > threshold).astype(values.dtype)
     # A pixel of no negative weight has the value 0 and takes no place.
     tied = (values == threshold).logical_and(negative != 0).astype(values.dtype)
-    share = mining.tie_weight(n, _sum(above), _sum(tied), paddle)
-    return above.add_(tied.multiply_(share.astype(values.dtype)))
+    n_above, n_tied = processes.add_up(paddle.stack([_sum(above), _sum(tied)])).unbind()
+    share = mining.tie_weight(n, n_above, n_tied, paddle)
+    return scratch.add(above, scratch.multiply(tied, share.astype(values.dtype)))
 
 
-def _sum_of_largest(values: Tensor, n: Tensor) -> Tensor:
+def _sum_of_largest(values: Tensor, n: Tensor, processes: Processes) -> Tensor:
     """Return the sum of the `n` largest values, which are overwritten.
 
     It is n times the smallest of them, plus what the others have more.
     """
-    n = paddle.minimum(n, paddle.numel(values).astype(n.dtype))
-    threshold = _nth_largest(values, n)
-    return n * threshold.astype(n.dtype) + _sum(values.subtract_(threshold).clip_(min=0))
+    threshold = _nth_largest(values, n, processes)
+    more = _sum(scratch.clip(scratch.subtract(values, threshold), min=0))
+    count = paddle.numel(values).astype(n.dtype)
+    count, more = processes.add_up(paddle.stack([count, more])).unbind()
+    return paddle.minimum(n, count) * threshold.astype(n.dtype) + more
 
 
-def _nth_largest(values: Tensor, n: Tensor) -> Tensor:
+def _nth_largest(values: Tensor, n: Tensor, processes: Processes) -> Tensor:
     """Return the n-th largest value, 0-D; the largest for n below 1, the least for n too large.
 
     It is found digit by digit: a histogram of the leading bits tells in which bin the n-th largest
     lies, and a histogram of the next bits of the values in that bin narrows it further.
     """
-    wide = values.dtype == paddle.float64
-    bits = values.view(paddle.int64 if wide else paddle.int32).flatten()
-    n = paddle.minimum(n.clip(1), paddle.numel(values).astype(n.dtype))
-    # Few values are counted sooner than the bins of a long histogram are looked through.
-    longest = 11 if 0 <= bits.shape[0] <= _FEW else 16
-    prefix = paddle.zeros([], dtype=bits.dtype)
-    above = paddle.zeros([], dtype=n.dtype)
-    rest, leading = 64 if wide else 32, True
+    if not paddle.in_dynamic_mode():
+        return _nth_in_order(values, n)
+    bits = values.view(paddle.int64 if values.dtype == paddle.float64 else paddle.int32).flatten()
+    prefix, above = paddle.zeros([], bits.dtype), paddle.zeros([], n.dtype)
+    rest, leading = 64 if bits.dtype == paddle.int64 else 32, True
     while rest:
-        bins = 1 << min(longest, rest)
-        rest -= min(longest, rest)
-        digits = paddle.bitwise_right_shift(bits, paddle.full_like(prefix, rest))
+        width = min(_DIGIT, rest)
+        rest -= width
+        bins = 1 << width
         rising = paddle.arange(bins, dtype=bits.dtype)
         falling = rising.flip(0)
         if leading:
@@ -154,13 +212,30 @@ def _nth_largest(values: Tensor, n: Tensor) -> Tensor:
         else:
             first = prefix * bins
             order = paddle.where(prefix < 0, rising, falling)
-        # Digits that follow another prefix are counted at the two ends, which are cut off.
-        digits = digits.subtract_(first).clip_(-1, bins).add_(paddle.ones_like(prefix))
-        histogram = paddle.bincount(digits, minlength=bins + 2)[1:-1].astype(n.dtype)
-        counts = paddle.gather(histogram, order)
+        digits = scratch.subtract(_shifted(bits, rest), first)
+        counts = paddle.gather(processes.add_up(_histogram(digits, bins)), order).astype(n.dtype)
         at_least = counts.cumsum(0) + above
-        place = (at_least < n).astype(paddle.int64).sum().clip(max=bins - 1).reshape([1])
+        # An n too large ends in the last bin that holds a value.
+        wanted = paddle.minimum(n.clip(1), at_least[-1])
+        place = (at_least < wanted).astype(paddle.int64).sum().reshape([1])
         above = paddle.gather(at_least - counts, place).squeeze()
         prefix = first + paddle.gather(order, place).squeeze()
         leading = False
     return prefix.view(values.dtype)
+
+
+def _nth_in_order(values: Tensor, n: Tensor) -> Tensor:
+    # A static graph has no operator that gives the bits of a float.
+    place = n.clip(1).minimum(paddle.numel(values).astype(n.dtype)).astype(paddle.int64) - 1
+    ordered = paddle.sort(values.flatten(), descending=True)
+    return paddle.gather(ordered, place.reshape([1])).squeeze()
+
+
+def _shifted(bits: Tensor, by: int) -> Tensor:
+    return paddle.bitwise_right_shift(bits, paddle.full([], by, bits.dtype))
+
+
+def _histogram(digits: Tensor, bins: int) -> Tensor:
+    # `bincount` reads values on the host, to know its size. Of this histogram the last bin, which
+    # also counts the digit above it, is cut off; other digits outside the range are not counted.
+    return paddle.histogram(digits, bins + 1, 0, bins + 1)[:-1]
