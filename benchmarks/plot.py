@@ -1,4 +1,4 @@
-"""Draw the newest run in `results.csv`: the time of a step by provider, and over the pixels."""
+"""Draw the newest run of the losses: the time of a step by provider, and over the pixels."""
 
 import csv
 import sys
@@ -18,16 +18,16 @@ COLOURS = {
 
 
 def newest(path: Path) -> list[dict[str, str]]:
-    """Return the rows of the last run: those of the last row's date, commit and device."""
+    """Return the steps of the last run that has any: those of one date, commit and device."""
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
+        rows = [row for row in csv.DictReader(file) if row["what"] == "whole"]
     run = [rows[-1][key] for key in ("date", "commit", "device")]
     return [row for row in rows if [row[key] for key in ("date", "commit", "device")] == run]
 
 
 def draw(path: Path = HERE / "results.csv") -> None:
     """Write `speed.png` beside the table."""
-    rows = [row for row in newest(path) if row["what"] == "whole"]
+    rows = newest(path)
     at_reference = [row for row in rows if row["images"] == "8" and row["height"] == "640"]
     figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])

@@ -2,8 +2,9 @@
 
     python benchmarks/run.py
 
-measures every provider on every size and loss, appends rows to `results.csv` and draws
-`speed.png`. `--quick` takes a few minutes, `--device gpu` needs a CUDA build of Paddle.
+measures every provider on every size and loss, then the making of label maps, appends rows to
+`results.csv` and draws `speed.png`. `--only losses` and `--only targets` measure one of the two,
+`--quick` takes a few minutes, `--device gpu` needs a CUDA build of Paddle.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
 from pathlib import Path
 from time import perf_counter
@@ -21,11 +22,12 @@ from time import perf_counter
 import numba
 import numpy as np
 import paddle
-import plain
+import plain_targets
 import plot
 from tqdm import tqdm
 
 import dbloss
+from dbloss import _plain, targets
 
 try:
     import torch
@@ -46,6 +48,8 @@ SIZES = [
 QUICK_SIZES = [(1, 64, 64), (8, 640, 640)]
 LOSSES = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "Euclidean", "MaskL1Loss", "DiceFocalLoss"]
 REFERENCE_SIZE = (8, 640, 640)
+PAGE = 640
+TEXTS = {"20 quads": (20, 2), "100 quads": (100, 2), "20 curved": (20, 7)}  # points along a side
 
 Batch = tuple[np.ndarray, list[np.ndarray]]
 
@@ -58,6 +62,24 @@ def make_batch(n: int, h: int, w: int) -> Batch:
     valid = (rng.random((n, h, w), dtype=np.float32) < 0.95).astype(np.float32)
     threshold = 0.3 + 0.4 * rng.random((n, h, w), dtype=np.float32)
     return maps, [threshold, valid, text, valid]
+
+
+def make_texts(count: int, points: int) -> list[np.ndarray]:
+    """Return polygons of a page, each an upper side of some points and a lower one, as float32."""
+    rng = np.random.default_rng(0)
+    along = np.linspace(-0.5, 0.5, points)
+    texts = []
+    for _ in range(count):
+        width, height = rng.uniform(40, 160), rng.uniform(12, 40)
+        bend = rng.uniform(-30, 30) if points > 2 else 0
+        middle = np.stack((width * along, bend * (1 - 4 * along**2)), axis=1)
+        down = np.array((0, height / 2))
+        text = np.concatenate((middle - down, middle[::-1] + down))
+        angle = rng.uniform(-0.3, 0.3)
+        turn = [(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))]
+        text = text @ turn + rng.uniform(60, PAGE - 60, 2)
+        texts.append(text.astype(np.float32))
+    return texts
 
 
 class PaddleStep:
@@ -183,7 +205,7 @@ def providers(batch: Batch, kind: str, device: str) -> dict[str, object]:
     steps["dbloss operators"] = PaddleStep(ours, batch, "operators")
 
     def formulas(maps: paddle.Tensor, labels: list[paddle.Tensor]) -> paddle.Tensor:
-        return plain.db_loss(maps, labels, kind)
+        return _plain.db_loss(maps, labels, kind)
 
     steps["plain formulas"] = PaddleStep(formulas, batch, "auto")
     if kind == "DiceLoss":
@@ -205,8 +227,7 @@ def measure(
         for _ in range(2):
             step.backward(step.forward())
             step.clear()
-    start, rounds = perf_counter(), 0
-    while rounds < 5 or (perf_counter() - start < seconds and rounds < 200):
+    for _ in rounds(seconds):
         for name, step in steps.items():
             step.synchronize()
             begin = perf_counter()
@@ -219,11 +240,38 @@ def measure(
             step.clear()
             del loss
             times[name].append((middle - begin, end - middle))
-        rounds += 1
     for name, pairs in times.items():
         yield name, "forward", "ms", [1000 * f for f, _ in pairs]
         yield name, "backward", "ms", [1000 * b for _, b in pairs]
         yield name, "whole", "ms", [1000 * (f + b) for f, b in pairs]
+
+
+def rounds(seconds: float) -> Iterator[int]:
+    """Count for some seconds, at least to 5 and at most to 200."""
+    start = perf_counter()
+    for count in range(200):
+        if count >= 5 and perf_counter() - start > seconds:
+            return
+        yield count
+
+
+def measure_targets(
+    texts: list[np.ndarray], seconds: float
+) -> Iterator[tuple[str, str, str, list[float]]]:
+    """Yield the same for the making of label maps."""
+    makers = {"plain NumPy": plain_targets.make_targets, "dbloss": targets.make_targets}
+    times: dict[str, list[float]] = {name: [] for name in makers}
+    ignored = [False] * len(texts)
+    for make in makers.values():
+        make(texts, ignored, PAGE, PAGE)
+    for _ in rounds(seconds):
+        for name, make in makers.items():
+            begin = perf_counter()
+            made = make(texts, ignored, PAGE, PAGE)
+            times[name].append(1000 * (perf_counter() - begin))
+            del made
+    for name, values in times.items():
+        yield name, "label maps", "ms", values
 
 
 def peak_memory(step: object, device: str) -> float:
@@ -280,6 +328,7 @@ def main() -> None:
     """Measure, append to the table, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument("--only", choices=["losses", "targets"], help="measure one of the two")
     parser.add_argument("--quick", action="store_true", help="two sizes and three losses only")
     parser.add_argument("--seconds", type=float, default=12, help="time for a size and a loss")
     parser.add_argument("--out", type=Path, default=HERE / "results.csv")
@@ -293,33 +342,41 @@ def main() -> None:
         for kind in losses
         if kind in LOSSES[:2] or size == REFERENCE_SIZE
     ]
-    known = environment(arguments.device)
     rows = []
-    for size, kind in tqdm(cases, desc="benchmark", unit="case"):
-        steps = providers(make_batch(*size), kind, arguments.device)
-        case = dict(zip(("images", "height", "width"), size)) | {"main_loss_type": kind}
-        results = list(measure(steps, arguments.seconds))
-        results += [
-            (name, "peak memory", "MiB", [peak_memory(step, arguments.device) for _ in range(3)])
-            for name, step in steps.items()
-        ]
+
+    def add(case: dict[str, object], results: Iterable[tuple[str, str, str, list[float]]]) -> None:
         for provider, what, unit, values in results:
             low, middle, high = np.quantile(values, [0.2, 0.5, 0.8])
             numbers = {"median": middle, "q20": low, "q80": high}
             rows.append(
-                known
-                | case
+                case
                 | {"provider": provider, "what": what, "unit": unit}
                 | {key: f"{value:.4g}" for key, value in numbers.items()}
                 | {"repeats": len(values)}
             )
+
+    if arguments.only != "targets":
+        known = environment(arguments.device)
+        for size, kind in tqdm(cases, desc="losses", unit="case"):
+            steps = providers(make_batch(*size), kind, arguments.device)
+            case = known | dict(zip(("images", "height", "width"), size)) | {"main_loss_type": kind}
+            add(case, measure(steps, arguments.seconds))
+            for name, step in steps.items():
+                values = [peak_memory(step, arguments.device) for _ in range(3)]
+                add(case, [(name, "peak memory", "MiB", values)])
+    if arguments.only != "losses":
+        known = environment("cpu")
+        for name, (count, points) in tqdm(TEXTS.items(), desc="targets", unit="case"):
+            case = known | {"images": 1, "height": PAGE, "width": PAGE, "main_loss_type": name}
+            add(case, measure_targets(make_texts(count, points), arguments.seconds))
     fresh = not arguments.out.exists()
     with arguments.out.open("a", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         if fresh:
             writer.writeheader()
         writer.writerows(rows)
-    plot.draw(arguments.out)
+    if arguments.only != "targets":
+        plot.draw(arguments.out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Text polygons to the four label maps that the loss is trained with."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +12,9 @@ from dbloss import checks
 try:
     import cv2
     import pyclipper
+    from numba import njit
 except ModuleNotFoundError as error:
-    if error.name not in ("cv2", "pyclipper"):
+    if error.name not in ("cv2", "pyclipper", "numba"):
         raise
     raise ImportError(
         f"dbloss.targets needs {error.name}, which is not installed."
@@ -26,12 +27,6 @@ _Indices = NDArray[np.int64]
 
 # Beyond this float32 does not tell one pixel from the next.
 _FARTHEST = 2.0**24
-
-# Turns a positive `dot` into a value above every squared distance. A power of two rounds nothing.
-_STEEP = np.float32(2**20)
-
-# Pixels in one matrix product: too few for a BLAS to wake its threads.
-_BLOCK = 2**16
 
 
 class Targets(NamedTuple):
@@ -70,18 +65,21 @@ def make_targets(
     `shrink_ratio`. The mask is 1 except inside the polygons that are ignored: the caller's, and
     those narrower or lower than `min_text_size`, of an area under 1, or with nothing left.
 
-    Every polygon has a result. Its direction, and a point given twice, change nothing. One of
-    zero area leaves the threshold map and mask alone and counts as ignored. Where one crosses
-    itself, lobes of opposite direction subtract from its area, and of several pieces that it
-    grows to the first counts. One outside the image reaches into the threshold map as far as it
-    grows; clipped, it is a line on the image's border, and ignored there.
+    Every polygon has a result, and no polygons give the maps of a page without text. Its
+    direction, and a point given twice, change nothing. One of zero area leaves the threshold map
+    and mask alone and counts as ignored. Where one crosses itself, lobes of opposite direction
+    subtract from its area, and of several pieces that it grows to the first counts. One partly
+    outside the image is cut off in the threshold map and clipped in the shrink map. One wholly
+    outside reaches into the threshold map as far as it grows; clipped, it is a line on the image's
+    border, and ignored there.
 
-    Coordinates that float32 holds exactly are computed in float32, as PaddleOCR's label reader
-    makes them, the others in float64. Float32 rounds the length of an edge, and so a pixel within
-    a few hundredths of a pixel of that edge can be left out, as PaddleOCR leaves it.
+    The length of an edge is computed in float32 where float32 holds all coordinates exactly, as
+    PaddleOCR's label reader makes them, and in float64 elsewhere. Float32 rounds it, and so a pixel
+    within a few hundredths of a pixel of that edge can be left out, as PaddleOCR leaves it.
 
     It runs in a single thread and keeps nothing between calls, so that it may run in a forked
-    DataLoader worker.
+    DataLoader worker. Its loops are compiled once, when the module is first imported; later
+    processes load them.
 
     Args:
         polygons: one `[k, 2]` array or list of lists per text, k >= 3, its points (x, y) in pixels.
@@ -117,11 +115,36 @@ def make_targets(
         AAAI 2020, section "Label generation"; PaddleOCR `ppocr/data/imaug/make_border_map.py`
         and `make_shrink_map.py`.
     """
+    targets, _ = _make_targets(
+        polygons,
+        ignored,
+        height,
+        width,
+        shrink_ratio=shrink_ratio,
+        thresh_min=thresh_min,
+        thresh_max=thresh_max,
+        min_text_size=min_text_size,
+    )
+    return targets
+
+
+def _make_targets(
+    polygons: Sequence[ArrayLike],
+    ignored: Sequence[bool],
+    height: int,
+    width: int,
+    *,
+    shrink_ratio: float,
+    thresh_min: float,
+    thresh_max: float,
+    min_text_size: float,
+) -> tuple[Targets, NDArray[np.bool_]]:
+    """Return the maps and which of the polygons count in the shrink map."""
     height, width = _size("height", height), _size("width", width)
-    checks.number("shrink_ratio", shrink_ratio, least=0.01, below=1)
-    checks.number("thresh_max", thresh_max, least=0, most=1)
-    checks.number("thresh_min", thresh_min, least=0, most=thresh_max)
-    checks.number("min_text_size", min_text_size, least=0)
+    shrink_ratio = float(checks.number("shrink_ratio", shrink_ratio, least=0.01, below=1))
+    thresh_max = float(checks.number("thresh_max", thresh_max, least=0, most=1))
+    thresh_min = float(checks.number("thresh_min", thresh_min, least=0, most=thresh_max))
+    min_text_size = float(checks.number("min_text_size", min_text_size, least=0))
     arrays = _read_polygons(polygons)
     skipped = _read_flags(ignored, len(arrays))
 
@@ -129,11 +152,11 @@ def make_targets(
     targets = Targets(*np.empty((4, height, width), np.float32))
     for target, value in zip(targets, (thresh_min, 0, 0, 1)):
         target.fill(value)
-    if arrays:
-        outlines = _join(arrays)
-        _draw_border(targets, outlines, skipped, shrink_ratio, thresh_min, thresh_max)
-        _draw_shrunk(targets, outlines, skipped, shrink_ratio, min_text_size)
-    return targets
+    if not arrays:
+        return targets, ~skipped
+    outlines = _join(arrays)
+    _draw_border(targets, outlines, skipped, shrink_ratio, thresh_min, thresh_max)
+    return targets, _draw_shrunk(targets, outlines, skipped, shrink_ratio, min_text_size)
 
 
 class _Outlines(NamedTuple):
@@ -156,28 +179,13 @@ class _Outlines(NamedTuple):
         return area, np.add.reduceat(length, self.starts)
 
 
-class _Strips(NamedTuple):
-    """Around each edge the part of its polygon's window that is within reach, as sums to make.
-
-    At column x and row y of a strip, `columns[i, 1, x] + rows[i, y, 0]` is the signed distance to
-    the edge's line (i = 0), the squared distance to its start (1), and `_STEEP` times the product
-    of the vectors to its two ends (2). The ones beside make each sum a matrix product, two to
-    three times as fast as adding a row to a column.
-    """
-
-    columns: _Maps  # `[3, 2, n]`, the strips end to end
-    rows: _Maps  # `[3, n, 2]`
-    bounds: list[list[int]]  # per edge: first column, first row, end; left, top, right
-    errors: list[float] | None  # per edge, see `_cut_strips`; None where all are 0
-
-
 def _join(arrays: list[NDArray[Any]]) -> _Outlines:
-    counts = np.array([len(array) for array in arrays])
-    points = np.concatenate(arrays).astype(np.float64)
+    counts = np.array([len(array) for array in arrays], np.int64)
+    points = np.concatenate(arrays).astype(np.float64, order="C")
     single = points.astype(np.float32)
     ends = np.cumsum(counts)
     starts = ends - counts
-    following = np.arange(1, len(points) + 1)
+    following = np.arange(1, len(points) + 1, dtype=np.int64)
     following[ends - 1] = starts
     return _Outlines(single if (single == points).all() else points, starts, ends, following)
 
@@ -205,94 +213,94 @@ def _draw_border(
             boxes[i] = (x, y), (x + w, y + h)
 
     windows = boxes.clip(0, targets.threshold_map.shape[::-1])
-    strips = _cut_strips(outlines, reach, boxes[:, 0], windows)
-    # The root of a negative is NaN here, and fmax passes over NaN: see `_cut_strips`.
-    with np.errstate(invalid="ignore"):
-        for i in np.flatnonzero((windows[:, 0] < windows[:, 1]).all(axis=1)).tolist():
-            (left, top), (right, bottom) = windows[i].tolist()
-            value = np.full((bottom - top, right - left), np.inf, np.float32)
-            for edge in range(*spans[i]):
-                _sweep(strips, edge, value)
-            np.sqrt(value, out=value)
-            value *= float(thresh_min - thresh_max) / reach[i].item()
-            value += float(thresh_max)
-            part = targets.threshold_map[top:bottom, left:right]
-            np.fmax(part, value, out=part)
-
-
-def _sweep(strips: _Strips, edge: int, nearest: _Maps) -> None:
-    """Lower `nearest`, squared distances in a polygon's window, to those of an edge."""
-    column, row, end, left, top, right = strips.bounds[edge]
-    if column == row:
-        return
-    columns = strips.columns[:, :, column:row]
-    block = _BLOCK // (row - column) + 1
-    for first in range(row, end, block):
-        planes = np.matmul(strips.rows[:, first : min(first + block, end)], columns)
-        squared, to_start, dot = planes[0], planes[1], planes[2]
-        np.multiply(squared, squared, out=squared)
-        if strips.errors:
-            cv2.scaleAdd(dot, strips.errors[edge], squared, squared)
-        # A positive dot is an acute angle, so the line does not count. Of the two ends only the
-        # start is looked at: the end is the start of the edge after.
-        np.maximum(squared, dot, out=squared)
-        np.minimum(squared, to_start, out=squared)
-        part = nearest[top : top + len(squared), left:right]
-        cv2.min(part, squared, part)
-        top += block
-
-
-def _cut_strips(
-    outlines: _Outlines, reach: _Floats, origins: _Indices, windows: _Indices
-) -> _Strips:
-    points, starts, ends, following = outlines
-    counts = ends - starts
-    origin, window, margin = (
-        np.repeat(array, counts, axis=0) for array in (origins, windows, reach[:, None])
-    )
-
+    counts = outlines.ends - outlines.starts
+    origin, left_top = (np.repeat(at[:, 0], counts, axis=0) for at in (boxes, windows))
     # PaddleOCR makes the distance to a line from the three sides of the triangle that a pixel
-    # makes with the edge. Its squared edge `l'` is rounded to the dtype of the points, which adds
-    # (l' - l) * dot / l' to the squared distance. On the edge dot is negative, the sum may be so
-    # too, and its root is NaN.
-    local = (points - origin).astype(points.dtype)
-    rounded = np.square(local[following] - local).sum(axis=1).astype(np.float64)
-    start = local.astype(np.float64)
-    stop = start[following]
-    exact = np.square(stop - start).sum(axis=1)
-    point = rounded == 0  # a point given twice: no line, whatever the length
-    rounded[point] = exact[point] = 1
-    normal = (stop - start)[:, ::-1] * (1, -1) / np.sqrt(rounded)[:, None]
-    error = (rounded - exact) / rounded / _STEEP
-
-    shift = (origin - window[:, 0]).astype(np.float64)
-    start += shift
-    stop += shift
-    size = window[:, 1] - window[:, 0]
-    low = (np.minimum(start, stop) - margin).clip(0, size).astype(np.int64)
-    high = (np.maximum(start, stop) + margin + 2).clip(low, size).astype(np.int64)
-
-    # All strips at once: first the columns, then the rows of each edge.
-    counts = (high - low).ravel()
-    lasts = np.cumsum(counts)
-    firsts = lasts - counts
-    lines = np.stack((start - low, stop - low, normal), axis=2).reshape(-1, 3).astype(np.float32)
-    from_start, from_stop, normals = np.repeat(lines, counts, axis=0).T
-    pixel = (np.arange(len(normals)) - np.repeat(firsts, counts)).astype(np.float32)
-    from_start = pixel - from_start
-    from_stop = pixel - from_stop
-    sums = np.ones((3, 3, len(pixel)), np.float32)
-    np.multiply(from_start, normals, out=sums[0, 1])
-    np.multiply(from_start, from_start, out=sums[1, 1])
-    np.multiply(from_start, from_stop * _STEEP, out=sums[2, 1])
-
-    bounds = np.column_stack((firsts[::2], lasts[::2], lasts[1::2], low, high[:, 0])).tolist()
-    return _Strips(
-        columns=sums[:, :2],
-        rows=sums[:, 1:].swapaxes(1, 2),
-        bounds=bounds,
-        errors=error.tolist() if error.any() else None,
+    # makes with the edge, and squares the edge in the dtype of the points.
+    local = (outlines.points - origin).astype(outlines.points.dtype)
+    squares = np.square(local[outlines.following] - local).sum(axis=1).astype(np.float64)
+    _draw_thresholds(
+        targets.threshold_map,
+        local + (origin - left_top).astype(np.float64),
+        squares,
+        outlines.starts,
+        outlines.ends,
+        outlines.following,
+        windows,
+        reach,
+        thresh_min,
+        thresh_max,
     )
+
+
+def _compiled(*signature: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def compile_it(function: Callable[..., None]) -> Any:
+        options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
+        try:
+            return njit(*signature, cache=True, **options)(function)
+        except RuntimeError:  # no folder to keep compiled code in
+            return njit(*signature, **options)(function)
+
+    return compile_it
+
+
+@_compiled()
+def _approach(nearest, start, stop, square, reach):  # type: ignore[no-untyped-def]
+    """Lower `nearest`, squared distances in a polygon's window, to those of an edge."""
+    height, width = nearest.shape
+    left = max(int(min(start[0], stop[0]) - reach), 0)
+    top = max(int(min(start[1], stop[1]) - reach), 0)
+    right = max(min(int(max(start[0], stop[0]) + reach) + 2, width), left)
+    bottom = min(int(max(start[1], stop[1]) + reach) + 2, height)
+
+    along_x, along_y = stop - start
+    exact = along_x**2 + along_y**2
+    if square == 0:  # a point given twice: no line, whatever the length
+        square = exact = 1.0
+    # Adding this times `dot` to the squared distance does what the rounding of `square` does to
+    # PaddleOCR's. On the edge `dot` is negative, the sum may be so too, and its root is NaN.
+    error = np.float32((square - exact) / square)
+    normal_x, normal_y = along_y / np.sqrt(square), -along_x / np.sqrt(square)
+    slope = np.float32(normal_x)
+    start_x, stop_x = np.float32(start[0] - left), np.float32(stop[0] - left)
+    for y in range(top, bottom):
+        start_y, stop_y = y - start[1], y - stop[1]
+        offset = np.float32(start_y * normal_y - (start[0] - left) * normal_x)
+        square_y, dot_y = np.float32(start_y * start_y), np.float32(start_y * stop_y)
+        row = nearest[y, left:right]
+        for i in range(row.size):
+            x = np.float32(i)
+            to_line = x * slope + offset
+            dot = (x - start_x) * (x - stop_x) + dot_y
+            squared = to_line * to_line + error * dot
+            # A positive dot is an acute angle, so the line does not count. Of the two ends only
+            # the start is looked at: the end is the start of the edge after.
+            if dot > 0:
+                squared = (x - start_x) * (x - start_x) + square_y
+            row[i] = min(row[i], squared)
+
+
+# Compiled when it is imported: a forked worker has nothing left to compile.
+@_compiled("f4[:,::1], f8[:,::1], f8[::1], i8[::1], i8[::1], i8[::1], i8[:,:,::1], f8[::1], f8, f8")
+def _draw_thresholds(  # type: ignore[no-untyped-def]
+    canvas, points, squares, starts, ends, following, windows, reach, least, greatest
+):
+    """Raise the canvas to the thresholds around each polygon.
+
+    `points` are relative to the window of their polygon; `squares` are those of the edges.
+    """
+    for i in range(len(starts)):
+        (left, top), (right, bottom) = windows[i]
+        nearest = np.full((bottom - top, right - left), np.float32(np.inf))
+        for edge in range(starts[i], ends[i]):
+            _approach(nearest, points[edge], points[following[edge]], squares[edge], reach[i])
+        slope, offset = np.float32((least - greatest) / reach[i]), np.float32(greatest)
+        for y in range(bottom - top):
+            row = canvas[top + y, left:right]
+            for x in range(row.size):
+                value = np.sqrt(nearest[y, x]) * slope + offset
+                if value > row[x]:  # NaN is above nothing
+                    row[x] = value
 
 
 def _draw_shrunk(
@@ -301,20 +309,21 @@ def _draw_shrunk(
     skipped: NDArray[np.bool_],
     shrink_ratio: float,
     min_text_size: float,
-) -> None:
+) -> NDArray[np.bool_]:
+    """Draw the shrink map and its mask, and return which of the polygons count."""
     height, width = targets.shrink_map.shape
     _, starts, ends, _ = outlines
     points = outlines.points.clip(0, np.array((width - 1, height - 1), outlines.points.dtype))
     area, perimeter = outlines._replace(points=points).measure()
     size = np.maximum.reduceat(points, starts) - np.minimum.reduceat(points, starts)
     forward, area = area > 0, np.abs(area)
-    dropped = skipped | (area < 1) | (size.min(axis=1) < min_text_size)
+    counts: NDArray[np.bool_] = ~skipped & (area >= 1) & (size.min(axis=1) >= min_text_size)
     pixels = points.astype(np.int32)
     paths = pixels.tolist()
     ratios = np.arange(shrink_ratio, 1, shrink_ratio).tolist()
     for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
         pieces = []
-        if not dropped[i]:
+        if counts[i]:
             # Where an outline crosses itself, be it by the clipping, its direction decides what is
             # left.
             offset = _offset(paths[start:end][:: 1 if forward[i] else -1])
@@ -325,7 +334,9 @@ def _draw_shrunk(
         for piece in pieces:
             cv2.fillPoly(targets.shrink_map, [np.array(piece, np.int32)], 1)
         if not pieces:
+            counts[i] = False
             cv2.fillPoly(targets.shrink_mask, [pixels[start:end]], 0)
+    return counts
 
 
 def _offset(path: list[list[int]]) -> Any:

@@ -1,37 +1,87 @@
-"""The baseline of the benchmark computes what PaddleOCR computes."""
+"""The baselines of the benchmark compute what PaddleOCR computes."""
 
+import csv
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
-import paddle
 import pytest
-from helpers import GOLDEN_CASES, golden_batch
+from helpers import DATA
 
-FILE = Path(__file__).parents[1] / "benchmarks" / "plain.py"
-pytestmark = pytest.mark.skipif(not FILE.exists(), reason="the benchmarks are not packaged")
+from dbloss.targets import Targets, make_targets
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the benchmarks are not packaged")
+PAGES = json.loads((DATA / "paddleocr_targets.json").read_text())
 
 
-def load_plain():
-    spec = importlib.util.spec_from_file_location("plain", FILE)
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize(
-    "name", ["default", "no_ignore", "ratio_1", "bce", "bce_ratio_1", "mask_l1_main", "dice_focal"]
-)
-def test_plain_formulas_against_golden_numbers(name):
-    case = GOLDEN_CASES[name]
-    predicts, labels, gradients = golden_batch(case)
-    maps = paddle.to_tensor(predicts["maps"], stop_gradient=False)
-    labels = [None if label is None else paddle.to_tensor(label) for label in labels]
-    kind = case.kwargs.get("main_loss_type", "DiceLoss")
-    loss = load_plain().db_loss(maps, labels, kind, case.kwargs.get("ohem_ratio", 3))
-    loss.backward()
-    np.testing.assert_allclose(float(loss), case.outputs["loss"], rtol=1e-5)
-    expected = gradients["maps"]
-    np.testing.assert_allclose(
-        maps.grad.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
-    )
+@pytest.mark.parametrize("name", PAGES)
+def test_plain_targets_against_golden_maps(name):
+    page, golden = PAGES[name], np.load(DATA / "paddleocr_targets.npz")
+    polygons = [np.array(polygon, np.float32) for polygon in page["polygons"]]
+    size = page["height"], page["width"]
+    maps = load("plain_targets").make_targets(polygons, page["ignored"], *size, **page["kwargs"])
+    for field, got in zip(Targets._fields, maps):
+        np.testing.assert_allclose(got, golden[f"{name}.{field}"], rtol=0, atol=1e-6, err_msg=field)
+
+
+def quads(rng, count):
+    corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
+    boxes = corners * rng.uniform((20, 6), (80, 20), (count, 1, 2))
+    return boxes + rng.uniform(-5, 5, (count, 4, 2)) + rng.uniform(-40, 360, (count, 1, 2))
+
+
+def rings(rng, count):
+    for points in rng.integers(3, 101, count):
+        angle = np.sort(rng.uniform(0, 2 * np.pi, points))
+        radius = rng.uniform(20, 60, (points, 1))
+        centre = rng.uniform(0, 320, 2)
+        yield np.column_stack((np.cos(angle), np.sin(angle))) * radius + centre
+
+
+def tangles(rng, count):
+    for points in rng.integers(3, 9, count):
+        yield rng.uniform(-60, 380, (points, 2))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("draw", [quads, rings, tangles])
+def test_make_targets_draws_the_maps_of_the_plain_steps(draw, dtype):
+    rng = np.random.default_rng(0)
+    plain_targets = load("plain_targets").make_targets
+    wrong, pixels = np.zeros(3), 0
+    for _ in range(15):
+        polygons = [np.asarray(polygon, dtype) for polygon in draw(rng, 8)]
+        ignored = (rng.random(8) < 0.15).tolist()
+        got = make_targets(polygons, ignored, 320, 320)
+        expected = Targets(*plain_targets(polygons, ignored, 320, 320))
+        counts = expected.threshold_mask == 1
+        np.testing.assert_allclose(
+            got.threshold_map[counts], expected.threshold_map[counts], rtol=0, atol=2e-3
+        )
+        wrong += [(a != b).sum() for a, b in zip(got[1:], expected[1:])]
+        pixels += counts.size
+    assert (wrong <= pixels / 5000).all()
+
+
+def test_a_run_of_label_maps_does_not_hide_the_losses_from_the_plot(tmp_path):
+    fields = ("date", "commit", "device", "provider", "what")
+    rows = [
+        ("2026-01-01", "a", "cpu", "dbloss fused", "whole"),
+        ("2026-01-02", "b", "cpu", "dbloss fused", "forward"),
+        ("2026-01-02", "b", "cpu", "dbloss fused", "whole"),
+        ("2026-01-02", "b", "cpu", "dbloss", "label maps"),
+        ("2026-01-03", "c", "cpu", "dbloss", "label maps"),
+    ]
+    with (tmp_path / "results.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([fields, *rows])
+    steps = load("plot").newest(tmp_path / "results.csv")
+    assert steps == [dict(zip(fields, rows[2]))]

@@ -1,11 +1,13 @@
 """Polygons to label maps: PaddleOCR's own maps, closed forms, odd polygons, errors."""
 
-import importlib
+import importlib.util
 import json
 import math
 import os
 import subprocess
 import sys
+import textwrap
+from fractions import Fraction
 
 import cv2
 import numpy as np
@@ -14,6 +16,7 @@ from helpers import DATA
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dbloss import targets as module
 from dbloss.targets import Targets, make_targets
 
 CASES = json.loads((DATA / "paddleocr_targets.json").read_text())
@@ -72,6 +75,13 @@ def assert_no_text(targets):
     assert not targets.threshold_mask.any() and not targets.shrink_map.any()
 
 
+def run(code):
+    """Run it in a fresh process."""
+    script = "import warnings\nwarnings.simplefilter('ignore')\n" + textwrap.dedent(code)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+
+
 def raises(error, *parts):
     return pytest.raises(error, match="(?s)" + "".join(f"(?=.*{part})" for part in parts))
 
@@ -108,6 +118,18 @@ def test_threshold_map_of_a_text_as_large_as_a_page():
     np.testing.assert_allclose(got[pixels[:, 1], pixels[:, 0]], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("points", [3, 5, 100])
+def test_threshold_map_of_few_and_many_points_follows_the_distance_rule(points):
+    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    # On eighths, so that no pixel is left out.
+    polygon = np.round(np.column_stack((np.cos(angle), np.sin(angle))) * 20 * 8) / 8 + (32, 24)
+    got = one(polygon)
+    for y, x in np.argwhere(got.threshold_mask == 1)[::3].tolist():
+        expected = threshold((x, y), polygon.tolist())
+        assert got.threshold_map[y, x] == pytest.approx(expected, abs=1e-5)
+    assert got.shrink_map[24, 32] == 1
+
+
 @pytest.mark.parametrize(
     ("pixel", "least"),
     [
@@ -132,6 +154,13 @@ def test_threshold_map_runs_from_thresh_min_to_thresh_max():
     np.testing.assert_allclose(got.threshold_map[12, 30], 0.9 - 0.8 * 2 / BOX_REACH, atol=1e-6)
     flat = one(BOX, thresh_min=0.5, thresh_max=0.5)
     np.testing.assert_array_equal(flat.threshold_map, np.float32(0.5))
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float64, Fraction])
+def test_settings_are_numbers_of_any_type(number):
+    settings = {"shrink_ratio": 0.5, "thresh_min": 0.25, "thresh_max": 0.75, "min_text_size": 8}
+    converted = {name: number(value) for name, value in settings.items()}
+    assert_same(one(BOX, **converted), one(BOX, **settings))
 
 
 def test_a_box_grows_and_shrinks_by_its_reach_rounded_to_whole_pixels():
@@ -222,6 +251,17 @@ def test_a_polygon_with_nothing_left_after_shrinking_is_ignored():
     assert targets.shrink_mask[30, 30] == 1
 
 
+def test_which_polygons_count_in_the_shrink_map():
+    low = [(10, 10), (50, 10), (50, 14), (10, 14)]
+    nothing_left = [(10, 10), (40, 10), (40, 10.9), (10.9, 10.9), (10.9, 40), (10, 40)]
+    line = [(10, 20), (30, 20), (20, 20)]
+    polygons = [BOX, BOX, low, nothing_left, line, np.array(BOX) + W]
+    flags = [False, True, False, False, False, False]
+    defaults = make_targets.__kwdefaults__
+    _, counts = module._make_targets(polygons, flags, H, W, **defaults)
+    assert counts.tolist() == [True, False, False, False, False, False]
+
+
 # Two squares of 40 pixels joined by a bar of 40 x `bar` pixels.
 def dumbbell(bar):
     top, bottom = 30 - bar / 2, 30 + bar / 2
@@ -255,8 +295,12 @@ def test_of_a_polygon_that_breaks_up_at_every_ratio_all_pieces_count():
 # Polygons that no one has to clean --------------------------------------------------------------
 
 
-def test_no_polygons():
-    targets = make_targets([], [], H, W)
+@pytest.mark.parametrize(
+    ("polygons", "ignored"),
+    [([], []), ((), np.array([], bool)), (np.zeros((0, 4, 2)), np.array([]))],
+)
+def test_no_polygons(polygons, ignored):
+    targets = make_targets(polygons, ignored, H, W)
     assert_no_text(targets)
     np.testing.assert_array_equal(targets.shrink_mask, 1)
 
@@ -434,24 +478,83 @@ def test_results_are_float32_maps_of_their_own():
         np.testing.assert_array_equal(target, kept)
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs a list of threads")
+def test_it_starts_no_thread_and_leaves_the_threads_of_opencv_alone():
+    code = """
+        import os, cv2
+        import numpy as np
+        from dbloss.targets import make_targets
+
+        def threads():
+            return cv2.getNumThreads(), len(os.listdir("/proc/self/task"))
+
+        cv2.setNumThreads(3)
+        before = threads()
+        polygons = np.random.default_rng(0).uniform(-20, 1000, (20, 6, 2))
+        make_targets(polygons, [False] * 20, 1000, 1000)
+        assert threads() == before, (before, threads())
+        """
+    run(code)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
-def test_in_a_forked_worker_after_use_in_the_parent():
-    script = """
-import multiprocessing, warnings
-import numpy as np
-warnings.simplefilter("ignore")
-from dbloss.targets import make_targets
+@pytest.mark.parametrize("used", [False, True], ids=["imported", "used"])
+def test_in_forked_workers(used):
+    code = """
+        import multiprocessing
+        import numpy as np
+        from numba.core import event
+        from dbloss.targets import make_targets
 
-def work(seed):
-    polygons = np.random.default_rng(seed).uniform(-20, 600, (20, 6, 2))
-    return [target.sum() for target in make_targets(polygons, [False] * 20, 640, 640)]
+        def work(seed):
+            polygons = np.random.default_rng(seed).uniform(-20, 600, (20, 6, 2))
+            with event.install_recorder("numba:compile") as recorder:
+                targets = make_targets(polygons, [False] * 20, 640, 640)
+            assert not recorder.buffer, "compiled in a worker"
+            return [target.sum() for target in targets]
 
-expected = [work(seed) for seed in range(4)]
-with multiprocessing.get_context("fork").Pool(2) as pool:
-    assert pool.map_async(work, range(4)).get(timeout=60) == expected
-"""
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
-    assert run.returncode == 0, run.stderr.decode()
+        expected = [work(seed) for seed in range(4 * USED)]
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            got = pool.map_async(work, range(4)).get(timeout=60)
+        assert got == (expected or [work(seed) for seed in range(4)])
+        """
+    run(code.replace("USED", str(used)))
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_in_workers_of_a_data_loader(shared):
+    code = """
+        import cv2, paddle
+        import numpy as np
+        from dbloss.targets import make_targets
+
+        class Labels(paddle.io.Dataset):
+            def __len__(self):
+                return 8
+
+            def __getitem__(self, index):
+                polygons = np.random.default_rng(index).uniform(-20, 300, (10, 5, 2))
+                return *make_targets(polygons, [False] * 10, 320, 320), cv2.getNumThreads()
+
+        labels, settings = Labels(), {"batch_size": 4, "use_shared_memory": SHARED}
+        labels[0]
+        for number, batch in enumerate(paddle.io.DataLoader(labels, num_workers=2, **settings)):
+            pages = [labels[index] for index in range(4 * number, 4 * number + 4)]
+            for got, expected in zip(batch, zip(*pages)):
+                np.testing.assert_array_equal(got.numpy(), np.stack(expected))
+        assert number == 1
+        """
+    run(code.replace("SHARED", str(shared)))
+
+
+def test_without_a_folder_for_compiled_code(monkeypatch):
+    from numba.core.caching import CompileResultCacheImpl
+
+    monkeypatch.setattr(CompileResultCacheImpl, "_locator_classes", [])
+    spec = importlib.util.spec_from_file_location("uncached_targets", module.__file__)
+    uncached = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(uncached)
+    np.testing.assert_array_equal(uncached.make_targets([BOX], [False], H, W), one(BOX))
 
 
 # Errors -----------------------------------------------------------------------------------------
@@ -513,7 +616,7 @@ def test_a_wrong_argument_is_named(changed, error, parts):
         make_targets(**{"polygons": [BOX], "ignored": [False], "height": H, "width": W} | changed)
 
 
-@pytest.mark.parametrize("missing", ["cv2", "pyclipper"])
+@pytest.mark.parametrize("missing", ["cv2", "pyclipper", "numba"])
 def test_without_its_libraries_the_import_says_what_to_install(monkeypatch, missing):
     monkeypatch.delitem(sys.modules, "dbloss.targets")
     monkeypatch.setitem(sys.modules, missing, None)
