@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dbloss.mining import Balance
 
 
-_VARIABLE = "DBLOSS_ENGINE"
+VARIABLE = "DBLOSS_ENGINE"
 _GREATEST_FLOAT16 = 65504.0
 
 
@@ -53,7 +53,7 @@ def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple
     if paddle.in_dynamic_mode():
         losses = _Sweeps.apply(maps, terms, processes)
     else:
-        _engine(maps)
+        choose(maps)
         losses = operators.graph(maps, terms, processes)
     return losses
 
@@ -69,33 +69,33 @@ def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: "Balance") -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
     with paddle.no_grad(), own_dtypes():
-        weights: Tensor = _engine(hardness).hard_negatives(hardness, gt, mask, balance)
+        weights: Tensor = choose(hardness).hard_negatives(hardness, gt, mask, balance)
     return weights
 
 
-def _engine(maps: Tensor) -> ModuleType:
+def choose(maps: Tensor) -> ModuleType:
     """Return the engine that the environment asks for, or the fastest that runs."""
-    name = os.environ.get(_VARIABLE, "auto")
+    name = os.environ.get(VARIABLE, "auto")
     if name not in ("auto", "operators", "fused"):
         raise ValueError(
-            f"{_VARIABLE}: expected 'auto', 'operators' or 'fused', got {name!r}."
+            f"{VARIABLE}: expected 'auto', 'operators' or 'fused', got {name!r}."
             " Change the environment variable, or delete it for 'auto'."
         )
     if name != "operators":
-        hindrance = _hindrance(maps)
-        if hindrance is None:
+        reason = hindrance(maps)
+        if reason is None:
             from dbloss.engine import fused
 
             return fused
         if name == "fused":
             raise RuntimeError(
-                f"{_VARIABLE}=fused: the fused engine cannot run, because {hindrance}."
+                f"{VARIABLE}=fused: the fused engine cannot run, because {reason}."
                 " Delete the environment variable, and the operators engine runs in its place."
             )
     return operators
 
 
-def _hindrance(maps: Tensor) -> str | None:
+def hindrance(maps: Tensor) -> str | None:
     """Return what keeps the fused engine from these maps, None if nothing does."""
     if not paddle.in_dynamic_mode():
         return "it runs in eager mode alone and this is a static graph"
@@ -131,7 +131,7 @@ class _Sweeps(PyLayer):  # type: ignore[misc]
         ctx: Any, maps: Tensor, terms: Sequence[Term], processes: Processes
     ) -> tuple[Tensor, ...]:
         losses: tuple[Tensor, ...]
-        losses, ctx.gradient = _engine(maps).sweep(maps, terms, processes)
+        losses, ctx.gradient = choose(maps).sweep(maps, terms, processes)
         ctx.dtype, ctx.processes = maps.dtype, processes
         return losses
 

@@ -1,0 +1,133 @@
+"""What runs here, and whether it computes what it should: the text for a bug report.
+
+    python -m dbloss
+
+The loss and gradient of one batch are compared with those of the plain formulas, in float64, on
+every engine that runs on Paddle's default device. Exit status 1 if they differ.
+"""
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import paddle
+from paddle import Tensor
+
+import dbloss
+from dbloss import _plain, engine
+
+_SHAPE = (2, 640, 640)
+_KINDS = ("DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss")
+_VALUE, _GRADIENT = 1e-5, 1e-4  # the greatest errors, of the gradient relative to its largest
+_STEPS = 5
+
+_Step = Callable[[], tuple[float, Tensor]]
+
+
+def main() -> int:
+    """Print the report; return 0 if every engine computes what it should, 1 otherwise."""
+    maps, labels = _batch()
+    _print_surroundings(maps)
+    print(f"\nself-check: a step of DBLoss on {_SHAPE[0]} x {_SHAPE[1]} x {_SHAPE[2]}")
+    print(f"{'loss':<14}{'engine':<11}{'error':>9}{'gradient':>10}{'ms':>8}{'plain ms':>10}")
+    names = ["operators"] if engine.hindrance(maps) else ["operators", "fused"]
+    faults = [_check(kind, name, maps, labels) for kind in _KINDS for name in names]
+    print("something is wrong" if any(faults) else "all is well")
+    return int(any(faults))
+
+
+def _batch() -> tuple[Tensor, list[Tensor]]:
+    """Return maps and labels: pages with a text on a tenth of them, part of it ignored."""
+    paddle.seed(0)
+    n, h, w = _SHAPE
+    maps = paddle.uniform([n, 3, h, w], min=0.01, max=0.99)
+    t = paddle.uniform(_SHAPE, min=0.3, max=0.7)
+    k, g, m = ((paddle.rand(_SHAPE) < share).astype("float32") for share in (0.3, 0.1, 0.95))
+    return maps, [t, t, k, g, m]
+
+
+def _print_surroundings(maps: Tensor) -> None:
+    lines = {
+        "dbloss": dbloss.__version__,
+        "Paddle": f"{paddle.__version__}, device {paddle.get_device()}",
+        "NumPy": np.__version__,
+        "numba": _version("numba"),
+        "Python": f"{platform.python_version()}, {platform.platform()}",
+        "processor": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
+        "engine": _choice(maps),
+    }
+    for name, value in lines.items():
+        print(f"{name + ':':<15}{value}")
+
+
+def _choice(maps: Tensor) -> str:
+    """Return the engine that runs in eager mode, and why."""
+    asked, hindrance = os.environ.get(engine.VARIABLE, "auto"), engine.hindrance(maps)
+    try:
+        name = engine.choose(maps).__name__.rsplit(".", 1)[-1]
+    except (RuntimeError, ValueError) as error:
+        return f"none. {error}"
+    if asked != "auto":
+        return f"{name}, because {engine.VARIABLE} asks for it"
+    return f"{name}, because {hindrance or 'the tensors are on the CPU and numba is installed'}"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _check(kind: str, name: str, maps: Tensor, labels: list[Tensor]) -> bool:
+    """Print how a loss differs from the formulas on one engine; tell whether it is too much."""
+    wide = [label.astype("float64") for label in labels]
+    value, gradient = _step(lambda x: _plain.db_loss(x, wide, kind), maps.astype("float64"))
+    plain = _milliseconds(lambda: _step(lambda x: _plain.db_loss(x, labels, kind), maps))
+    layer = dbloss.DBLoss(main_loss_type=kind)
+
+    def step() -> tuple[float, Tensor]:
+        return _step(lambda x: layer({"maps": x}, labels)["loss"], maps)
+
+    before = os.environ.get(engine.VARIABLE)
+    os.environ[engine.VARIABLE] = name
+    try:
+        got, got_gradient = step()
+        taken = _milliseconds(step)
+    finally:
+        del os.environ[engine.VARIABLE]
+        if before is not None:
+            os.environ[engine.VARIABLE] = before
+    error = abs(got - value) / abs(value)
+    largest = float(gradient.abs().max())
+    slope = float((got_gradient.astype("float64") - gradient).abs().max()) / largest
+    print(f"{kind:<14}{name:<11}{error:>9.0e}{slope:>10.0e}{taken:>8.1f}{plain:>10.1f}")
+    return not (error <= _VALUE and slope <= _GRADIENT)
+
+
+def _step(loss: Callable[[Tensor], Tensor], maps: Tensor) -> tuple[float, Tensor]:
+    """Return the loss of a batch and its gradient."""
+    leaf = maps.detach()
+    leaf.stop_gradient = False
+    value = loss(leaf)
+    value.backward()
+    return float(value), leaf.grad
+
+
+def _milliseconds(step: _Step) -> float:
+    """Return the median time of a step, which reads its loss and so waits for the device."""
+    times = []
+    for _ in range(_STEPS):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return 1000 * statistics.median(times)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
