@@ -40,7 +40,8 @@ class SquaredError(NamedTuple):
 
     def value(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `l`."""
-        return scratch.square(scratch.subtract(p, g))
+        difference = scratch.subtract(p, g)
+        return scratch.multiply(difference, difference)
 
     def derivative(self, p: Tensor, g: Tensor) -> Tensor:
         """Return `dl/dp`."""

@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 
 DATA = Path(__file__).parent / "data"
+PADDLE = tuple(int(number) for number in paddle.__version__.split(".")[:2])
 
 
 class Tolerance(NamedTuple):

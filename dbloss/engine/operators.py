@@ -232,7 +232,9 @@ def _nth_in_order(values: Tensor, n: Tensor) -> Tensor:
 
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
-    return paddle.bitwise_right_shift(bits, paddle.full([], by, bits.dtype))
+    if hasattr(paddle, "bitwise_right_shift"):
+        return paddle.bitwise_right_shift(bits, paddle.full([], by, bits.dtype))
+    return bits // (1 << by)  # Paddle 2.6: slower, and rounded down as a shift is
 
 
 def _histogram(digits: Tensor, bins: int) -> Tensor:

@@ -29,7 +29,6 @@ log1p = _in_place("log1p")
 multiply = _in_place("multiply")
 negate = _in_place("neg")
 scale = _in_place("scale")
-square = _in_place("square")
 subtract = _in_place("subtract")
 
 
