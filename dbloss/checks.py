@@ -195,9 +195,7 @@ def channel_name(key: str, channel: int) -> str:
     return f'predicts["{key}"][:, {channel}] {_CHANNEL_NAMES[channel]}'
 
 
-def eager(
-    name: str, advice: str = "Call it outside the graph, on the batch that goes in."
-) -> None:
+def eager(name: str, advice: str = "Call it outside the graph, on the batch that goes in.") -> None:
     """Raise where tensors have no values yet."""
     if not paddle.in_dynamic_mode():
         raise RuntimeError(
@@ -377,12 +375,13 @@ def index(name: str, value: Any, count: int, things: str) -> int:
     """Return `value` if it is a whole number from 0 to below `count`, raise otherwise."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name}: expected a whole number, got {_describe(value)}. Pass an int.")
-    if not 0 <= value < count:
+    number = int(value)
+    if not 0 <= number < count:
         raise ValueError(
             f"{name}: expected 0 to {count - 1}, for there are {count} {things}, got {value}."
             " Count from 0."
         )
-    return int(value)
+    return number
 
 
 def picture(name: str, shape: Sequence[int]) -> None:

@@ -9,7 +9,8 @@ so `make_targets` can turn them into label maps. Precision, recall and hmean on 
 not trained on are printed, and the output folder then holds:
 
     photograph.png   `skimage.data.page()` with a box around each word that was found
-    maps.png         the maps predicted for a page that was not trained on, above their targets
+    maps.png         for a page that was not trained on the predicted maps, their targets, the loss
+                     of each pixel and the hard negatives
     losses.png       the loss and its three parts, step by step
     model.pdparams   the weights: `model.set_state_dict(paddle.load("model.pdparams"))`
 
@@ -32,13 +33,12 @@ import paddle
 import pyclipper
 import skimage.data
 from matplotlib import get_data_path
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
 from paddle import nn
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from dbloss import DBLoss, differentiable_binarization
+from dbloss.plot import plot_batch, plot_history
 from dbloss.targets import make_targets
 
 SIZE = 160  # of a rendered page, in pixels
@@ -136,11 +136,13 @@ def to_input(image: np.ndarray) -> np.ndarray:
     return np.float32(image.transpose(2, 0, 1) / 127.5 - 1)
 
 
-class Pages(paddle.io.Dataset):
-    """Rendered pages in the order of PaddleOCR's loader: the image, then the four label maps.
+def to_sample(image: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Turn a page into what PaddleOCR's loader gives: the image, then the four label maps."""
+    return to_input(image), *make_targets(words, [False] * len(words), SIZE, SIZE)
 
-    `style` is passed on to `render_page`.
-    """
+
+class Pages(paddle.io.Dataset):
+    """Samples of rendered pages; `style` is passed on to `render_page`."""
 
     def __init__(self, seed: int, count: int, **style: Any) -> None:
         self.seed, self.count, self.style = seed, count, style
@@ -150,8 +152,7 @@ class Pages(paddle.io.Dataset):
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, ...]:
         # Each page has a generator of its own, so it is the same whichever worker draws it.
-        image, words = render_page(np.random.default_rng([self.seed, 0, i]), **self.style)
-        return to_input(image), *make_targets(words, [False] * len(words), SIZE, SIZE)
+        return to_sample(*render_page(np.random.default_rng([self.seed, 0, i]), **self.style))
 
 
 # ---- 2. The detector -------------------------------------------------------------------------
@@ -286,7 +287,7 @@ def evaluate(model: nn.Layer, pages: list[Page]) -> tuple[float, float, float]:
     return hits / max(found, 1), hits / max(there, 1), 2 * hits / max(found + there, 1)
 
 
-# ---- 5. Pictures -----------------------------------------------------------------------------
+# ---- 5. The photograph -----------------------------------------------------------------------
 
 
 def with_boxes(image: np.ndarray, boxes: np.ndarray, zoom: int = 4) -> np.ndarray:
@@ -304,49 +305,6 @@ def draw_photograph(model: nn.Layer, path: Path) -> int:
     boxes = find_boxes(predict(model, enlarged)[0]) * np.float32(size / fitting)
     Image.fromarray(with_boxes(image, boxes)).save(path)
     return len(boxes)
-
-
-def draw_maps(model: nn.Layer, page: Page, path: Path) -> None:
-    """Draw the maps predicted for a page above their targets."""
-    image, words = page
-    p, t, b = predict(model, image)
-    targets = make_targets(words, [False] * len(words), SIZE, SIZE)
-    threshold = np.ma.array(targets.threshold_map, mask=targets.threshold_mask == 0)
-    rows = {
-        "predicted": [with_boxes(image, find_boxes(p)), p, t, b],
-        "target": [with_boxes(image, words), targets.shrink_map, threshold, targets.shrink_map],
-    }
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
-    grid = figure.subplots(len(rows), 4)
-    for axes, (row, pictures) in zip(grid, rows.items()):
-        axes[0].set_ylabel(row, fontsize=13)
-        for ax, picture in zip(axes, pictures):
-            ax.set(xticks=[], yticks=[], facecolor="lightgrey")
-            shown = ax.imshow(picture, cmap="viridis", vmin=0, vmax=1)
-    for ax, title in zip(grid[0], ["page", "probability P", "threshold T", "binary B"]):
-        ax.set_title(title, fontsize=13)
-    grid[1, 2].set_xlabel("grey: not in the loss")
-    figure.colorbar(shown, ax=grid, shrink=0.7)
-    figure.savefig(path, dpi=120)
-
-
-def draw_losses(history: list[dict[str, float]], path: Path) -> None:
-    """Draw the loss and its parts: each step thin, the mean of 20 steps thick."""
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    ax = figure.subplots()
-    steps, window = np.arange(1, len(history) + 1), min(20, len(history))
-    for name, colour in zip(history[0], ["black", "#0072B2", "#E69F00", "#009E73"]):
-        values = np.array([losses[name] for losses in history])
-        mean = np.convolve(values, np.full(window, 1 / window), mode="valid")
-        ax.plot(steps, values, color=colour, alpha=0.3, linewidth=0.8)
-        ax.plot(steps[window - 1 :], mean, color=colour, linewidth=2, label=short(name))
-    ax.set(xlabel="step", ylabel="loss, parts weighted", yscale="log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.yaxis.set_major_formatter("{x:g}")
-    ax.yaxis.set_minor_formatter("")
-    ax.grid(alpha=0.3)
-    ax.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
-    figure.savefig(path, dpi=120)
 
 
 # ---- 6. All of it ----------------------------------------------------------------------------
@@ -379,8 +337,18 @@ def main() -> None:
     held_out = [render_page(np.random.default_rng([args.seed, 1, i])) for i in range(HELD_OUT)]
     print("precision {:.2f}\nrecall {:.2f}\nhmean {:.2f}".format(*evaluate(model, held_out)))
 
-    draw_losses(history, args.out / "losses.png")
-    draw_maps(model, max(held_out, key=lambda page: len(page[1])), args.out / "maps.png")
+    plot_history(history).savefig(args.out / "losses.png")
+    batch = held_out[:BATCH]
+    fullest = max(range(len(batch)), key=lambda i: len(batch[i][1]))
+    figure = plot_batch(
+        {"maps": paddle.to_tensor(np.stack([predict(model, image) for image, _ in batch]))},
+        [paddle.to_tensor(np.stack(part)) for part in zip(*(to_sample(*page) for page in batch))],
+        image=batch[fullest][0],
+        index=fullest,
+        # DiceLoss mines nothing; None draws what mining would choose.
+        main_loss_type=None if args.loss == "DiceLoss" else args.loss,
+    )
+    figure.savefig(args.out / "maps.png")
     words = draw_photograph(model, args.out / "photograph.png")
     print(f"{words} boxes on the photograph; pictures and model are in {args.out}")
 

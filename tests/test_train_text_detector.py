@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -109,6 +110,31 @@ def test_ctrl_c_leaves_pictures_and_model_of_the_steps_done(tmp_path):
     assert 2 <= int(re.search(r"^step (\d+):", stdout, re.MULTILINE)[1]) < 100
     assert "Traceback" not in stderr
     assert_outputs(tmp_path)
+
+
+@pytest.mark.parametrize(("loss", "drawn"), [("DiceLoss", None), ("BCELoss", "BCELoss")])
+def test_maps_and_losses_are_drawn_by_the_library(example, monkeypatch, tmp_path, loss, drawn):
+    for name in ("plot_batch", "plot_history"):
+        monkeypatch.setattr(example, name, Mock(wraps=getattr(example, name)))
+    monkeypatch.setattr(example, "HELD_OUT", 9)
+    options = ["--steps", "2", "--seed", "3", "--loss", loss, "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["train_text_detector.py", *options])
+    example.main()
+    assert_outputs(tmp_path)
+
+    (history,) = example.plot_history.call_args.args
+    assert [len(losses) for losses in history] == [4, 4]
+    (predicts, labels), options = example.plot_batch.call_args
+    pages = [example.render_page(np.random.default_rng([3, 1, i])) for i in range(8)]
+    fullest = max(range(8), key=lambda i: len(pages[i][1]))
+    assert predicts["maps"].shape == [8, 3, 160, 160]
+    assert [label.shape for label in labels] == [[8, 3, 160, 160]] + 4 * [[8, 160, 160]]
+    assert options["index"] == fullest and options["main_loss_type"] == drawn
+    np.testing.assert_array_equal(options["image"], pages[fullest][0])
+    # The boxes of that page are where its labels have text.
+    for word in pages[fullest][1]:
+        x, y = word.mean(axis=0).round().astype(int)
+        assert labels[3][fullest, y, x] == 1
 
 
 def test_help_names_every_option():
