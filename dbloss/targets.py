@@ -115,31 +115,6 @@ def make_targets(
         AAAI 2020, section "Label generation"; PaddleOCR `ppocr/data/imaug/make_border_map.py`
         and `make_shrink_map.py`.
     """
-    targets, _ = _make_targets(
-        polygons,
-        ignored,
-        height,
-        width,
-        shrink_ratio=shrink_ratio,
-        thresh_min=thresh_min,
-        thresh_max=thresh_max,
-        min_text_size=min_text_size,
-    )
-    return targets
-
-
-def _make_targets(
-    polygons: Sequence[ArrayLike],
-    ignored: Sequence[bool],
-    height: int,
-    width: int,
-    *,
-    shrink_ratio: float,
-    thresh_min: float,
-    thresh_max: float,
-    min_text_size: float,
-) -> tuple[Targets, NDArray[np.bool_]]:
-    """Return the maps and which of the polygons count in the shrink map."""
     height, width = _size("height", height), _size("width", width)
     shrink_ratio = float(checks.number("shrink_ratio", shrink_ratio, least=0.01, below=1))
     thresh_max = float(checks.number("thresh_max", thresh_max, least=0, most=1))
@@ -153,10 +128,11 @@ def _make_targets(
     for target, value in zip(targets, (thresh_min, 0, 0, 1)):
         target.fill(value)
     if not arrays:
-        return targets, ~skipped
+        return targets
     outlines = _join(arrays)
     _draw_border(targets, outlines, skipped, shrink_ratio, thresh_min, thresh_max)
-    return targets, _draw_shrunk(targets, outlines, skipped, shrink_ratio, min_text_size)
+    _draw_shrunk(targets, outlines, skipped, shrink_ratio, min_text_size)
+    return targets
 
 
 class _Outlines(NamedTuple):
@@ -309,15 +285,15 @@ def _draw_shrunk(
     skipped: NDArray[np.bool_],
     shrink_ratio: float,
     min_text_size: float,
-) -> NDArray[np.bool_]:
-    """Draw the shrink map and its mask, and return which of the polygons count."""
+) -> None:
+    """Draw the shrink map and its mask."""
     height, width = targets.shrink_map.shape
     _, starts, ends, _ = outlines
     points = outlines.points.clip(0, np.array((width - 1, height - 1), outlines.points.dtype))
     area, perimeter = outlines._replace(points=points).measure()
     size = np.maximum.reduceat(points, starts) - np.minimum.reduceat(points, starts)
     forward, area = area > 0, np.abs(area)
-    counts: NDArray[np.bool_] = ~skipped & (area >= 1) & (size.min(axis=1) >= min_text_size)
+    counts = ~skipped & (area >= 1) & (size.min(axis=1) >= min_text_size)
     pixels = points.astype(np.int32)
     paths = pixels.tolist()
     ratios = np.arange(shrink_ratio, 1, shrink_ratio).tolist()
@@ -334,9 +310,7 @@ def _draw_shrunk(
         for piece in pieces:
             cv2.fillPoly(targets.shrink_map, [np.array(piece, np.int32)], 1)
         if not pieces:
-            counts[i] = False
             cv2.fillPoly(targets.shrink_mask, [pixels[start:end]], 0)
-    return counts
 
 
 def _offset(path: list[list[int]]) -> Any:

@@ -251,17 +251,6 @@ def test_a_polygon_with_nothing_left_after_shrinking_is_ignored():
     assert targets.shrink_mask[30, 30] == 1
 
 
-def test_which_polygons_count_in_the_shrink_map():
-    low = [(10, 10), (50, 10), (50, 14), (10, 14)]
-    nothing_left = [(10, 10), (40, 10), (40, 10.9), (10.9, 10.9), (10.9, 40), (10, 40)]
-    line = [(10, 20), (30, 20), (20, 20)]
-    polygons = [BOX, BOX, low, nothing_left, line, np.array(BOX) + W]
-    flags = [False, True, False, False, False, False]
-    defaults = make_targets.__kwdefaults__
-    _, counts = module._make_targets(polygons, flags, H, W, **defaults)
-    assert counts.tolist() == [True, False, False, False, False, False]
-
-
 # Two squares of 40 pixels joined by a bar of 40 x `bar` pixels.
 def dumbbell(bar):
     top, bottom = 30 - bar / 2, 30 + bar / 2
