@@ -134,12 +134,17 @@ class BalanceLoss(TermLayer):
     def forward(
         self, pred: Tensor, gt: Tensor, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Return the loss, a 0-D float32 tensor, and with `return_origin` the loss before it.
+        """Return the loss of a batch, and with `return_origin` the loss before the balance.
 
         Args:
             pred: predicted probabilities, float `[N, H, W]`, in [0, 1].
             gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
             mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; None counts every pixel.
+
+        Returns:
+            The loss, 0-D float32. With `return_origin` the pair of it and the loss before the
+            balance: 0-D float32, or the map of the loss of each pixel, float32 or float64
+            `[N, H, W]`.
 
         Raises:
             TypeError: an argument is not a tensor of one of those dtypes.

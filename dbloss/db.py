@@ -183,8 +183,8 @@ class DBLoss(LossLayer):
             "loss_threshold_maps": threshold,
             "loss_binary_maps": binary,
         }
-        # In a static graph Paddle overwrites the first operand of an addition, though it is a result
-        # as well. Here that is the 0 that `sum` begins with.
+        # In a static graph Paddle overwrites the first operand of an addition, even if that is a
+        # result. Here it is the 0 that `sum` begins with.
         total = sum(losses.values())
         if "distance_maps" in predicts:
             cbn = checks.maps(predicts, "cbn_maps", channels=1, like=maps)
@@ -212,7 +212,7 @@ class DBLoss(LossLayer):
             layer._terms(gt, mask, channel) if _shares_sweeps(layer, together) else ()
             for channel, (layer, gt, mask) in enumerate(calls)
         ]
-        evaluated = iter(evaluate(maps, [term for group in terms for term in group], together))
+        evaluated = iter(evaluate(maps, [term for some in terms for term in some], together))
         shrink, threshold, binary = (
             layer._combine([next(evaluated) for _ in group])
             if group

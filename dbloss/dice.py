@@ -102,13 +102,16 @@ class DiceLoss(TermLayer):
     def forward(
         self, pred: Tensor, gt: Tensor, mask: Tensor, weights: Tensor | None = None
     ) -> Tensor:
-        """Return the loss, a 0-D float32 tensor.
+        """Return the loss of a batch.
 
         Args:
             pred: predicted probabilities, float `[N, H, W]`, in [0, 1].
             gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
             mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; float, bool or integer.
             weights: further weights of the pixels, `[N, H, W]`.
+
+        Returns:
+            The loss, 0-D float32.
 
         Raises:
             TypeError: an argument is not a tensor of one of those dtypes.

@@ -110,12 +110,15 @@ class DiceFocalLoss(TermLayer):
 
     @plain_python
     def forward(self, pred: Tensor, gt: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the loss, a 0-D float32 tensor.
+        """Return the loss of a batch.
 
         Args:
             pred: predicted probabilities, float `[N, H, W]`, in [0, 1].
             gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
             mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; None counts every pixel.
+
+        Returns:
+            The loss, 0-D float32.
 
         Raises:
             TypeError: an argument is not a tensor of one of those dtypes.

@@ -58,12 +58,15 @@ class MaskL1Loss(TermLayer):
 
     @plain_python
     def forward(self, pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
-        """Return the loss, a 0-D float32 tensor.
+        """Return the loss of a batch.
 
         Args:
             pred: predicted thresholds, float `[N, H, W]`, in [0, 1].
             gt: target thresholds, `[N, H, W]`; float, bool or integer.
             mask: `[N, H, W]`, 1 where the threshold counts; float, bool or integer.
+
+        Returns:
+            The loss, 0-D float32.
 
         Raises:
             TypeError: an argument is not a tensor of one of those dtypes.
