@@ -1,6 +1,6 @@
 """The training loss of Differentiable Binarization (DB) text detectors for PaddlePaddle."""
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 try:
     import paddle as _paddle  # noqa: F401

@@ -45,3 +45,49 @@ def test_code_of_the_readme(monkeypatch):
         "loss_threshold_maps",
         "loss_binary_maps",
     }
+
+
+PAGES = [
+    page
+    for page in sorted((README.parent / "docs").glob("*.md"))
+    if "```py" in page.read_text("utf-8")
+]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_code_of_the_pages(page):
+    """Blocks of `python` run, and what blocks of `pycon` show comes out; lines may be broken."""
+    names = {}
+    blocks = re.findall(
+        r"^```(python|pycon)\n(.*?)^```", page.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    assert blocks
+    for language, block in blocks:
+        if language == "python":
+            exec(compile(block, str(page), "exec"), names)
+            continue
+        session = doctest.DocTestParser().get_doctest(block, names, page.name, str(page), 0)
+        flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+        failed, _ = doctest.DocTestRunner(optionflags=flags).run(session, clear_globs=False)
+        assert not failed
+        names = session.globs
+
+
+@pytest.mark.parametrize("name", dbloss.__all__)
+def test_public_names_are_on_the_api_page(name):
+    page = README.parent / "docs" / "api.md"
+    assert f"::: dbloss.{name}\n" in page.read_text("utf-8")
+
+
+def test_the_map_for_contributors_names_every_file_of_the_package():
+    root = README.parent
+    rows = re.findall(
+        r"^\| (`.+?`) \|", (root / "CONTRIBUTING.md").read_text("utf-8"), re.MULTILINE
+    )
+    named = {name for row in rows for name in re.findall(r"`(\S+/\S*)`", row)}
+    missing = [name for name in named if not list(root.glob(name))]
+    assert named and not missing
+    folders = tuple(name for name in named if name.endswith("/"))
+    for file in (root / "dbloss").rglob("*.py"):
+        path = file.relative_to(root).as_posix()
+        assert path in named or path.startswith(folders), path

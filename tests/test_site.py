@@ -1,0 +1,75 @@
+"""The site builds without a warning, draws its formulas, and takes nothing from another host."""
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("mkdocs", reason='needs pip install ".[docs]"')
+
+ROOT = Path(__file__).parents[1]
+PAGES = ["index", "mathematics", "api", "migration", "troubleshooting"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert build.returncode == 0, build.stderr
+    return folder
+
+
+def html(site, page):
+    return (site / ("index.html" if page == "index" else f"{page}/index.html")).read_text("utf-8")
+
+
+class Fetched(HTMLParser):
+    """Collects what a browser fetches by itself when it opens a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.urls = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.urls += [attrs[key] for key in ("src", "srcset", "poster", "data") if key in attrs]
+        if tag == "link" and attrs.get("rel") not in ("prev", "next"):
+            self.urls.append(attrs["href"])
+
+
+def test_nothing_comes_from_another_host(site):
+    files = [*site.rglob("*.html"), *site.rglob("*.css")]
+    assert len(files) > len(PAGES)
+    for file in files:
+        text = file.read_text("utf-8")
+        urls = re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')]+)", text)
+        urls += Fetched(text).urls if file.suffix == ".html" else []
+        assert urls or file.suffix == ".css"
+        foreign = [url for url in urls if re.match(r"([a-z]+:)?//", url)]
+        assert not foreign, (file, foreign)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_formulas_are_drawn_without_a_script(site, page):
+    source = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
+    built = html(site, page)
+    formulas = re.findall(r"\$\$.+?\$\$|\$[^$\n]+\$", source, re.DOTALL)
+    assert built.count("<math") == len(formulas)
+    assert not re.search(r"arithmatex|\\[(\[]", built)
+    assert bool(formulas) == (page == "mathematics")
+
+
+def test_examples_are_shown_as_code(site):
+    built = html(site, "api")
+    assert 'class="gp">&gt;&gt;&gt;' in built  # a prompt
+    assert "<blockquote>" not in built  # what Markdown makes of three prompts in plain text
+
+
+def test_pictures_of_the_readme_are_there(site):
+    shown = [url for url in Fetched(html(site, "index")).urls if url.endswith("page.png")]
+    assert shown and all((site / url).is_file() for url in shown)
