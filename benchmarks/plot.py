@@ -6,7 +6,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[1]
+TABLE, PICTURE = ROOT / "benchmarks" / "results.csv", ROOT / "docs" / "speed.png"
 COLOURS = {
     "dbloss fused": "#0072B2",
     "dbloss operators": "#56B4E9",
@@ -25,9 +26,9 @@ def newest(path: Path) -> list[dict[str, str]]:
     return [row for row in rows if [row[key] for key in ("date", "commit", "device")] == run]
 
 
-def draw(path: Path = HERE / "results.csv") -> None:
-    """Write `speed.png` beside the table."""
-    rows = newest(path)
+def draw(table: Path = TABLE, picture: Path = PICTURE) -> None:
+    """Draw the newest run of a table."""
+    rows = newest(table)
     at_reference = [row for row in rows if row["images"] == "8" and row["height"] == "640"]
     figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=150)
     left, right = figure.subplots(1, 2, width_ratios=[1.25, 1])
@@ -71,7 +72,7 @@ def draw(path: Path = HERE / "results.csv") -> None:
         f"{first['cores']} cores of {first['device']}, Paddle {first['paddle']}",
         fontsize=12,
     )
-    figure.savefig(path.with_name("speed.png"))
+    figure.savefig(picture)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python benchmarks/run.py
 
 measures every provider on every size and loss, then the making of label maps, appends rows to
-`results.csv` and draws `speed.png`. `--only losses` and `--only targets` measure one of the two,
+`results.csv` and draws `docs/speed.png`. `--only losses` and `--only targets` measure one of them,
 `--quick` takes a few minutes, `--device gpu` needs a CUDA build of Paddle.
 """
 
@@ -331,7 +331,8 @@ def main() -> None:
     parser.add_argument("--only", choices=["losses", "targets"], help="measure one of the two")
     parser.add_argument("--quick", action="store_true", help="two sizes and three losses only")
     parser.add_argument("--seconds", type=float, default=12, help="time for a size and a loss")
-    parser.add_argument("--out", type=Path, default=HERE / "results.csv")
+    parser.add_argument("--out", type=Path, default=plot.TABLE, help="the table")
+    parser.add_argument("--picture", type=Path, default=plot.PICTURE)
     arguments = parser.parse_args()
     paddle.set_device(arguments.device)
     sizes = QUICK_SIZES if arguments.quick else SIZES
@@ -376,7 +377,7 @@ def main() -> None:
             writer.writeheader()
         writer.writerows(rows)
     if arguments.only != "targets":
-        plot.draw(arguments.out)
+        plot.draw(arguments.out, arguments.picture)
 
 
 if __name__ == "__main__":

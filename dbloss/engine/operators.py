@@ -6,7 +6,7 @@ place: on a CPU fresh memory costs more than the arithmetic.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import paddle
 from paddle import Tensor
@@ -52,20 +52,19 @@ def graph(maps: Tensor, terms: Sequence["Term"], processes: Processes) -> tuple[
     What it differentiates is a 0 added to the loss: the gradient times the difference between the
     maps and a constant copy of them.
     """
+    change = _change(maps)
     losses = []
     for part in _first_sweep(maps, terms, processes):
-        plane = maps if maps.ndim == 3 else maps[:, part.channel]
-        line = part.gradient(paddle.ones([]))
-        zero = (line * (plane - plane.detach()).astype(line.dtype)).sum()
-        losses.append((part.value.astype(line.dtype) + zero).astype(paddle.float32))
+        slope = part.gradient(paddle.ones([]))
+        zero = (slope * (change if maps.ndim == 3 else change[:, part.channel])).sum()
+        losses.append((part.value.astype(slope.dtype) + zero).astype(paddle.float32))
     return tuple(losses)
 
 
 def pixel_graph(pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
     """Return the loss of every pixel in a static graph, made differentiable as in `graph`."""
-    p, g = (tensor.detach().astype(computed(pred)) for tensor in (pred, gt))
-    zero = pixel_loss.derivative(p, g) * (pred - pred.detach()).astype(p.dtype)
-    return pixel_loss.value(p, g) + zero
+    p, g = (_constant(tensor, computed(pred)) for tensor in (pred, gt))
+    return pixel_loss.value(p, g) + pixel_loss.derivative(p, g) * _change(pred)
 
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: mining.Balance) -> Tensor:
@@ -141,11 +140,11 @@ class _Part:
 
 def _first_sweep(maps: Tensor, terms: Sequence["Term"], processes: Processes) -> list[_Part]:
     dtype = computed(maps)
-    planes = maps.detach().astype(dtype)
+    planes = _constant(maps, dtype)
     if maps.ndim == 3:
         planes = planes.unsqueeze(1)
     labels = {
-        id(tensor): tensor.detach().astype(dtype)
+        id(tensor): _constant(tensor, dtype)
         for term in terms
         for tensor in (term.target, term.mask)
     }
@@ -158,6 +157,21 @@ def _first_sweep(maps: Tensor, terms: Sequence["Term"], processes: Processes) ->
     for part, some in zip(parts, sums):
         part.finish(some, processes)
     return parts
+
+
+def _constant(tensor: Tensor, dtype: Any) -> Tensor:
+    """Return a tensor of that dtype and of the same values, which has no gradient."""
+    if paddle.in_dynamic_mode():
+        return tensor.detach().astype(dtype)
+    # A static graph would write to the memory that a detached tensor shares with the caller's.
+    copy = tensor.clone()
+    copy.stop_gradient = True
+    return copy.astype(dtype)
+
+
+def _change(maps: Tensor) -> Tensor:
+    """Return zeros that are differentiable in the maps, with the derivative 1."""
+    return maps.astype(computed(maps)) - _constant(maps, computed(maps))
 
 
 def _sum(x: Tensor) -> Tensor:
