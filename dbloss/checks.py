@@ -97,7 +97,8 @@ def group(value: Any, global_batch: bool) -> Any:
 
 def member(group: Any) -> None:
     """Raise if this process is not one of the group."""
-    if group is not None and group.rank < 0:
+    # A group of one process has no rank, not even for that process.
+    if group is not None and paddle.distributed.get_rank() not in group.ranks:
         raise RuntimeError(
             f"group: expected one that holds this process, rank {paddle.distributed.get_rank()},"
             f" got the ranks {group.ranks}. Compute the loss in those processes alone, or leave"
