@@ -1,30 +1,24 @@
 """What the loss layers have in common."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import paddle
 from paddle import Tensor, nn
 
 from dbloss import checks
+from dbloss._static import outside_graphs
 from dbloss.engine import Term, evaluate
 from dbloss.engine.dtypes import own_dtypes
 from dbloss.engine.processes import ALONE, Processes, processes
 
-_Forward = TypeVar("_Forward", bound=Callable[..., Any])
-
-
-def plain_python(forward: _Forward) -> _Forward:
-    """Keep a static graph from translating `forward`, which asks no tensor for its value.
-
-    Its Python runs once, and the graph holds the operators it calls.
-    """
-    paddle.jit.not_to_static(forward)
-    return forward
-
 
 class LossLayer(nn.Layer):  # type: ignore[misc]
     """A layer whose batch may be spread over several processes."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        outside_graphs(cls)
 
     def __init__(self, global_batch: bool, group: Any) -> None:
         super().__init__()

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer, plain_python
+from dbloss._layer import TermLayer
+from dbloss._static import plain_python
 from dbloss.dice import Dice
 from dbloss.engine import Term, evaluate, pixel_map, scratch
 from dbloss.engine.dtypes import own_dtypes

@@ -4,8 +4,10 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from dbloss import checks
+from dbloss._static import plain_python
 
 
+@plain_python
 def differentiable_binarization(
     probability_map: Tensor, threshold_map: Tensor, k: float = 50.0
 ) -> Tensor:

@@ -6,7 +6,8 @@ from typing import Any
 from paddle import Tensor, nn
 
 from dbloss import checks
-from dbloss._layer import LossLayer, plain_python
+from dbloss._layer import LossLayer
+from dbloss._static import plain_python
 from dbloss.balance import BALANCED_TYPES, BalanceLoss
 from dbloss.dice import DiceLoss
 from dbloss.engine import evaluate

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer, plain_python
+from dbloss._layer import TermLayer
+from dbloss._static import plain_python
 from dbloss.engine import Term, scratch
 from dbloss.engine.dtypes import computed, own_dtypes
 

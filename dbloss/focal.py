@@ -7,7 +7,8 @@ import paddle
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer, plain_python
+from dbloss._layer import TermLayer
+from dbloss._static import plain_python
 from dbloss.dice import Dice
 from dbloss.engine import Term
 from dbloss.mean import Mean

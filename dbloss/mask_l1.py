@@ -6,7 +6,8 @@ import paddle
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer, plain_python
+from dbloss._layer import TermLayer
+from dbloss._static import plain_python
 from dbloss.engine import Term, scratch
 from dbloss.mean import Mean
 

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from paddle import Tensor
 
 from dbloss import checks, engine
+from dbloss._static import plain_python
 
 
 class Balance(NamedTuple):
@@ -40,6 +41,7 @@ def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
     return xp.clip((n_neg - n_above) / xp.clip(n_equal, 1, None), 0, 1)
 
 
+@plain_python
 def hard_negative_weights(
     hardness: Tensor,
     gt: Tensor,

@@ -18,7 +18,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from dbloss.engine import operators
-from dbloss.engine.dtypes import computed, own_dtypes
+from dbloss.engine.dtypes import cast_gradient, computed, own_dtypes
 from dbloss.engine.processes import Processes
 
 if TYPE_CHECKING:
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 
 VARIABLE = "DBLOSS_ENGINE"
-_GREATEST_FLOAT16 = 65504.0
 
 
 class Term(NamedTuple):
@@ -113,18 +112,6 @@ def _has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-def _cast(gradient: Tensor, dtype: Any) -> Tensor:
-    """Return the gradient in the dtype of the prediction.
-
-    What float16 cannot hold becomes its largest number: the backward pass of a saturated sigmoid
-    would make NaN of an infinity.
-    """
-    if dtype == paddle.float16:
-        held = gradient.clip(-_GREATEST_FLOAT16, _GREATEST_FLOAT16)
-        gradient = paddle.where(gradient.isnan(), gradient, held)
-    return gradient.astype(dtype)
-
-
 class _Sweeps(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(
@@ -141,7 +128,7 @@ class _Sweeps(PyLayer):  # type: ignore[misc]
             if ctx.processes.size > 1:
                 # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
                 upstream = tuple(ctx.processes.size * scale for scale in upstream)
-            return _cast(ctx.gradient(upstream), ctx.dtype)
+            return cast_gradient(ctx.gradient(upstream), ctx.dtype)
 
 
 class _PixelMap(PyLayer):  # type: ignore[misc]
@@ -156,7 +143,7 @@ class _PixelMap(PyLayer):  # type: ignore[misc]
         pred, gt = ctx.saved_tensor()
         with own_dtypes():
             slope = ctx.pixel_loss.derivative(*_PixelMap._copies(pred, gt))
-            return _cast(slope * upstream, pred.dtype)
+            return cast_gradient(slope * upstream, pred.dtype)
 
     @staticmethod
     def _copies(pred: Tensor, gt: Tensor) -> tuple[Tensor, Tensor]:

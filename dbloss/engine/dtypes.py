@@ -6,6 +6,8 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
+_GREATEST_FLOAT16 = 65504.0
+
 
 def computed(prediction: Tensor) -> Any:
     """Return the dtype of the maps that are worked on: float64 for float64, else float32."""
@@ -21,3 +23,15 @@ def own_dtypes() -> AbstractContextManager[None]:
         return nullcontext()  # Paddle 2 has no such context in a static graph
     context: AbstractContextManager[None] = paddle.amp.auto_cast(enable=False)
     return context
+
+
+def cast_gradient(gradient: Tensor, dtype: Any) -> Tensor:
+    """Return the gradient in the dtype of the prediction.
+
+    What float16 cannot hold becomes its largest number: the backward pass of a saturated sigmoid
+    would make NaN of an infinity.
+    """
+    if dtype == paddle.float16:
+        held = gradient.clip(-_GREATEST_FLOAT16, _GREATEST_FLOAT16)
+        gradient = paddle.where(gradient.isnan(), gradient, held)
+    return gradient.astype(dtype)

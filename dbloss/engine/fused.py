@@ -78,7 +78,7 @@ def sweep(
             value=written, place=paddle.CPUPlace(), persistable=False, zero_copy=True
         )
 
-    return tuple(paddle.full([], part.value, paddle.float32) for part in parts), gradient
+    return tuple(paddle.to_tensor(part.value, paddle.float32, "cpu") for part in parts), gradient
 
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:

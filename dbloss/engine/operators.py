@@ -6,14 +6,14 @@ place: on a CPU fresh memory costs more than the arithmetic.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import paddle
 from paddle import Tensor
 
 from dbloss import mining
 from dbloss.engine import scratch
-from dbloss.engine.dtypes import computed
+from dbloss.engine.dtypes import cast_gradient, computed
 from dbloss.engine.processes import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -52,25 +52,41 @@ def graph(maps: Tensor, terms: Sequence["Term"], processes: Processes) -> tuple[
     What it differentiates is a 0 added to the loss: the gradient times the difference between the
     maps and a constant copy of them.
     """
-    change = _change(maps)
-    losses = []
+    losses, maps = [], _computed(maps)
     for part in _first_sweep(maps, terms, processes):
-        slope = part.gradient(paddle.ones([]))
-        zero = (slope * (change if maps.ndim == 3 else change[:, part.channel])).sum()
-        losses.append((part.value.astype(slope.dtype) + zero).astype(paddle.float32))
+        plane = maps if maps.ndim == 3 else maps[:, part.channel]
+        line = part.gradient(paddle.ones_like(part.value))
+        zero = (line * (plane - scratch.constant(plane))).sum()
+        losses.append((part.value.astype(line.dtype) + zero).astype(paddle.float32))
     return tuple(losses)
 
 
 def pixel_graph(pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
     """Return the loss of every pixel in a static graph, made differentiable as in `graph`."""
-    p, g = (_constant(tensor, computed(pred)) for tensor in (pred, gt))
-    return pixel_loss.value(p, g) + pixel_loss.derivative(p, g) * _change(pred)
+    pred = _computed(pred)
+    p, g = scratch.constant(pred), scratch.constant(gt.astype(pred.dtype))
+    return pixel_loss.value(p, g) + pixel_loss.derivative(p, g) * (pred - p)
+
+
+def _computed(maps: Tensor) -> Tensor:
+    """Return the maps of a static graph in the dtype they are computed in.
+
+    They are cast once, so that their gradient is rounded once, and before anything else: on a CPU
+    Paddle's graphs have no difference of float16.
+    """
+    dtype = computed(maps)
+    if maps.dtype != paddle.float16:
+        return maps.astype(dtype)
+    cast: Tensor = paddle.static.nn.static_pylayer(
+        lambda x: x.astype(dtype), [maps], lambda gradient: cast_gradient(gradient, paddle.float16)
+    )
+    return cast
 
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: mining.Balance) -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
     dtype = computed(hardness)
-    hardness, gt, mask = (tensor.astype(dtype) for tensor in (hardness, gt, mask))
+    hardness, gt, mask = (scratch.constant(tensor.astype(dtype)) for tensor in (hardness, gt, mask))
     positive = gt * mask
     negative = mask - positive
     _, n_neg = balance.counts(_sum(positive), _sum(mask) - _sum(positive), paddle)
@@ -140,11 +156,11 @@ class _Part:
 
 def _first_sweep(maps: Tensor, terms: Sequence["Term"], processes: Processes) -> list[_Part]:
     dtype = computed(maps)
-    planes = _constant(maps, dtype)
+    planes = scratch.constant(maps.astype(dtype))
     if maps.ndim == 3:
         planes = planes.unsqueeze(1)
     labels = {
-        id(tensor): _constant(tensor, dtype)
+        id(tensor): scratch.constant(tensor.astype(dtype))
         for term in terms
         for tensor in (term.target, term.mask)
     }
@@ -157,21 +173,6 @@ def _first_sweep(maps: Tensor, terms: Sequence["Term"], processes: Processes) ->
     for part, some in zip(parts, sums):
         part.finish(some, processes)
     return parts
-
-
-def _constant(tensor: Tensor, dtype: Any) -> Tensor:
-    """Return a tensor of that dtype and of the same values, which has no gradient."""
-    if paddle.in_dynamic_mode():
-        return tensor.detach().astype(dtype)
-    # A static graph would write to the memory that a detached tensor shares with the caller's.
-    copy = tensor.clone()
-    copy.stop_gradient = True
-    return copy.astype(dtype)
-
-
-def _change(maps: Tensor) -> Tensor:
-    """Return zeros that are differentiable in the maps, with the derivative 1."""
-    return maps.astype(computed(maps)) - _constant(maps, computed(maps))
 
 
 def _sum(x: Tensor) -> Tensor:
@@ -206,28 +207,31 @@ def _nth_largest(values: Tensor, n: Tensor, processes: Processes) -> Tensor:
 
     It is found digit by digit: a histogram of the leading bits tells in which bin the n-th largest
     lies, and a histogram of the next bits of the values in that bin narrows it further.
+
+    Every tensor made here is made like another one: alone it would land on the default device,
+    which is not always that of the maps.
     """
     if not paddle.in_dynamic_mode():
         return _nth_in_order(values, n)
     bits = values.view(paddle.int64 if values.dtype == paddle.float64 else paddle.int32).flatten()
-    prefix, above = paddle.zeros([], bits.dtype), paddle.zeros([], n.dtype)
+    prefix, above = paddle.zeros_like(n, bits.dtype), paddle.zeros_like(n)
     rest, leading = 64 if bits.dtype == paddle.int64 else 32, True
     while rest:
         width = min(_DIGIT, rest)
         rest -= width
         bins = 1 << width
-        rising = paddle.arange(bins, dtype=bits.dtype)
+        first = paddle.full_like(prefix, -bins // 2) if leading else prefix * bins
+        digits = scratch.subtract(_shifted(bits, rest), first)
+        counts = processes.add_up(_histogram(digits, bins))
+        rising = (paddle.ones_like(counts).cumsum(0) - 1).astype(bits.dtype)
         falling = rising.flip(0)
         if leading:
             # A float is sign and magnitude: falling values are falling positive digits, and then
             # rising negative ones.
-            first = paddle.full_like(prefix, -bins // 2)
             order = paddle.concat([falling[: bins // 2], rising[: bins // 2]])
         else:
-            first = prefix * bins
             order = paddle.where(prefix < 0, rising, falling)
-        digits = scratch.subtract(_shifted(bits, rest), first)
-        counts = paddle.gather(processes.add_up(_histogram(digits, bins)), order).astype(n.dtype)
+        counts = paddle.gather(counts, order).astype(n.dtype)
         at_least = counts.cumsum(0) + above
         # An n too large ends in the last bin that holds a value.
         wanted = paddle.minimum(n.clip(1), at_least[-1])
@@ -247,7 +251,7 @@ def _nth_in_order(values: Tensor, n: Tensor) -> Tensor:
 
 def _shifted(bits: Tensor, by: int) -> Tensor:
     if hasattr(paddle, "bitwise_right_shift"):
-        return paddle.bitwise_right_shift(bits, paddle.full([], by, bits.dtype))
+        return paddle.bitwise_right_shift(bits, paddle.full_like(bits[:1], by))
     return bits // (1 << by)  # Paddle 2.6: slower, and rounded down as a shift is
 
 

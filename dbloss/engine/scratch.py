@@ -35,3 +35,15 @@ subtract = _in_place("subtract")
 def replace(x: Tensor, y: Tensor) -> Tensor:
     """Return a copy of `y`."""
     return paddle.assign(y, x) if paddle.in_dynamic_mode() else y
+
+
+def constant(x: Tensor) -> Tensor:
+    """Return `x` without gradient: a view, but in a static graph a copy.
+
+    A view there lets operators that work in place, and in parallel, write over what it shows.
+    """
+    if paddle.in_dynamic_mode():
+        return x.detach()
+    copy = paddle.assign(x)
+    copy.stop_gradient = True
+    return copy

@@ -1,0 +1,28 @@
+"""What keeps `paddle.jit.to_static` from translating the Python of this package."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import paddle
+from paddle import nn
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def plain_python(function: _Function) -> _Function:
+    """Keep a static graph from translating `function`, which asks no tensor for its value.
+
+    Its Python runs once, and the graph holds the operators it calls.
+    """
+    paddle.jit.not_to_static(function)
+    return function
+
+
+def outside_graphs(layer: type[nn.Layer]) -> None:
+    """Keep the graphs that Paddle traces (`full_graph=False`) from holding this layer.
+
+    It runs between two of them, in eager mode. Traced, its gradient corrupts memory.
+    """
+    marker = getattr(paddle.jit, "marker", None)  # Paddle 3.0 has none
+    if marker is not None:
+        marker.force_dynamic(layer)
