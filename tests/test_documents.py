@@ -1,4 +1,4 @@
-"""What the documents show runs: the examples of the docstrings and the README's code."""
+"""What the documents show runs: the examples of the docstrings and the code of the READMEs."""
 
 import doctest
 import importlib
@@ -14,6 +14,7 @@ import pytest
 import dbloss
 
 README = Path(__file__).parents[1] / "README.md"
+CHINESE = README.with_name("README.zh-CN.md")
 MODULES = ["dbloss", *(f"dbloss.{module.name}" for module in pkgutil.iter_modules(dbloss.__path__))]
 
 
@@ -31,18 +32,19 @@ def test_public_names_have_an_example_that_runs(name):
 
 # Paddle's own, where it compiles a backward pass.
 @pytest.mark.filterwarnings("ignore:Tensor do not have 'place' interface:UserWarning")
-def test_code_of_the_readme(monkeypatch):
+@pytest.mark.parametrize("readme", [README, CHINESE], ids=lambda readme: readme.name)
+def test_code_of_the_readme(readme, monkeypatch):
     ppocr = ModuleType("ppocr")
     ppocr.losses = SimpleNamespace(DBLoss=None)
     monkeypatch.setitem(sys.modules, "ppocr", ppocr)
     monkeypatch.setitem(sys.modules, "ppocr.losses", ppocr.losses)
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", readme.read_text("utf-8"), re.DOTALL)
     assert blocks
     maps, ones = paddle.full([1, 3, 8, 8], 0.5), paddle.ones([1, 8, 8])
     names = {"predicts": {"maps": maps}, "batch": [None, ones, ones, ones, ones]}
     names["predicts"]["maps"].stop_gradient = False
     for block in blocks:
-        exec(compile(block, str(README), "exec"), names)
+        exec(compile(block, str(readme), "exec"), names)
     assert ppocr.losses.DBLoss is dbloss.DBLoss
     assert set(names["losses"]) == {
         "loss",
@@ -96,3 +98,35 @@ def test_the_map_for_contributors_names_every_file_of_the_package():
     for file in (root / "dbloss").rglob("*.py"):
         path = file.relative_to(root).as_posix()
         assert path in named or path.startswith(folders), path
+
+
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+def test_both_readmes_show_the_same_blocks():
+    blocks = FENCED.findall(README.read_text("utf-8"))
+    assert blocks and FENCED.findall(CHINESE.read_text("utf-8")) == blocks
+
+
+def _pieces(readme):
+    """Return the headings, paragraphs, items, pictures and rows of tables, in order."""
+    return re.split(r"\n\n+|\n(?=- |\|)", FENCED.sub("", readme.read_text("utf-8")).strip())
+
+
+def _facts(piece):
+    piece = re.sub(r"\.zh-CN|(?<=\.cn)/en", "", piece)  # links to a page in the other language
+    return {
+        "kind": re.match(r"#+ |- |\||!\[|", piece)[0],
+        "bars": piece.count("|"),
+        "numbers": sorted(re.findall(r"(?<![\w.])-?\d+(?:[.,]\d+)*(?:e-?\d+)?", piece, re.ASCII)),
+        "code": set(re.findall(r"`(.+?)`", piece, re.DOTALL)),
+        "links": sorted(re.findall(r"\]\((.+?)\)", piece)),
+    }
+
+
+def test_both_readmes_state_the_same():
+    """A number, name, link or row that changes in one has to change in the other."""
+    english, chinese = _pieces(README), _pieces(CHINESE)
+    for one, other in zip(english, chinese):
+        assert _facts(other) == _facts(one), f"{one}\n\n{other}"
+    assert len(chinese) == len(english)
