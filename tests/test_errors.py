@@ -4,7 +4,7 @@ import numpy as np
 import oracle
 import paddle
 import pytest
-from helpers import tensor
+from helpers import PADDLE, make_batch, tensor, tensors
 
 from dbloss import (
     BalanceLoss,
@@ -374,3 +374,11 @@ def test_binarization(changed, error, parts):
     call = {"probability_map": zeros(N, H, W), "threshold_map": zeros(N, H, W)} | changed
     with raises(error, *changed, *parts):
         differentiable_binarization(**call)
+
+
+@pytest.mark.skipif(PADDLE >= (3, 0), reason="Paddle 3 takes the losses into static graphs")
+def test_static_graph_of_paddle_2():
+    batch = make_batch()
+    layer = paddle.jit.to_static(DBLoss(), full_graph=True)
+    with pytest.raises(Exception, match=r"Paddle 2.*expected eager mode, got a static graph"):
+        layer({"maps": tensor(batch.maps)}, [None, *tensors(batch.labels[1:])])

@@ -11,6 +11,7 @@ import pytest
 from helpers import (
     GOLDEN,
     GOLDEN_CASES,
+    PADDLE,
     TOLERANCE,
     assert_grad,
     assert_value,
@@ -36,9 +37,12 @@ from dbloss import (
 )
 
 # Paddle's own, on the way back from an output of no axes.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Tensor do not have 'place' interface for pir graph mode:UserWarning"
-)
+pytestmark = [
+    pytest.mark.skipif(PADDLE < (3, 0), reason="Paddle 2 gets an error: test_errors.py"),
+    pytest.mark.filterwarnings(
+        "ignore:Tensor do not have 'place' interface for pir graph mode:UserWarning"
+    ),
+]
 
 TYPES = pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
 FULL = pytest.mark.parametrize("mode", ["fixed", "dynamic"])

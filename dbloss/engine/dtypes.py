@@ -1,10 +1,12 @@
 """The dtypes that losses are computed in, whatever the prediction is and AMP would cast to."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import paddle
 from paddle import Tensor
+
+from dbloss import checks
 
 _GREATEST_FLOAT16 = 65504.0
 
@@ -19,8 +21,11 @@ def own_dtypes() -> AbstractContextManager[None]:
 
     Sums over a million pixels overflow in float16.
     """
-    if paddle.__version__.startswith("2.") and not paddle.in_dynamic_mode():
-        return nullcontext()  # Paddle 2 has no such context in a static graph
+    if paddle.__version__.startswith("2."):
+        checks.eager(
+            f"Paddle {paddle.__version__}",
+            "Compile the model alone and call the loss on what it returns, or install Paddle 3.",
+        )
     context: AbstractContextManager[None] = paddle.amp.auto_cast(enable=False)
     return context
 
