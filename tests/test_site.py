@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("mkdocs", reason='needs pip install ".[docs]"')
 
 ROOT = Path(__file__).parents[1]
-PAGES = ["index", "mathematics", "api", "migration", "troubleshooting"]
+PAGES = ["index", "mathematics", "api", "which-loss", "migration", "troubleshooting"]
 
 
 @pytest.fixture(scope="module")
@@ -71,5 +71,5 @@ def test_examples_are_shown_as_code(site):
 
 
 def test_pictures_of_the_readme_are_there(site):
-    shown = [url for url in Fetched(html(site, "index")).urls if url.endswith("page.png")]
+    shown = [url for url in Fetched(html(site, "index")).urls if url.endswith("speed.png")]
     assert shown and all((site / url).is_file() for url in shown)
