@@ -1,7 +1,7 @@
 """Text polygons to the four label maps that the loss is trained with."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,8 @@ from dbloss import checks
 try:
     import cv2
     import pyclipper
-    from numba import njit
+
+    from dbloss._compiled import compiled
 except ModuleNotFoundError as error:
     if error.name not in ("cv2", "pyclipper", "numba"):
         raise
@@ -209,18 +210,7 @@ def _draw_border(
     )
 
 
-def _compiled(*signature: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def compile_it(function: Callable[..., None]) -> Any:
-        options: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
-        try:
-            return njit(*signature, cache=True, **options)(function)
-        except RuntimeError:  # no folder to keep compiled code in
-            return njit(*signature, **options)(function)
-
-    return compile_it
-
-
-@_compiled()
+@compiled(fastmath={"contract"})
 def _approach(nearest, start, stop, square, reach):  # type: ignore[no-untyped-def]
     """Lower `nearest`, squared distances in a polygon's window, to those of an edge."""
     height, width = nearest.shape
@@ -257,7 +247,10 @@ def _approach(nearest, start, stop, square, reach):  # type: ignore[no-untyped-d
 
 
 # Compiled when it is imported: a forked worker has nothing left to compile.
-@_compiled("f4[:,::1], f8[:,::1], f8[::1], i8[::1], i8[::1], i8[::1], i8[:,:,::1], f8[::1], f8, f8")
+@compiled(
+    "f4[:,::1], f8[:,::1], f8[::1], i8[::1], i8[::1], i8[::1], i8[:,:,::1], f8[::1], f8, f8",
+    fastmath={"contract"},
+)
 def _draw_thresholds(  # type: ignore[no-untyped-def]
     canvas, points, squares, starts, ends, following, windows, reach, least, greatest
 ):

@@ -607,7 +607,8 @@ def test_a_wrong_argument_is_named(changed, error, parts):
 
 @pytest.mark.parametrize("missing", ["cv2", "pyclipper", "numba"])
 def test_without_its_libraries_the_import_says_what_to_install(monkeypatch, missing):
-    monkeypatch.delitem(sys.modules, "dbloss.targets")
+    for module in ("dbloss.targets", "dbloss._compiled"):
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)
     with raises(ImportError, missing, r'pip install "dbloss\[targets\]"'):
         importlib.import_module("dbloss.targets")

@@ -6,11 +6,9 @@ so that a NaN or an infinity shows in the loss wherever it stands, as in the for
 NaN). The slots of `out` are named below.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
+
+from dbloss._compiled import compiled
 
 # Slots of the sums of a block.
 LOSS, PREDICTED, POSITIVE, TOTAL, IRREGULAR, BLANK, SLOTS = range(7)
@@ -26,18 +24,8 @@ _PIECE = 8192  # pixels that one kernel hands on to the next in the second-level
 _CHUNK = 1024  # pixels whose values stand in the first-level cache
 
 
-def _kernel(function: Callable[..., Any]) -> Any:
-    # Sums of a block may be reordered, which lets the compiler use vector instructions. NaN and
-    # infinity keep their meaning.
-    options: dict[str, Any] = {
-        "nogil": True,
-        "fastmath": {"reassoc", "contract", "nsz"},
-        "error_model": "numpy",  # a division is an instruction, not a test for zero
-    }
-    try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder to keep compiled code in
-        return njit(**options)(function)
+# Sums of a block may be reordered, which lets the compiler use vector instructions.
+_kernel = compiled(fastmath={"reassoc", "contract", "nsz"})
 
 
 @_kernel
