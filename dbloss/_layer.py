@@ -7,7 +7,6 @@ import paddle
 from paddle import Tensor, nn
 
 from dbloss import checks
-from dbloss._static import outside_graphs
 from dbloss.engine import Term, evaluate
 from dbloss.engine.dtypes import own_dtypes
 from dbloss.engine.processes import ALONE, Processes, processes
@@ -15,10 +14,6 @@ from dbloss.engine.processes import ALONE, Processes, processes
 
 class LossLayer(nn.Layer):  # type: ignore[misc]
     """A layer whose batch may be spread over several processes."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        outside_graphs(cls)
 
     def __init__(self, global_batch: bool, group: Any) -> None:
         super().__init__()

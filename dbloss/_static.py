@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import paddle
-from paddle import nn
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_Class = TypeVar("_Class", bound=type)
 
 
 def plain_python(function: _Function) -> _Function:
@@ -18,11 +18,13 @@ def plain_python(function: _Function) -> _Function:
     return function
 
 
-def outside_graphs(layer: type[nn.Layer]) -> None:
-    """Keep the graphs that Paddle traces (`full_graph=False`) from holding this layer.
+def untraced(layer: _Class) -> _Class:
+    """Keep the graphs that Paddle traces (`full_graph=False`) from holding a layer.
 
-    It runs between two of them, in eager mode. Traced, its gradient corrupts memory.
+    It runs between two of them, in eager mode: traced, it corrupts memory. Not for subclasses, in
+    which Paddle then cannot follow `super()`; what they call of this package runs in eager mode.
     """
     marker = getattr(paddle.jit, "marker", None)  # Paddle 3.0 has none
     if marker is not None:
         marker.force_dynamic(layer)
+    return layer

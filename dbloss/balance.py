@@ -6,7 +6,7 @@ from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
-from dbloss._static import plain_python
+from dbloss._static import plain_python, untraced
 from dbloss.dice import Dice
 from dbloss.engine import Term, evaluate, pixel_map, scratch
 from dbloss.engine.dtypes import own_dtypes
@@ -57,6 +57,7 @@ _PIXEL_LOSSES: dict[str, PixelLoss] = {
 BALANCED_TYPES = ("DiceLoss", "MaskL1Loss", *_PIXEL_LOSSES, "OHEMDiceLoss")
 
 
+@untraced
 class BalanceLoss(TermLayer):
     """A loss balanced between text and hard negatives by online hard example mining (OHEM).
 

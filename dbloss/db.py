@@ -7,7 +7,7 @@ from paddle import Tensor, nn
 
 from dbloss import checks
 from dbloss._layer import LossLayer
-from dbloss._static import plain_python
+from dbloss._static import plain_python, untraced
 from dbloss.balance import BALANCED_TYPES, BalanceLoss
 from dbloss.dice import DiceLoss
 from dbloss.engine import evaluate
@@ -19,6 +19,7 @@ from dbloss.mask_l1 import MaskL1Loss
 _OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss)
 
 
+@untraced
 class DBLoss(LossLayer):
     """Loss of a DB text detector: `alpha * L_s + beta * L_t + L_b`.
 

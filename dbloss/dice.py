@@ -7,7 +7,7 @@ from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
-from dbloss._static import plain_python
+from dbloss._static import plain_python, untraced
 from dbloss.engine import Term, scratch
 from dbloss.engine.dtypes import computed, own_dtypes
 
@@ -58,6 +58,7 @@ class Dice(NamedTuple):
         return sums[1] + sums[2] + self.eps + self.smooth
 
 
+@untraced
 class DiceLoss(TermLayer):
     """Dice loss over the pixels of a mask.
 

@@ -8,7 +8,7 @@ from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
-from dbloss._static import plain_python
+from dbloss._static import plain_python, untraced
 from dbloss.dice import Dice
 from dbloss.engine import Term
 from dbloss.mean import Mean
@@ -55,6 +55,7 @@ class Focal(NamedTuple):
         return -(g * paddle.log(q) + (1 - g) * paddle.log1p(-q))
 
 
+@untraced
 class DiceFocalLoss(TermLayer):
     """Dice loss plus focal loss over the pixels of a mask.
 

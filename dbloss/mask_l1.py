@@ -7,7 +7,7 @@ from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
-from dbloss._static import plain_python
+from dbloss._static import plain_python, untraced
 from dbloss.engine import Term, scratch
 from dbloss.mean import Mean
 
@@ -24,6 +24,7 @@ class Absolute(NamedTuple):
         return paddle.sign(scratch.subtract(p, t))
 
 
+@untraced
 class MaskL1Loss(TermLayer):
     """Mean absolute error over the pixels of a mask.
 

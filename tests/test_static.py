@@ -295,7 +295,7 @@ class Constant(paddle.nn.Layer):
         return 0.01 * pred.sum()
 
 
-@FULL
+@MODES
 @pytest.mark.parametrize("index, name", [(0, "bce_loss"), (1, "l1_loss"), (2, "dice_loss")])
 def test_a_replaced_part_is_the_one_that_runs(index, name, mode):
     layer, batch = DBLoss(), make_batch(seed=64)
@@ -320,8 +320,7 @@ class Distilled(DBLoss):
         return out + self.dice_loss(student[:, 0], (teacher[:, 0] > 0.3).astype("float32"), m)
 
 
-# Paddle cannot trace `super().forward` of a layer in parts.
-@pytest.mark.parametrize("mode", ["fixed", "dynamic"])
+@MODES
 def test_a_subclass_over_two_models(mode):
     batch, teacher = make_batch(seed=65), make_batch(seed=66).maps
     arrays = (batch.maps, teacher, *batch.labels[1:])
