@@ -54,7 +54,8 @@ _PIXEL_LOSSES: dict[str, PixelLoss] = {
     "CrossEntropy": BinaryCrossEntropy(),
     "Euclidean": SquaredError(),
 }
-BALANCED_TYPES = ("DiceLoss", "MaskL1Loss", *_PIXEL_LOSSES, "OHEMDiceLoss")
+MINED_TYPES = (*_PIXEL_LOSSES, "OHEMDiceLoss")
+BALANCED_TYPES = ("DiceLoss", "MaskL1Loss", *MINED_TYPES)
 
 
 @untraced
@@ -172,7 +173,7 @@ class BalanceLoss(TermLayer):
     def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
         balance = None
         if self.balance_loss:
-            per_pixel = self.main_loss_type not in ("DiceLoss", "MaskL1Loss")
+            per_pixel = self.main_loss_type in MINED_TYPES
             balance = Balance(self.negative_ratio, self.fallback_negatives, self.eps, per_pixel)
         return (Term(self._loss(), gt, mask, channel, balance),)
 

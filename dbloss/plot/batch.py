@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss.balance import BinaryCrossEntropy, SquaredError
+from dbloss.balance import MINED_TYPES, BinaryCrossEntropy, SquaredError
 from dbloss.db import DBLoss
 from dbloss.engine import pixel_map
 from dbloss.engine.dtypes import own_dtypes
@@ -24,7 +24,6 @@ from dbloss.plot import panels
 
 _Array = NDArray[Any]
 
-_MINING = ("BCELoss", "CrossEntropy", "Euclidean", "OHEMDiceLoss")
 _NAMES = {"P": "probability P", "T": "threshold T", "B": "binary B"}
 # Of each channel the places of its target and its mask among the labels.
 _PLACES = {"P": (3, 4), "T": (1, 2), "B": (3, 4)}
@@ -183,7 +182,7 @@ def _measure(
         name, pixel_loss = _pixel_loss(loss_fn, main_loss_type)
         pixel = pixel_map(probability, g, pixel_loss)
         weights = paddle.zeros_like(pixel)
-        if main_loss_type is None or main_loss_type in _MINING:
+        if main_loss_type is None or main_loss_type in MINED_TYPES:
             hardness = probability if main_loss_type == "OHEMDiceLoss" else pixel
             weights = hard_negative_weights(hardness, g, m, ohem_ratio)
     return _Measured(
@@ -229,7 +228,7 @@ def _draw_mined(
     chosen, shared = weights == 1, (weights > 0) & (weights < 1)
     panels.lay_over(ax, chosen, panels.VERMILLION)
     panels.lay_over(ax, shared, panels.SKY)
-    if main_loss_type is not None and main_loss_type not in _MINING:
+    if main_loss_type is not None and main_loss_type not in MINED_TYPES:
         note = f"none: {main_loss_type} does not mine"
     elif not measured.mined:
         note = "none in the batch"
