@@ -7,33 +7,13 @@ from paddle import Tensor
 from dbloss import checks
 from dbloss._layer import TermLayer
 from dbloss._static import plain_python, untraced
+from dbloss.cross_entropy import BinaryCrossEntropy
 from dbloss.dice import Dice
 from dbloss.engine import Term, evaluate, pixel_map, scratch
 from dbloss.engine.dtypes import own_dtypes
 from dbloss.mask_l1 import Absolute
 from dbloss.mean import Mean, PixelLoss
 from dbloss.mining import Balance
-
-
-class BinaryCrossEntropy(NamedTuple):
-    """`l = -(g * log p + (1-g) * log(1-p))`, `dl/dp = (p - g) / max(p * (1-p), 1e-12)`.
-
-    A logarithm below -100, or of a number that is not positive, counts as -100.
-    """
-
-    def value(self, p: Tensor, g: Tensor) -> Tensor:
-        """Return `l`."""
-        log_p = scratch.clip(scratch.log(p.clip(min=0)), min=-100)
-        log_not_p = scratch.clip(scratch.log1p(scratch.negate(p.clip(max=1))), min=-100)
-        text = scratch.multiply(log_p, g)
-        value = scratch.negate(scratch.add(text, scratch.multiply(log_not_p, 1 - g)))
-        # What is not finite is lost in a clip: 0 * p brings it back, as NaN.
-        return scratch.add(value, scratch.scale(p, 0.0))
-
-    def derivative(self, p: Tensor, g: Tensor) -> Tensor:
-        """Return `dl/dp`."""
-        variance = scratch.clip(scratch.multiply(1 - p, p), min=1e-12)
-        return scratch.divide(scratch.subtract(p, g), variance)
 
 
 class SquaredError(NamedTuple):

@@ -39,6 +39,17 @@ def test_clipped_pixels_have_no_focal_gradient(dtype):
     check(lambda x: layer(x, gt, mask), p, expected, dtype)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gamma", [0, 2, 2.5])
+def test_saturated_predictions(gamma, dtype):
+    """In float32 1 - eps is rounded by a percent of eps, which must not reach the loss."""
+    rng = np.random.default_rng(0)
+    p = rng.choice(np.float32([0, 1e-7, 5e-7, 2e-6, 0.5, 1 - 2e-6, 1 - 5e-7, 1]), (2, 8, 12))
+    g, m = (rng.random((2, 2, 8, 12)) < [[[[0.5]]], [[[0.9]]]]).astype(np.float32)
+    layer, (gt, mask) = DiceFocalLoss(focal_gamma=gamma), tensors((g, m))
+    check(lambda x: layer(x, gt, mask), p, oracle.dice_focal(p, g, m, gamma=gamma), dtype)
+
+
 def test_without_a_mask_every_pixel_counts():
     p, g, m = make_batch().single
     layer, (gt,) = DiceFocalLoss(), tensors((g,))

@@ -607,8 +607,8 @@ def test_a_wrong_argument_is_named(changed, error, parts):
 
 @pytest.mark.parametrize("missing", ["cv2", "pyclipper", "numba"])
 def test_without_its_libraries_the_import_says_what_to_install(monkeypatch, missing):
-    for module in ("dbloss.targets", "dbloss._compiled"):
-        monkeypatch.delitem(sys.modules, module)
+    for name in ("dbloss.targets", "dbloss._compiled"):
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, missing, None)
     with raises(ImportError, missing, r'pip install "dbloss\[targets\]"'):
         importlib.import_module("dbloss.targets")

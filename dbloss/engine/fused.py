@@ -22,7 +22,8 @@ from numba import config
 from numpy.typing import NDArray
 from paddle import Tensor
 
-from dbloss.balance import BinaryCrossEntropy, SquaredError
+from dbloss.balance import SquaredError
+from dbloss.cross_entropy import BinaryCrossEntropy
 from dbloss.dice import Dice
 from dbloss.engine import Term, kernels
 from dbloss.engine.dtypes import computed

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss.balance import MINED_TYPES, BinaryCrossEntropy, SquaredError
+from dbloss.balance import MINED_TYPES, SquaredError
+from dbloss.cross_entropy import BinaryCrossEntropy
 from dbloss.db import DBLoss
 from dbloss.engine import pixel_map
 from dbloss.engine.dtypes import own_dtypes
