@@ -14,13 +14,12 @@ except ModuleNotFoundError as error:
         "(the wheel for your CUDA version: https://www.paddlepaddle.org.cn/en/install/quick)"
     ) from error
 
-from dbloss.balance import BalanceLoss
+from dbloss.balance import BalanceLoss, hard_negative_weights
 from dbloss.binarize import differentiable_binarization
 from dbloss.db import DBLoss
 from dbloss.dice import DiceLoss
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
-from dbloss.mining import hard_negative_weights
 from dbloss.validate import validate_batch
 
 __all__ = [

@@ -36,7 +36,7 @@ def main() -> int:
     _print_surroundings(maps)
     print(f"\nself-check: a step of DBLoss on {_SHAPE[0]} x {_SHAPE[1]} x {_SHAPE[2]}")
     print(f"{'loss':<14}{'engine':<11}{'error':>9}{'gradient':>10}{'ms':>8}{'plain ms':>10}")
-    names = ["operators"] if engine.hindrance(maps) else ["operators", "fused"]
+    names = ["operators"] if engine.why_not_fused(maps) else ["operators", "fused"]
     faults = [_check(kind, names, maps, labels) for kind in _KINDS]
     print("something is wrong" if any(faults) else "all is well")
     return int(any(faults))
@@ -68,14 +68,14 @@ def _print_surroundings(maps: Tensor) -> None:
 
 def _choice(maps: Tensor) -> str:
     """Return the engine that runs in eager mode, and why."""
-    asked, hindrance = os.environ.get(engine.VARIABLE, "auto"), engine.hindrance(maps)
+    asked, reason = os.environ.get(engine.VARIABLE, "auto"), engine.why_not_fused(maps)
     try:
         name = engine.choose(maps).__name__.rsplit(".", 1)[-1]
     except (RuntimeError, ValueError) as error:
         return f"none. {error}"
     if asked != "auto":
         return f"{name}, because {engine.VARIABLE} asks for it"
-    return f"{name}, because {hindrance or 'the tensors are on the CPU and numba is installed'}"
+    return f"{name}, because {reason or 'the tensors are on the CPU and numba is installed'}"
 
 
 def _version(package: str) -> str:

@@ -8,8 +8,8 @@ from paddle import Tensor, nn
 
 from dbloss import checks
 from dbloss.engine import Term, evaluate
-from dbloss.engine.dtypes import own_dtypes
-from dbloss.engine.processes import ALONE, Processes, processes
+from dbloss.engine.dtypes import without_amp
+from dbloss.engine.processes import ALONE, Processes, processes_of
 
 
 class LossLayer(nn.Layer):  # type: ignore[misc]
@@ -21,7 +21,7 @@ class LossLayer(nn.Layer):  # type: ignore[misc]
         self.group = checks.group(group, global_batch)
 
     def _processes(self) -> Processes:
-        return processes(self.group) if self.global_batch else ALONE
+        return processes_of(self.group) if self.global_batch else ALONE
 
 
 class TermLayer(LossLayer):
@@ -35,7 +35,7 @@ class TermLayer(LossLayer):
         return loss
 
     def _evaluate(self, pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
-        with own_dtypes():
+        with without_amp():
             return self._combine(evaluate(pred, self._terms(gt, mask), self._processes()))
 
     @staticmethod

@@ -33,13 +33,18 @@ def cross_entropy(p: Tensor, g: Tensor, m: Tensor) -> Tensor:
     return F.binary_cross_entropy(p, g, reduction="none")
 
 
+def counts(positive: Tensor, negative: Tensor, ratio: float) -> tuple[int, int]:
+    """Return the numbers of positives and of hard negatives."""
+    n_pos = int(positive.sum())
+    return n_pos, int(min(float(negative.sum()), n_pos * ratio))
+
+
 def balanced(
     loss: Callable[[Tensor, Tensor, Tensor], Tensor], p: Tensor, g: Tensor, m: Tensor, ratio: float
 ) -> Tensor:
     """Return a loss balanced between positives and the hardest negatives."""
     positive, negative = g * m, (1 - g) * m
-    n_pos = int(positive.sum())
-    n_neg = int(min(float(negative.sum()), n_pos * ratio))
+    n_pos, n_neg = counts(positive, negative, ratio)
     value = loss(p, g, m)
     positive_loss, negative_loss = positive * value, (negative * value).flatten()
     if n_neg == 0:
@@ -51,8 +56,7 @@ def balanced(
 def ohem_dice(p: Tensor, g: Tensor, m: Tensor, ratio: float) -> Tensor:
     """Return the Dice loss over the positives and the hardest negatives."""
     positive, negative = g * m, (1 - g) * m
-    n_pos = int(positive.sum())
-    n_neg = int(min(float(negative.sum()), n_pos * ratio))
+    _, n_neg = counts(positive, negative, ratio)
     if n_neg == 0:
         return dice(p, g, positive)
     hardness = (p * negative).detach()

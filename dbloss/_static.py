@@ -9,7 +9,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Class = TypeVar("_Class", bound=type)
 
 
-def plain_python(function: _Function) -> _Function:
+def untranslated(function: _Function) -> _Function:
     """Keep a static graph from translating `function`, which asks no tensor for its value.
 
     Its Python runs once, and the graph holds the operators it calls.

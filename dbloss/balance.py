@@ -1,40 +1,31 @@
-"""The balance between text and hard negatives (OHEM), and the losses it can balance."""
+"""The balance between text and hard negatives (OHEM)."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
-from dbloss._static import plain_python, untraced
-from dbloss.cross_entropy import BinaryCrossEntropy
-from dbloss.dice import Dice
-from dbloss.engine import Term, evaluate, pixel_map, scratch
-from dbloss.engine.dtypes import own_dtypes
-from dbloss.mask_l1 import Absolute
-from dbloss.mean import Mean, PixelLoss
+from dbloss._static import untraced, untranslated
+from dbloss.engine import Term, evaluate, hard_negatives, pixel_map
+from dbloss.engine.dtypes import without_amp
+from dbloss.formulas import (
+    AbsoluteError,
+    BinaryCrossEntropy,
+    Dice,
+    Loss,
+    Mean,
+    PixelLoss,
+    SquaredError,
+)
 from dbloss.mining import Balance
 
-
-class SquaredError(NamedTuple):
-    """`l = (p - g)^2`, `dl/dp = 2 * (p - g)`."""
-
-    def value(self, p: Tensor, g: Tensor) -> Tensor:
-        """Return `l`."""
-        difference = scratch.subtract(p, g)
-        return scratch.multiply(difference, difference)
-
-    def derivative(self, p: Tensor, g: Tensor) -> Tensor:
-        """Return `dl/dp`."""
-        return scratch.scale(scratch.subtract(p, g), 2.0)
-
-
-_PIXEL_LOSSES: dict[str, PixelLoss] = {
+PIXEL_LOSSES: dict[str, PixelLoss] = {
     "BCELoss": BinaryCrossEntropy(),
     "CrossEntropy": BinaryCrossEntropy(),
     "Euclidean": SquaredError(),
 }
-MINED_TYPES = (*_PIXEL_LOSSES, "OHEMDiceLoss")
+MINED_TYPES = (*PIXEL_LOSSES, "OHEMDiceLoss")
 BALANCED_TYPES = ("DiceLoss", "MaskL1Loss", *MINED_TYPES)
 
 
@@ -69,7 +60,8 @@ class BalanceLoss(TermLayer):
 
     Raises:
         TypeError: a hyperparameter is of the wrong type.
-        ValueError: a hyperparameter is out of its range, or `main_loss_type` is unknown.
+        ValueError: a hyperparameter is out of its range, `main_loss_type` is unknown, or there is a
+            group without a global batch.
 
     Example:
         >>> import paddle
@@ -109,11 +101,13 @@ class BalanceLoss(TermLayer):
         self.negative_ratio = checks.number("negative_ratio", negative_ratio, least=0)
         self.return_origin = checks.flag("return_origin", return_origin)
         self.eps = checks.number("eps", eps, above=0)
-        self.fallback_negatives = checks.number("fallback_negatives", fallback_negatives, least=0)
+        self.fallback_negatives = checks.number(
+            "fallback_negatives", fallback_negatives, least=0, whole=True
+        )
         self.smooth = checks.number("smooth", smooth, least=0)
         checks.warn_unknown("BalanceLoss", kwargs)
 
-    @plain_python
+    @untranslated
     def forward(
         self, pred: Tensor, gt: Tensor, mask: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
@@ -131,30 +125,33 @@ class BalanceLoss(TermLayer):
 
         Raises:
             TypeError: an argument is not a tensor of one of those dtypes.
-            ValueError: shapes differ, a map is empty, or a label requires a gradient.
+            ValueError: shapes differ, a map is empty, a label requires a gradient, or
+                `DBLOSS_ENGINE` names no engine.
+            RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
+                engine that cannot run.
         """
         mask = self._checked_mask(pred, gt, mask)
         balanced = self._evaluate(pred, gt, mask)
         if not (self.balance_loss and self.return_origin):
             return balanced
-        with own_dtypes():
-            if self.main_loss_type in _PIXEL_LOSSES:
-                return balanced, pixel_map(pred, gt, _PIXEL_LOSSES[self.main_loss_type])
+        with without_amp():
+            if self.main_loss_type in PIXEL_LOSSES:
+                return balanced, pixel_map(pred, gt, PIXEL_LOSSES[self.main_loss_type])
             (origin,) = evaluate(pred, (Term(self._loss(), gt, mask),), self._processes())
             return balanced, origin
 
-    def _loss(self) -> Dice | Mean:
+    def _loss(self) -> Loss:
         if self.main_loss_type in ("DiceLoss", "OHEMDiceLoss"):
             return Dice(self.eps, self.smooth)
         if self.main_loss_type == "MaskL1Loss":
-            return Mean(Absolute(), self.eps)
-        return Mean(_PIXEL_LOSSES[self.main_loss_type], self.eps)
+            return Mean(AbsoluteError(), self.eps)
+        return Mean(PIXEL_LOSSES[self.main_loss_type], self.eps)
 
     def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
         balance = None
         if self.balance_loss:
             per_pixel = self.main_loss_type in MINED_TYPES
-            balance = Balance(self.negative_ratio, self.fallback_negatives, self.eps, per_pixel)
+            balance = Balance(self.negative_ratio, self.fallback_negatives, per_pixel, self.eps)
         return (Term(self._loss(), gt, mask, channel, balance),)
 
     def extra_repr(self) -> str:
@@ -164,3 +161,57 @@ class BalanceLoss(TermLayer):
             f" negative_ratio={self.negative_ratio}, return_origin={self.return_origin},"
             f" eps={self.eps}, fallback_negatives={self.fallback_negatives}, smooth={self.smooth}"
         )
+
+
+@untranslated
+def hard_negative_weights(
+    hardness: Tensor,
+    gt: Tensor,
+    mask: Tensor,
+    negative_ratio: float = 3,
+    fallback_negatives: int = 0,
+) -> Tensor:
+    """Return which negatives mining chooses: the selection of `BalanceLoss`, to look at.
+
+    With `v = (1-g) * m * hardness`, `n_pos = int(sum(g*m))` and
+    `n_neg = int(min(sum((1-g)*m), n_pos * negative_ratio))`, a negative has the weight 1 where its
+    v is among the `n_neg` largest. Negatives whose v equals the smallest of these share the places
+    left: each has the weight `(n_neg - n_above) / n_equal`.
+
+    Args:
+        hardness: what the negatives are ranked by, float `[N, H, W]`: the loss of each pixel
+            (`BCELoss`, `Euclidean`), or the predicted probability (`OHEMDiceLoss`). Both rank
+            negatives alike where the labels are 0 and 1.
+        gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
+        mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; float, bool or integer.
+        negative_ratio: hard negatives for each positive, at least 0.
+        fallback_negatives: number of hard negatives where the batch has no positive, at least 0.
+
+    Returns:
+        float32 `[N, H, W]`, in [0, 1], without gradient: 1 for a chosen negative, the shared weight
+        for a tie, 0 elsewhere.
+
+    Raises:
+        TypeError: an argument is not a tensor of one of those dtypes, or not a number.
+        ValueError: shapes differ, a map is empty, a label requires a gradient, a number is out of
+            its range, or `DBLOSS_ENGINE` names no engine.
+        RuntimeError: `DBLOSS_ENGINE` asks for an engine that cannot run.
+
+    Example:
+        >>> import paddle
+        >>> from dbloss import hard_negative_weights
+        >>> probability = paddle.to_tensor([[[0.9, 0.2, 0.7, 0.2, 0.1]]])
+        >>> text = paddle.to_tensor([[[1.0, 0.0, 0.0, 0.0, 0.0]]])
+        >>> weights = hard_negative_weights(probability, text, paddle.ones_like(text), 2)
+        >>> weights.tolist()  # two places: one for 0.7, one shared by the two of 0.2
+        [[[0.0, 0.5, 1.0, 0.5, 0.0]]]
+
+    Source:
+        Shrivastava et al., "Training Region-based Object Detectors with Online Hard Example
+        Mining", CVPR 2016; PaddleOCR `ppocr/losses/det_basic_loss.py`, whose ties go to the first
+        in sorting order.
+    """
+    checks.single(hardness, gt, name="hardness", mask=mask)
+    ratio = checks.number("negative_ratio", negative_ratio, least=0)
+    fallback = checks.number("fallback_negatives", fallback_negatives, least=0, whole=True)
+    return hard_negatives(hardness, gt, mask, Balance(ratio, fallback, per_pixel=True))

@@ -4,10 +4,10 @@ import paddle.nn.functional as F
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._static import plain_python
+from dbloss._static import untranslated
 
 
-@plain_python
+@untranslated
 def differentiable_binarization(
     probability_map: Tensor, threshold_map: Tensor, k: float = 50.0
 ) -> Tensor:

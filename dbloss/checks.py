@@ -1,8 +1,13 @@
-"""Every error message of the package: what was expected, what came, what to do."""
+"""What callers pass, checked: every message says what was expected, what came and what to do.
+
+What is wrong in a label file stands in `dbloss/plot/annotations.py`, which reads it.
+"""
 
 import math
+import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -25,6 +30,12 @@ _LABEL_NAMES = ("image", "threshold_map", "threshold_mask", "shrink_map", "shrin
 _DYNAMIC = -1  # what a static graph gives for the size of an axis that the run decides
 _CHANNEL_NAMES = ("(probability)", "(threshold)", "(binary)")
 
+# Beyond this float32 does not tell one pixel from the next.
+_FARTHEST = 2.0**24
+
+
+# Settings
+
 
 def number(
     name: str,
@@ -34,29 +45,34 @@ def number(
     below: float | None = None,
     least: float | None = None,
     most: float | None = None,
+    whole: bool = False,
 ) -> Any:
-    """Return `value` if it is a finite number within the bounds, raise otherwise."""
+    """Return `value` as an int or float if it is finite and within the bounds, raise otherwise."""
     bounds = [f"above {above:g}"] if above is not None else []
     bounds += [f"below {below:g}"] if below is not None else []
     bounds += [f"at least {least:g}"] if least is not None else []
     bounds += [f"at most {most:g}"] if most is not None else []
-    expected = " ".join(["a finite number", " and ".join(bounds)]).strip()
+    expected = f"a {'whole' if whole else 'finite'} number {' and '.join(bounds)}".strip()
     if isinstance(value, bool) or not isinstance(value, Real):
         advice = "Pass a Python number."
-        if isinstance(value, str):
+        if isinstance(value, str) and "e" in value:
             advice += " (YAML takes 1e-6 for text; it reads 1.0e-6 as a number.)"
         raise TypeError(f"{name}: expected {expected}, got {_describe(value)}. {advice}")
-    number = float(value)
+    try:
+        as_float = float(value)
+    except OverflowError:
+        as_float = math.inf
     fits = (
-        math.isfinite(number)
-        and (above is None or number > above)
-        and (below is None or number < below)
-        and (least is None or number >= least)
-        and (most is None or number <= most)
+        math.isfinite(as_float)
+        and (above is None or as_float > above)
+        and (below is None or as_float < below)
+        and (least is None or as_float >= least)
+        and (most is None or as_float <= most)
+        and (not whole or as_float.is_integer())
     )
     if not fits:
         raise ValueError(f"{name}: expected {expected}, got {value}. Change {name}.")
-    return value
+    return int(as_float) if whole or isinstance(value, Integral) else as_float
 
 
 def flag(name: str, value: Any) -> bool:
@@ -118,6 +134,50 @@ def warn_unknown(layer: str, kwargs: Mapping[str, Any]) -> None:
         )
 
 
+def engine_name(variable: str, value: str) -> str:
+    """Return what the environment asks for if it is the name of an engine, raise otherwise."""
+    if value not in ("auto", "operators", "fused"):
+        raise ValueError(
+            f"{variable}: expected 'auto', 'operators' or 'fused', got {value!r}."
+            " Change the environment variable, or delete it for 'auto'."
+        )
+    return value
+
+
+def refuse_fused(variable: str, reason: str) -> NoReturn:
+    """Raise because the environment asks for the fused engine, which cannot run."""
+    raise RuntimeError(
+        f"{variable}=fused: the fused engine cannot run, because {reason}."
+        " Delete the environment variable, and the operators engine runs in its place."
+    )
+
+
+def eager(name: str, advice: str = "Call it outside the graph, on the batch that goes in.") -> None:
+    """Raise where tensors have no values yet."""
+    if not paddle.in_dynamic_mode():
+        raise RuntimeError(
+            f"{name}: expected eager mode, got a static graph, whose tensors have no values yet."
+            f" {advice}"
+        )
+
+
+@contextmanager
+def extra(module: str, name: str, *libraries: str) -> Iterator[None]:
+    """Say which extra brings a library that cannot be imported for want of it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name not in libraries:
+            raise
+        raise ImportError(
+            f"{module} needs {error.name}, which is not installed."
+            f' Install it: pip install "dbloss[{name}]"'
+        ) from error
+
+
+# Tensors
+
+
 def maps(
     predicts: Any, name: str = "maps", channels: int = 3, like: Tensor | None = None
 ) -> Tensor:
@@ -141,11 +201,13 @@ def maps(
     shape = list(tensor.shape)
     exact = channels == 3
     wanted = "3" if exact else f"C >= {channels}"
+    advice = (
+        "Stack the probability, threshold and binary map along axis 1."
+        if exact
+        else "Add the axis of a single channel with .unsqueeze(1)."
+    )
     if len(shape) != 4:
-        raise ValueError(
-            f"{where}: expected the shape [N, {wanted}, H, W], got {shape}."
-            " Stack the probability, threshold and binary map along axis 1."
-        )
+        raise ValueError(f"{where}: expected the shape [N, {wanted}, H, W], got {shape}. {advice}")
     if exact and shape[1] == 1:
         raise ValueError(
             f"{where}: expected 3 channels (probability, threshold, binary), got 1 ({shape})."
@@ -153,10 +215,7 @@ def maps(
             " call model.train() before the forward pass whose loss you want."
         )
     if (shape[1] not in (channels, _DYNAMIC)) if exact else (0 <= shape[1] < channels):
-        raise ValueError(
-            f"{where}: expected the shape [N, {wanted}, H, W], got {shape}."
-            " Stack the probability, threshold and binary map along axis 1."
-        )
+        raise ValueError(f"{where}: expected the shape [N, {wanted}, H, W], got {shape}. {advice}")
     _not_empty(where, tensor)
     if like is not None:
         expected = [like.shape[0], shape[1], *like.shape[2:]]
@@ -168,22 +227,22 @@ def maps(
     return tensor
 
 
-def labels(labels: Any, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def labels(values: Any, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the four label maps, each `[N, H, W]` with the N, H and W of the maps `like`."""
-    if isinstance(labels, str | Mapping) or not isinstance(labels, Sequence):
+    if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
         raise TypeError(
             f"labels: expected a list of 5 tensors [{', '.join(_LABEL_NAMES)}],"
-            f" got {_describe(labels)}. Pass the batch as PaddleOCR's data loader gives it."
+            f" got {_describe(values)}. Pass the batch as PaddleOCR's data loader gives it."
         )
-    if len(labels) != 5:
+    if len(values) != 5:
         raise ValueError(
-            f"labels: expected 5 entries [{', '.join(_LABEL_NAMES)}], got {len(labels)}."
+            f"labels: expected 5 entries [{', '.join(_LABEL_NAMES)}], got {len(values)}."
             " The image comes first and is not read: None will do for it."
         )
     shape = [like.shape[0], *like.shape[2:]]
     for index in range(1, len(_LABEL_NAMES)):
-        _label(label_name(index), labels[index], shape, 'predicts["maps"]')
-    return tuple(labels[1:])
+        _label(label_name(index), values[index], shape, 'predicts["maps"]')
+    return tuple(values[1:])
 
 
 def label_name(index: int) -> str:
@@ -194,49 +253,6 @@ def label_name(index: int) -> str:
 def channel_name(key: str, channel: int) -> str:
     """Return what messages call a channel of `predicts[key]`."""
     return f'predicts["{key}"][:, {channel}] {_CHANNEL_NAMES[channel]}'
-
-
-def eager(name: str, advice: str = "Call it outside the graph, on the batch that goes in.") -> None:
-    """Raise where tensors have no values yet."""
-    if not paddle.in_dynamic_mode():
-        raise RuntimeError(
-            f"{name}: expected eager mode, got a static graph, whose tensors have no values yet."
-            f" {advice}"
-        )
-
-
-def fractions(name: str, values: NDArray[Any], label: bool = False) -> tuple[float, float]:
-    """Return the least and the greatest of `values`, `[N, H, W]`, if all are in [0, 1]."""
-    least, greatest = values.min(), values.max()
-    if not (least >= 0 and greatest <= 1):  # as NaN makes it
-        _refuse_values(name, values, label)
-    return float(least), float(greatest)
-
-
-def warn_no_text(negative: bool, ignored: bool) -> None:
-    """Warn that no pixel of text counts, though pixels may that are negative."""
-    if not negative:
-        found = "every pixel of the batch is ignored"
-    elif ignored:
-        found = "no text counts in the batch, and part of it is ignored"
-    else:
-        found = "the batch has no text, and nothing in it is ignored"
-    advice = (
-        ' Look for polygons marked "###" or smaller than min_text_size after resizing.'
-        if ignored
-        else " Look for random crops that miss the words."
-    )
-    if negative:
-        advice += (
-            " To learn from such a batch: DBLoss(smooth=1.0) pushes the binary map down,"
-            ' DBLoss(main_loss_type="BCELoss", fallback_negatives=1000) the probability map.'
-        )
-    warnings.warn(
-        f"labels: {found}. With the defaults of DBLoss, loss_shrink_maps is 0, loss_binary_maps"
-        f" is exactly 1, and neither gives a gradient.{advice}",
-        UserWarning,
-        stacklevel=3,
-    )
 
 
 def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:
@@ -278,6 +294,165 @@ def same_dtype(name: str, tensor: Tensor, other_name: str, other: Tensor) -> Non
             f"{name}: expected the dtype of {other_name}, {_dtype(other)},"
             f" got {_dtype(tensor)}. Convert one of them with .astype."
         )
+
+
+# Values of tensors
+
+
+def fractions(name: str, values: NDArray[Any], label: bool = False) -> tuple[float, float]:
+    """Return the least and the greatest of `values`, `[N, H, W]`, if all are in [0, 1]."""
+    least, greatest = values.min(), values.max()
+    if not (least >= 0 and greatest <= 1):  # as NaN makes it
+        _refuse_values(name, values, label)
+    return float(least), float(greatest)
+
+
+def warn_no_text(negative: bool, ignored: bool) -> None:
+    """Warn that no pixel of text counts, though pixels may that are negative."""
+    if not negative:
+        found = "every pixel of the batch is ignored"
+    elif ignored:
+        found = "no text counts in the batch, and part of it is ignored"
+    else:
+        found = "the batch has no text, and nothing in it is ignored"
+    advice = (
+        ' Look for polygons marked "###" or smaller than min_text_size after resizing.'
+        if ignored
+        else " Look for random crops that miss the words."
+    )
+    if negative:
+        advice += (
+            " To learn from such a batch: DBLoss(smooth=1.0) pushes the binary map down,"
+            ' DBLoss(main_loss_type="BCELoss", fallback_negatives=1000) the probability map.'
+        )
+    warnings.warn(
+        f"labels: {found}. With the defaults of DBLoss, loss_shrink_maps is 0, loss_binary_maps"
+        f" is exactly 1, and neither gives a gradient.{advice}",
+        UserWarning,
+        stacklevel=3,
+    )
+
+
+# Polygons
+
+
+def size(name: str, value: Any) -> int:
+    """Return `value` if it is a whole number of pixels, raise otherwise."""
+    try:
+        pixels = operator.index(value)
+    except TypeError:
+        pixels = None
+    if pixels is None or isinstance(value, bool):
+        raise TypeError(
+            f"{name}: expected a whole number of pixels, got {type(value).__name__} {value!r}."
+            " Pass an int, as in image.shape."
+        )
+    if pixels < 1:
+        raise ValueError(
+            f"{name}: expected at least 1 pixel, got {pixels}. Pass the size of the image."
+        )
+    return pixels
+
+
+def polygons(values: Any) -> list[NDArray[Any]]:
+    """Return polygons as arrays `[k, 2]` if each is one of finite points, raise otherwise."""
+    try:
+        listed = list(values)
+    except TypeError:
+        raise TypeError(
+            f"polygons: expected a sequence of [k, 2] arrays, got {type(values).__name__}."
+            " Pass a list, [] for an image without text."
+        ) from None
+    arrays = []
+    for i, polygon in enumerate(listed):
+        try:
+            array = np.asarray(polygon)
+        except ValueError:
+            raise ValueError(
+                f"polygons[{i}]: expected points of two coordinates (x, y) each, got rows of"
+                " different lengths. Correct this polygon."
+            ) from None
+        if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3:
+            raise ValueError(
+                f"polygons[{i}]: expected the shape [k, 2] with k >= 3 points (x, y),"
+                f" got {list(array.shape)}. Pass one array per text; leave out what has fewer"
+                " points."
+            )
+        if array.dtype.kind not in "fiu":
+            raise TypeError(
+                f"polygons[{i}]: expected coordinates that are numbers, got the dtype"
+                f" {array.dtype}. Convert it to float."
+            )
+        # NaN fails this as well. Not by abs: of the least int64 it is negative.
+        if not (float(array.max()) <= _FARTHEST and float(array.min()) >= -_FARTHEST):
+            wrong = np.flatnonzero(~(np.abs(array.astype(np.float64)) <= _FARTHEST).all(axis=1))[0]
+            raise ValueError(
+                f"polygons[{i}]: expected finite coordinates in pixels, none beyond"
+                f" {_FARTHEST:.0f}, got {array[wrong].tolist()} as point {wrong}."
+                " Correct or leave out this polygon."
+            )
+        arrays.append(array)
+    return arrays
+
+
+def ignored(values: Any, count: int) -> NDArray[np.bool_]:
+    """Return one flag per polygon as an array of bool, raise if they are anything else."""
+    flags = np.asarray(values)
+    if flags.ndim != 1 or (flags.size and flags.dtype != bool):
+        got = f"the dtype {flags.dtype}" if flags.ndim == 1 else type(values).__name__
+        raise TypeError(
+            f"ignored: expected a sequence of bool, got {got}. Pass True or False per polygon."
+        )
+    if len(flags) != count:
+        raise ValueError(
+            f"ignored: expected one bool per polygon, {count}, got {len(flags)}."
+            " Pass as many flags as polygons."
+        )
+    return flags.astype(bool)
+
+
+# Pictures
+
+
+def index(name: str, value: Any, count: int, things: str) -> int:
+    """Return `value` if it is a whole number from 0 to below `count`, raise otherwise."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}: expected a whole number, got {_describe(value)}. Pass an int.")
+    place = int(value)
+    if not 0 <= place < count:
+        raise ValueError(
+            f"{name}: expected 0 to {count - 1}, for there are {count} {things}, got {value}."
+            " Count from 0."
+        )
+    return place
+
+
+def picture(name: str, shape: Sequence[int]) -> None:
+    """Check that `shape` is that of an image whose channels, if it has any, come last."""
+    channels = shape[2] if len(shape) == 3 else 1
+    if len(shape) not in (2, 3) or channels not in (1, 3, 4) or 0 in shape:
+        raise ValueError(
+            f"{name}: expected the shape [h, w], [h, w, C] or [C, h, w] with 1, 3 or 4 channels,"
+            f" got {list(shape)}. Of a batch pass one image."
+        )
+
+
+def records(values: Any) -> list[dict[str, float]]:
+    """Return the losses of each step as dicts of floats."""
+    if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
+        raise TypeError(
+            f"records: expected a list with one dict of losses per step, got {_describe(values)}."
+            " Append what the loss returns to a list, and pass that."
+        )
+    if not values:
+        raise ValueError(
+            "records: expected at least one step, got an empty list. Append the losses of each"
+            " step: records.append({name: float(loss) for name, loss in losses.items()})."
+        )
+    return [_record(f"records[{step}]", record) for step, record in enumerate(values)]
+
+
+# What these share
 
 
 def _refuse_values(name: str, values: NDArray[Any], label: bool) -> NoReturn:
@@ -358,58 +533,6 @@ def _shapes_agree(got: Sequence[int], expected: Sequence[int]) -> bool:
     )
 
 
-def _dtype(tensor: Tensor) -> str:
-    return str(tensor.dtype).rsplit(".", 1)[-1]
-
-
-def _describe(value: Any) -> str:
-    if value is None:
-        return "None"
-    if paddle.is_tensor(value):
-        return f"a tensor of shape {list(value.shape)}"
-    if isinstance(value, bool | int | float | str):
-        return f"{type(value).__name__} {value!r}"
-    return f"an object of type {type(value).__module__}.{type(value).__qualname__}"
-
-
-def index(name: str, value: Any, count: int, things: str) -> int:
-    """Return `value` if it is a whole number from 0 to below `count`, raise otherwise."""
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}: expected a whole number, got {_describe(value)}. Pass an int.")
-    number = int(value)
-    if not 0 <= number < count:
-        raise ValueError(
-            f"{name}: expected 0 to {count - 1}, for there are {count} {things}, got {value}."
-            " Count from 0."
-        )
-    return number
-
-
-def picture(name: str, shape: Sequence[int]) -> None:
-    """Check that `shape` is that of an image whose channels, if it has any, come last."""
-    channels = shape[2] if len(shape) == 3 else 1
-    if len(shape) not in (2, 3) or channels not in (1, 3, 4) or 0 in shape:
-        raise ValueError(
-            f"{name}: expected the shape [h, w], [h, w, C] or [C, h, w] with 1, 3 or 4 channels,"
-            f" got {list(shape)}. Of a batch pass one image."
-        )
-
-
-def records(records: Any) -> list[dict[str, float]]:
-    """Return `records`, the losses of each step, as dicts of floats."""
-    if isinstance(records, str | Mapping) or not isinstance(records, Sequence):
-        raise TypeError(
-            f"records: expected a list with one dict of losses per step, got {_describe(records)}."
-            " Append what the loss returns to a list, and pass that."
-        )
-    if not records:
-        raise ValueError(
-            "records: expected at least one step, got an empty list. Append the losses of each"
-            " step: records.append({name: float(loss) for name, loss in losses.items()})."
-        )
-    return [_record(f"records[{step}]", record) for step, record in enumerate(records)]
-
-
 def _record(name: str, record: Any) -> dict[str, float]:
     if not isinstance(record, Mapping):
         raise TypeError(
@@ -426,3 +549,17 @@ def _record(name: str, record: Any) -> dict[str, float]:
         str(key): float(value if isinstance(value, Real) else value.item())
         for key, value in record.items()
     }
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).rsplit(".", 1)[-1]
+
+
+def _describe(value: Any) -> str:
+    if value is None:
+        return "None"
+    if paddle.is_tensor(value):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, bool | int | float | str):
+        return f"{type(value).__name__} {value!r}"
+    return f"an object of type {type(value).__module__}.{type(value).__qualname__}"

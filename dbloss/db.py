@@ -7,11 +7,11 @@ from paddle import Tensor, nn
 
 from dbloss import checks
 from dbloss._layer import LossLayer
-from dbloss._static import plain_python, untraced
+from dbloss._static import untraced, untranslated
 from dbloss.balance import BALANCED_TYPES, BalanceLoss
 from dbloss.dice import DiceLoss
 from dbloss.engine import evaluate
-from dbloss.engine.dtypes import own_dtypes
+from dbloss.engine.dtypes import without_amp
 from dbloss.engine.processes import Processes
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
@@ -43,7 +43,8 @@ class DBLoss(LossLayer):
         aux_weight_p4: weight of the loss on `predicts["aux_maps_p4"]`, at least 0; 0 leaves it out.
         aux_weight_p3: the same for `aux_maps_p3`.
         aux_weight_p2: the same for `aux_maps_p2`.
-        focal_alpha: as in `DiceFocalLoss`, which alone reads it.
+        focal_alpha: as in `DiceFocalLoss`, which alone reads it; the default is PaddleOCR's, 0.25
+            here and 0.75 there.
         focal_gamma: as in `DiceFocalLoss`, which alone reads it.
         dice_weight: as in `DiceFocalLoss`, which alone reads it.
         focal_weight: as in `DiceFocalLoss`, which alone reads it.
@@ -122,34 +123,35 @@ class DBLoss(LossLayer):
         self.aux_weight_p4 = checks.number("aux_weight_p4", aux_weight_p4, least=0)
         self.aux_weight_p3 = checks.number("aux_weight_p3", aux_weight_p3, least=0)
         self.aux_weight_p2 = checks.number("aux_weight_p2", aux_weight_p2, least=0)
+        # BalanceLoss checks it too, but under another name.
         checks.number("ohem_ratio", ohem_ratio, least=0)
         checks.warn_unknown("DBLoss", kwargs)
         # A part that is not chosen checks its settings too: an error shows at once.
-        mixed = main_loss_type == "DiceFocalLoss"
-        spread = {"global_batch": global_batch, "group": group}
+        with_focal = main_loss_type == "DiceFocalLoss"
+        shared = {"global_batch": global_batch, "group": group}
         focal = DiceFocalLoss(
             dice_weight,
             focal_weight,
             focal_alpha,
             focal_gamma,
-            eps if mixed else 1e-6,
+            eps if with_focal else 1e-6,  # the focal loss takes no eps of 0.5 or more
             smooth,
-            **spread,
+            **shared,
         )
         balance = BalanceLoss(
             balance_loss,
-            "DiceLoss" if mixed else main_loss_type,
+            "DiceLoss" if with_focal else main_loss_type,
             ohem_ratio,
             eps=eps,
             fallback_negatives=fallback_negatives,
             smooth=smooth,
-            **spread,
+            **shared,
         )
-        self.bce_loss = focal if mixed else balance
-        self.l1_loss = MaskL1Loss(eps, **spread)
-        self.dice_loss = focal if mixed else DiceLoss(eps, smooth, **spread)
+        self.bce_loss = focal if with_focal else balance
+        self.l1_loss = MaskL1Loss(eps, **shared)
+        self.dice_loss = focal if with_focal else DiceLoss(eps, smooth, **shared)
 
-    @plain_python
+    @untranslated
     def forward(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
         """Return the total, `"loss"`, and the weighted parts it is the sum of.
 
@@ -168,12 +170,12 @@ class DBLoss(LossLayer):
 
         Raises:
             TypeError: an argument is not what is described here, or not a tensor of those dtypes.
-            ValueError: a key, a label or a channel is missing, shapes differ, a map is empty, or a
-                label requires a gradient.
+            ValueError: a key, a label or a channel is missing, shapes differ, a map is empty, a
+                label requires a gradient, or `DBLOSS_ENGINE` names no engine.
             RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
                 engine that cannot run.
         """
-        with own_dtypes():
+        with without_amp():
             return self._losses(predicts, labels)
 
     def _losses(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
@@ -209,18 +211,19 @@ class DBLoss(LossLayer):
             (self.dice_loss, shrink_map, shrink_mask),
         )
         # Layers of this package share their sweeps; any other is called on its channel.
-        together = self._processes()
+        processes = self._processes()
         terms = [
-            layer._terms(gt, mask, channel) if _shares_sweeps(layer, together) else ()
+            layer._terms(gt, mask, channel) if _shares_sweeps(layer, processes) else ()
             for channel, (layer, gt, mask) in enumerate(calls)
         ]
-        evaluated = iter(evaluate(maps, [term for some in terms for term in some], together))
-        shrink, threshold, binary = (
-            layer._combine([next(evaluated) for _ in group])
-            if group
-            else layer(maps[:, channel], gt, mask)
-            for channel, (group, (layer, gt, mask)) in enumerate(zip(terms, calls, strict=True))
-        )
+        evaluated = iter(evaluate(maps, sum(terms, ()), processes))
+        parts = []
+        for channel, (layer, gt, mask) in enumerate(calls):
+            if terms[channel]:
+                parts.append(layer._combine([next(evaluated) for _ in terms[channel]]))
+            else:
+                parts.append(layer(maps[:, channel], gt, mask))
+        shrink, threshold, binary = parts
         return self.alpha * shrink, self.beta * threshold, binary
 
     def extra_repr(self) -> str:
@@ -232,12 +235,12 @@ class DBLoss(LossLayer):
         )
 
 
-def _shares_sweeps(layer: nn.Layer, together: Processes) -> bool:
+def _shares_sweeps(layer: nn.Layer, processes: Processes) -> bool:
     """Tell whether calling `layer` would do what evaluating its terms does, and no more."""
     return (
         type(layer) in _OWN_LAYERS
         and "forward" not in vars(layer)
         and not layer._forward_pre_hooks
         and not layer._forward_post_hooks
-        and layer._processes() == together
+        and layer._processes() == processes
     )

@@ -1,61 +1,15 @@
 """The Dice loss."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
-from dbloss._static import plain_python, untraced
-from dbloss.engine import Term, scratch
-from dbloss.engine.dtypes import computed, own_dtypes
-
-
-class Dice(NamedTuple):
-    """`L = 1 - (2*I + smooth) / (U + smooth)` over pixels of weight `w`.
-
-    `I = sum(w*p*g)`, `U = sum(w*p) + sum(w*g) + eps`, and
-    `dL/dp = w * (a + b*g)` with `a = (2*I + smooth) / (U + smooth)^2`, `b = -2 / (U + smooth)`.
-    """
-
-    eps: float
-    smooth: float
-
-    def value(self, sums: Any, count: Any) -> Any:
-        """Return L from `(sum(w*p*g), sum(w*p), sum(w*g))`."""
-        return 1 - self._overlap(sums) / self._union(sums)
-
-    def line(self, sums: Any, count: Any) -> tuple[Any, ...]:
-        """Return the coefficients `(a, b)` of the gradient."""
-        union = self._union(sums)
-        return self._overlap(sums) / (union * union), -2 / union
-
-    def values(self, p: Tensor, g: Tensor) -> Tensor:
-        """Return `p`, which mining ranks the negatives by."""
-        return p
-
-    def sums(
-        self, values: Tensor, g: Tensor, w: Tensor, add_up: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, ...]:
-        """Return the sums that `value` takes; `values` are overwritten."""
-        values = scratch.multiply(values, w)
-        predicted = add_up(values)
-        values = scratch.multiply(values, g)
-        overlap = add_up(values)
-        labelled = add_up(scratch.multiply(scratch.replace(values, g), w))
-        return overlap, predicted, labelled
-
-    def slope(self, p: Tensor, g: Tensor, line: tuple[Any, ...]) -> Tensor:
-        """Return the gradient per unit of weight; `p` is overwritten."""
-        constant, per_target = line
-        return scratch.add(scratch.multiply(scratch.replace(p, g), per_target), constant)
-
-    def _overlap(self, sums: Any) -> Any:
-        return 2 * sums[0] + self.smooth
-
-    def _union(self, sums: Any) -> Any:
-        return sums[1] + sums[2] + self.eps + self.smooth
+from dbloss._static import untraced, untranslated
+from dbloss.engine import Term
+from dbloss.engine.dtypes import computed, without_amp
+from dbloss.formulas import Dice
 
 
 @untraced
@@ -74,8 +28,9 @@ class DiceLoss(TermLayer):
         group: as in `DBLoss`.
 
     Raises:
-        TypeError: a hyperparameter is not a number.
-        ValueError: a hyperparameter is out of its range.
+        TypeError: a hyperparameter is of the wrong type.
+        ValueError: a hyperparameter is out of its range, or there is a group without a global
+            batch.
 
     Example:
         >>> import paddle
@@ -100,7 +55,7 @@ class DiceLoss(TermLayer):
         self.eps = checks.number("eps", eps, above=0)
         self.smooth = checks.number("smooth", smooth, least=0)
 
-    @plain_python
+    @untranslated
     def forward(
         self, pred: Tensor, gt: Tensor, mask: Tensor, weights: Tensor | None = None
     ) -> Tensor:
@@ -117,13 +72,16 @@ class DiceLoss(TermLayer):
 
         Raises:
             TypeError: an argument is not a tensor of one of those dtypes.
-            ValueError: shapes differ, a map is empty, or a label requires a gradient.
+            ValueError: shapes differ, a map is empty, a label requires a gradient, or
+                `DBLOSS_ENGINE` names no engine.
+            RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
+                engine that cannot run.
         """
         if weights is None:
             checks.single(pred, gt, mask=mask)
         else:
             checks.single(pred, gt, mask=mask, weights=weights)
-            with own_dtypes():
+            with without_amp():
                 mask = mask.astype(computed(pred)) * weights.astype(computed(pred))
         return self._evaluate(pred, gt, mask)
 

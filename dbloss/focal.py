@@ -1,65 +1,15 @@
-"""The focal loss and its sum with Dice."""
+"""The sum of Dice and the focal loss."""
 
-import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
-from dbloss._static import plain_python, untraced
-from dbloss.cross_entropy import cross_entropy
-from dbloss.dice import Dice
-from dbloss.engine import Term, scratch
-from dbloss.mean import Mean
-
-
-class Focal(NamedTuple):
-    """`l = alpha_t * (1 - p_t)^gamma * BCE(q, g)` with `q = clip(p, eps, 1 - eps)`.
-
-    `p_t = q*g + (1-q)*(1-g)` and `alpha_t = alpha*g + (1-alpha)*(1-g)`. Within the clip,
-    `dl/dp = alpha_t * (1-p_t)^(gamma-1) * ((1-p_t) * (q-g) / (q*(1-q)) - gamma * (2g-1) * BCE)`;
-    outside it the derivative is 0.
-    """
-
-    alpha: float
-    gamma: float
-    eps: float
-
-    def value(self, p: Tensor, g: Tensor) -> Tensor:
-        """Return `l`."""
-        *_, miss = self._clipped(p, g)
-        # A power takes eight times as long as a product.
-        weight = scratch.multiply(miss, miss) if self.gamma == 2 else miss**self.gamma
-        weight = scratch.multiply(weight, self._alpha_t(g))
-        value = scratch.multiply(weight, self._entropy(p, g))
-        # What is not finite is lost in the clip: 0 * p brings it back, as NaN.
-        return scratch.add(value, scratch.scale(p, 0.0))
-
-    def derivative(self, p: Tensor, g: Tensor) -> Tensor:
-        """Return `dl/dp`."""
-        q, not_q, miss = self._clipped(p, g)
-        inside = (q == p).astype(p.dtype)
-        through_weight = scratch.multiply(self._entropy(p, g), self.gamma * (2 * g - 1))
-        variance = scratch.multiply(not_q, q)
-        through_bce = scratch.divide(scratch.multiply(scratch.subtract(q, g), miss), variance)
-        slope = scratch.subtract(through_bce, through_weight)
-        slope = scratch.multiply(slope, miss ** (self.gamma - 1))
-        return scratch.multiply(scratch.multiply(slope, self._alpha_t(g)), inside)
-
-    def _clipped(self, p: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return `q`, `1 - q` and `1 - p_t`."""
-        q = p.clip(self.eps, 1 - self.eps)
-        # Not 1 - q: in float32 the rounding of 1 - eps would be 1 % of eps.
-        not_q = scratch.clip(1 - p, self.eps, 1 - self.eps)
-        return q, not_q, scratch.add(scratch.multiply(1 - g, q), not_q * g)
-
-    def _entropy(self, p: Tensor, g: Tensor) -> Tensor:
-        return cross_entropy(p, g, math.log(self.eps), math.log1p(-self.eps))
-
-    def _alpha_t(self, g: Tensor) -> Tensor:
-        return (1 - self.alpha) + (2 * self.alpha - 1) * g
+from dbloss._static import untraced, untranslated
+from dbloss.engine import Term
+from dbloss.formulas import Dice, Focal, Mean
 
 
 @untraced
@@ -81,8 +31,9 @@ class DiceFocalLoss(TermLayer):
         group: as in `DBLoss`.
 
     Raises:
-        TypeError: a hyperparameter is not a number.
-        ValueError: a hyperparameter is out of its range.
+        TypeError: a hyperparameter is of the wrong type.
+        ValueError: a hyperparameter is out of its range, or there is a group without a global
+            batch.
 
     Example:
         >>> import paddle
@@ -117,7 +68,7 @@ class DiceFocalLoss(TermLayer):
         self.eps = checks.number("eps", eps, above=0, below=0.5)
         self.smooth = checks.number("smooth", smooth, least=0)
 
-    @plain_python
+    @untranslated
     def forward(self, pred: Tensor, gt: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the loss of a batch.
 
@@ -131,7 +82,10 @@ class DiceFocalLoss(TermLayer):
 
         Raises:
             TypeError: an argument is not a tensor of one of those dtypes.
-            ValueError: shapes differ, a map is empty, or a label requires a gradient.
+            ValueError: shapes differ, a map is empty, a label requires a gradient, or
+                `DBLOSS_ENGINE` names no engine.
+            RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
+                engine that cannot run.
         """
         return self._evaluate(pred, gt, self._checked_mask(pred, gt, mask))
 

@@ -1,27 +1,14 @@
 """The L1 loss over a mask."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
-import paddle
 from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import TermLayer
-from dbloss._static import plain_python, untraced
-from dbloss.engine import Term, scratch
-from dbloss.mean import Mean
-
-
-class Absolute(NamedTuple):
-    """`l = |p - t|`, `dl/dp = sign(p - t)` with `sign(0) = 0`."""
-
-    def value(self, p: Tensor, t: Tensor) -> Tensor:
-        """Return `l`."""
-        return scratch.absolute(scratch.subtract(p, t))
-
-    def derivative(self, p: Tensor, t: Tensor) -> Tensor:
-        """Return `dl/dp`."""
-        return paddle.sign(scratch.subtract(p, t))
+from dbloss._static import untraced, untranslated
+from dbloss.engine import Term
+from dbloss.formulas import AbsoluteError, Mean
 
 
 @untraced
@@ -37,8 +24,8 @@ class MaskL1Loss(TermLayer):
         group: as in `DBLoss`.
 
     Raises:
-        TypeError: `eps` is not a number.
-        ValueError: `eps` is not above 0.
+        TypeError: a hyperparameter is of the wrong type.
+        ValueError: `eps` is not above 0, or there is a group without a global batch.
 
     Example:
         >>> import paddle
@@ -58,7 +45,7 @@ class MaskL1Loss(TermLayer):
         super().__init__(global_batch, group)
         self.eps = checks.number("eps", eps, above=0)
 
-    @plain_python
+    @untranslated
     def forward(self, pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
         """Return the loss of a batch.
 
@@ -72,13 +59,16 @@ class MaskL1Loss(TermLayer):
 
         Raises:
             TypeError: an argument is not a tensor of one of those dtypes.
-            ValueError: shapes differ, a map is empty, or a label requires a gradient.
+            ValueError: shapes differ, a map is empty, a label requires a gradient, or
+                `DBLOSS_ENGINE` names no engine.
+            RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
+                engine that cannot run.
         """
         checks.single(pred, gt, mask=mask)
         return self._evaluate(pred, gt, mask)
 
     def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
-        return (Term(Mean(Absolute(), self.eps), gt, mask, channel),)
+        return (Term(Mean(AbsoluteError(), self.eps), gt, mask, channel),)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

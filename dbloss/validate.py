@@ -126,10 +126,10 @@ def validate_batch(predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> Bat
 
     ranges = {}
     for key, tensor in predicted.items():
-        for channel, values in enumerate(np.moveaxis(_read(tensor), 1, 0)):
+        for channel, values in enumerate(np.moveaxis(to_array(tensor), 1, 0)):
             name = checks.channel_name(key, channel)
             ranges[name] = checks.fractions(name, values)
-    arrays = [_read(target) for target in targets]
+    arrays = [to_array(target) for target in targets]
     for index, values in enumerate(arrays, start=1):
         name = checks.label_name(index)
         ranges[name] = checks.fractions(name, values, label=True)
@@ -145,7 +145,8 @@ def validate_batch(predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> Bat
     return summary
 
 
-def _read(tensor: Tensor) -> NDArray[Any]:
+def to_array(tensor: Tensor) -> NDArray[Any]:
+    """Return the values of a tensor, float32 for half precision."""
     # NumPy has no bfloat16.
     half = tensor.dtype in (paddle.float16, paddle.bfloat16)
     array: NDArray[Any] = (tensor.detach().astype("float32") if half else tensor.detach()).numpy()

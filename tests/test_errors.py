@@ -1,10 +1,12 @@
 """Every error names the argument, what was expected, what came and what to do."""
 
+from fractions import Fraction
+
 import numpy as np
 import oracle
 import paddle
 import pytest
-from helpers import PADDLE, make_batch, tensor, tensors
+from helpers import PADDLE, TOLERANCE, check_db, make_batch, run_db, tensor, tensors
 
 from dbloss import (
     BalanceLoss,
@@ -245,6 +247,12 @@ def test_further_maps_of_a_wrong_shape(key, dims):
         layer(predicts | {key: zeros(*dims)}, labels())
 
 
+def test_a_single_further_map_without_its_axis_is_told_to_add_it():
+    predicts = maps() | {"distance_maps": None, "cbn_maps": zeros(N, H, W)}
+    with raises(ValueError, "cbn_maps", r"\.unsqueeze\(1\)"):
+        DBLoss()(predicts, labels())
+
+
 @pytest.mark.parametrize("key", ["cbn_maps", "aux_maps_p4"])
 @pytest.mark.parametrize("value, got", [(np.zeros((N, 3, H, W)), "ndarray"), (None, "None")])
 def test_further_maps_that_are_no_tensor(key, value, got):
@@ -323,6 +331,30 @@ def test_focal_alpha_above_one(layer, name):
 def test_numbers_of_every_kind_pass(layer, name, kind):
     if name != "eps" or kind(0.25):
         layer(**{name: kind(0.25 if name == "eps" else 1)})
+
+
+@each(NUMBERS)
+def test_hyperparameter_too_large_for_a_float(layer, name):
+    with raises(ValueError, name, "finite|whole", "got 1000"):
+        layer(**{name: 10**400})
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta", "ohem_ratio", "smooth"])
+def test_a_rational_number_is_computed_with(engine, name):
+    batch = make_batch()
+
+    def losses(value):
+        layer = DBLoss(main_loss_type="BCELoss", **{name: value})
+        return run_db(layer, {"maps": batch.maps}, batch.labels)
+
+    check_db(losses(Fraction(3, 2)), losses(1.5), TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize("layer", [DBLoss, BalanceLoss])
+def test_a_number_of_pixels_is_whole(layer):
+    with raises(ValueError, "fallback_negatives", "whole number at least 0", r"got 0\.5"):
+        layer(fallback_negatives=0.5)
+    layer(fallback_negatives=100.0)
 
 
 @each(NOT_NEGATIVE | FRACTION)

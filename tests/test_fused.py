@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
+from typing import NamedTuple
 
 import numpy as np
 import oracle
@@ -13,6 +14,7 @@ import pytest
 from helpers import PADDLE, make_batch, tensors
 
 from dbloss import BalanceLoss, DBLoss
+from dbloss.balance import PIXEL_LOSSES
 
 pytestmark = pytest.mark.skipif(PADDLE < (3, 0), reason="the fused engine needs Paddle 3")
 
@@ -192,6 +194,30 @@ def test_engine_that_cannot_run(monkeypatch):
         DBLoss()({"maps": maps}, labels)
     monkeypatch.setenv("DBLOSS_ENGINE", "auto")
     assert np.isfinite(float(DBLoss()({"maps": maps}, labels)["loss"]))
+
+
+class Cubic(NamedTuple):
+    """A loss of a pixel that has no kernel."""
+
+    def value(self, p, g):
+        return abs(p - g) ** 3
+
+    def derivative(self, p, g):
+        return 3 * (p - g) * abs(p - g)
+
+
+def test_loss_without_a_kernel_runs_on_operators(monkeypatch):
+    monkeypatch.setitem(PIXEL_LOSSES, "Euclidean", Cubic())
+    p, g, m = make_batch().single
+    layer, labels = BalanceLoss(main_loss_type="Euclidean"), tensors((g, m))
+    _, n_neg = oracle.counts(g, m)
+    cubes = np.abs(p.astype(np.float64) - g) ** 3
+    hardest = np.sort((cubes * (1 - g) * m).ravel())[::-1][:n_neg].sum()
+    expected = ((cubes * g * m).sum() + hardest) / ((g * m).sum() + n_neg + 1e-6)
+    assert float(layer(paddle.to_tensor(p), *labels)) == pytest.approx(expected, rel=2e-6)
+    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
+    with pytest.raises(RuntimeError, match="has no kernel for one of the losses"):
+        layer(paddle.to_tensor(p), *labels)
 
 
 @pytest.mark.parametrize("kind", ["BCELoss", "OHEMDiceLoss"])

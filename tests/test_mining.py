@@ -79,7 +79,8 @@ def test_inputs_are_unchanged():
     ("settings", "message"),
     [
         ({"negative_ratio": -1}, "negative_ratio: expected a finite number at least 0, got -1"),
-        ({"fallback_negatives": -1}, "fallback_negatives: expected a finite number at least 0"),
+        ({"fallback_negatives": 0.5}, "fallback_negatives: expected a whole number"),
+        ({"fallback_negatives": -1}, "fallback_negatives: expected a whole number at least 0"),
     ],
 )
 def test_numbers_out_of_range(settings, message):

@@ -25,7 +25,7 @@ from PIL import Image
 
 from dbloss.plot import panels, plot_batch, plot_history
 from dbloss.plot.__main__ import main
-from dbloss.plot.targets import draw_targets, sort_texts
+from dbloss.plot.targets import draw_targets, make_and_sort
 from dbloss.targets import make_targets
 
 N, H, W = 3, 20, 32
@@ -539,6 +539,13 @@ def test_without_matplotlib_the_import_says_what_to_install(monkeypatch):
         importlib.import_module("dbloss.plot")
 
 
+def test_without_opencv_the_command_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "dbloss.plot.__main__")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImportError, match=r'cv2.*pip install "dbloss\[targets\]"'):
+        importlib.import_module("dbloss.plot.__main__")
+
+
 @pytest.mark.parametrize("name", ["batch", "history"])
 def test_examples_of_the_docstrings(name):
     failed, tried = doctest.testmod(importlib.import_module(f"dbloss.plot.{name}"))
@@ -825,7 +832,7 @@ def test_a_polygon_is_dropped_as_make_targets_drops_it(seed):
     rng = np.random.default_rng(seed)
     middles = rng.uniform(-5, 105, (40, 1, 2))
     polygons = (middles + rng.normal(0, 7, (40, 4, 2))).astype(np.float32)
-    _, kinds = sort_texts(list(polygons), [False] * 40, 100, 100)
+    _, kinds = make_and_sort(list(polygons), [False] * 40, 100, 100)
     kept = [
         number
         for number, polygon in enumerate(polygons, start=1)
@@ -838,7 +845,7 @@ def test_a_polygon_is_dropped_as_make_targets_drops_it(seed):
 def test_the_picture_shows_polygons_and_targets():
     polygons = [np.array(points, np.float32) for _, points in TEXTS]
     flags = [False, True, False]
-    targets, kinds = sort_texts(polygons, flags, 96, 128)
+    targets, kinds = make_and_sort(polygons, flags, 96, 128)
     image = np.full((96, 128, 3), 200, np.uint8)
     figure = draw_targets(image, polygons, targets, kinds, "title")
     axes = axes_of(figure)
@@ -865,7 +872,7 @@ def test_the_picture_shows_polygons_and_targets():
 
 @pytest.mark.parametrize("size", [(30, 900), (900, 30), (1, 1)])
 def test_the_picture_of_targets_of_any_size_is_readable(size):
-    targets, kinds = sort_texts([], [], *size)
+    targets, kinds = make_and_sort([], [], *size)
     image = np.zeros((*size, 3), np.uint8)
     assert_readable(draw_targets(image, [], targets, kinds, "one line,\nand another"))
 

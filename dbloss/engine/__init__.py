@@ -1,9 +1,10 @@
 """The two sweeps over the pixels: one that makes the losses, one that writes the gradient.
 
-An engine is a module with two functions. `sweep(maps, terms, processes)` returns the loss of every
-term, 0-D float32, and a function that takes the gradients of those losses and returns the gradient
-of `maps`; between the two the processes add up their sums. `hard_negatives(hardness, gt, mask,
-balance)` returns the weights that mining gives. Engines know formulas and tensors, and no Layer.
+An engine is a module. `sweep(maps, terms, processes)` returns the loss of every term, 0-D float32,
+and a function that takes the gradients of those losses and returns the gradient of `maps`; between
+the two the processes add up their sums. `hard_negatives(hardness, gt, mask, balance)` returns the
+weights that mining gives. The operators engine can do both in a static graph too. Engines know
+formulas and tensors, and no Layer.
 """
 
 import functools
@@ -11,21 +12,18 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import paddle
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
+from dbloss import checks
 from dbloss.engine import operators
-from dbloss.engine.dtypes import cast_gradient, computed, own_dtypes
+from dbloss.engine.dtypes import cast_gradient, computed, without_amp
 from dbloss.engine.processes import Processes
-
-if TYPE_CHECKING:
-    from dbloss.dice import Dice
-    from dbloss.mean import Mean, PixelLoss
-    from dbloss.mining import Balance
-
+from dbloss.formulas import Loss, PixelLoss
+from dbloss.mining import Balance
 
 VARIABLE = "DBLOSS_ENGINE"
 
@@ -33,11 +31,11 @@ VARIABLE = "DBLOSS_ENGINE"
 class Term(NamedTuple):
     """One loss on one channel of the maps."""
 
-    loss: "Dice | Mean"
+    loss: Loss
     target: Tensor
     mask: Tensor
     channel: int = 0
-    balance: "Balance | None" = None
+    balance: Balance | None = None
 
 
 def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
@@ -52,49 +50,50 @@ def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple
     if paddle.in_dynamic_mode():
         losses = _Sweeps.apply(maps, terms, processes)
     else:
-        choose(maps)
+        _check_graph(maps)
         losses = operators.graph(maps, terms, processes)
     return losses
 
 
-def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
-    """Return the loss of every pixel, the shape of `pred`, differentiable in `pred`."""
+def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
+    """Return the loss of every pixel, the shape of `pred`, differentiable in `pred`.
+
+    Paddle's operators make it, whichever engine does the sweeps.
+    """
     if paddle.in_dynamic_mode():
         values: Tensor = _PixelMap.apply(pred, gt, pixel_loss)
         return values
     return operators.pixel_graph(pred, gt, pixel_loss)
 
 
-def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: "Balance") -> Tensor:
+def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
-    with paddle.no_grad(), own_dtypes():
+    if not paddle.in_dynamic_mode():
+        _check_graph(hardness)
+    with paddle.no_grad(), without_amp():
         weights: Tensor = choose(hardness).hard_negatives(hardness, gt, mask, balance)
     return weights
 
 
-def choose(maps: Tensor) -> ModuleType:
+def choose(maps: Tensor, terms: Sequence[Term] = ()) -> ModuleType:
     """Return the engine that the environment asks for, or the fastest that runs."""
-    name = os.environ.get(VARIABLE, "auto")
-    if name not in ("auto", "operators", "fused"):
-        raise ValueError(
-            f"{VARIABLE}: expected 'auto', 'operators' or 'fused', got {name!r}."
-            " Change the environment variable, or delete it for 'auto'."
-        )
-    if name != "operators":
-        reason = hindrance(maps)
-        if reason is None:
-            from dbloss.engine import fused
+    name = checks.engine_name(VARIABLE, os.environ.get(VARIABLE, "auto"))
+    if name == "operators":
+        return operators
+    reason = why_not_fused(maps)
+    if reason is None:
+        # Not before: it needs numba, which takes a while to import.
+        from dbloss.engine import fused
 
+        if all(map(fused.has_kernel, terms)):
             return fused
-        if name == "fused":
-            raise RuntimeError(
-                f"{VARIABLE}=fused: the fused engine cannot run, because {reason}."
-                " Delete the environment variable, and the operators engine runs in its place."
-            )
+        reason = "it has no kernel for one of the losses"
+    if name == "fused":
+        checks.refuse_fused(VARIABLE, reason)
     return operators
 
 
-def hindrance(maps: Tensor) -> str | None:
+def why_not_fused(maps: Tensor) -> str | None:
     """Return what keeps the fused engine from these maps, None if nothing does."""
     if not paddle.in_dynamic_mode():
         return "it runs in eager mode alone and this is a static graph"
@@ -112,19 +111,29 @@ def _has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
+def _check_graph(maps: Tensor) -> None:
+    """Raise where a static graph cannot hold a loss, or not by the engine that is asked for."""
+    if paddle.__version__.startswith("2."):
+        checks.eager(
+            f"Paddle {paddle.__version__}",
+            "Compile the model alone and call the loss on what it returns, or install Paddle 3.",
+        )
+    choose(maps)
+
+
 class _Sweeps(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any, maps: Tensor, terms: Sequence[Term], processes: Processes
     ) -> tuple[Tensor, ...]:
         losses: tuple[Tensor, ...]
-        losses, ctx.gradient = choose(maps).sweep(maps, terms, processes)
+        losses, ctx.gradient = choose(maps, terms).sweep(maps, terms, processes)
         ctx.dtype, ctx.processes = maps.dtype, processes
         return losses
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
-        with own_dtypes():
+        with without_amp():
             if ctx.processes.size > 1:
                 # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
                 upstream = tuple(ctx.processes.size * scale for scale in upstream)
@@ -133,7 +142,7 @@ class _Sweeps(PyLayer):  # type: ignore[misc]
 
 class _PixelMap(PyLayer):  # type: ignore[misc]
     @staticmethod
-    def forward(ctx: Any, pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
+    def forward(ctx: Any, pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
         ctx.save_for_backward(pred, gt)
         ctx.pixel_loss = pixel_loss
         return pixel_loss.value(*_PixelMap._copies(pred, gt))
@@ -141,7 +150,7 @@ class _PixelMap(PyLayer):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         pred, gt = ctx.saved_tensor()
-        with own_dtypes():
+        with without_amp():
             slope = ctx.pixel_loss.derivative(*_PixelMap._copies(pred, gt))
             return cast_gradient(slope * upstream, pred.dtype)
 

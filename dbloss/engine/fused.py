@@ -22,14 +22,10 @@ from numba import config
 from numpy.typing import NDArray
 from paddle import Tensor
 
-from dbloss.balance import SquaredError
-from dbloss.cross_entropy import BinaryCrossEntropy
-from dbloss.dice import Dice
 from dbloss.engine import Term, kernels
 from dbloss.engine.dtypes import computed
 from dbloss.engine.processes import ALONE, Processes
-from dbloss.focal import Focal
-from dbloss.mask_l1 import Absolute
+from dbloss.formulas import AbsoluteError, BinaryCrossEntropy, Dice, Focal, SquaredError
 from dbloss.mining import Balance, tie_weight
 
 _Array: TypeAlias = NDArray[Any]
@@ -41,11 +37,21 @@ _Result = TypeVar("_Result")
 _BLOCK_PIXELS = 1 << 17  # enough work for the call of a kernel, few enough to share out evenly
 
 _KINDS: dict[type, int] = {
-    Absolute: kernels.ABSOLUTE,
+    AbsoluteError: kernels.ABSOLUTE,
     BinaryCrossEntropy: kernels.CROSS_ENTROPY,
     Focal: kernels.FOCAL,
     SquaredError: kernels.SQUARED,
 }
+
+
+def has_kernel(term: Term) -> bool:
+    """Tell whether the kernels can do a term."""
+    if isinstance(term.loss, Dice):
+        return True
+    kind = _KINDS.get(type(term.loss.pixel_loss))
+    if term.balance is None or term.balance.per_pixel:
+        return kind is not None
+    return kind == kernels.ABSOLUTE  # which also makes the sums of the labels
 
 
 def sweep(
@@ -65,7 +71,7 @@ def sweep(
         for term in terms
     ]
     sums = _first_sweep(parts, [part.first_job() for part in parts], processes)
-    with np.errstate(all="ignore"):
+    with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
         for part, part_sums in zip(parts, sums):
             part.finish(part_sums, processes)
 
@@ -107,13 +113,13 @@ class _Part:
         self.channel, self.loss, self.balance = term.channel, term.loss, term.balance
         self.p, self.g, self.m, self.blocks = p, g, m, blocks
         self.weights, self.hardness = m, np.empty((m.shape[0], 0), m.dtype)
-        self.settings: tuple[float, float, float] = (0.0, 0.0, 0.0)
+        self.settings: tuple[float, ...] = (0.0, 0.0, 0.0)
         if isinstance(term.loss, Dice):
             self.kind = kernels.PROBABILITY
         else:
             self.kind = _KINDS[type(term.loss.pixel_loss)]
-            if isinstance(term.loss.pixel_loss, Focal):
-                self.settings = term.loss.pixel_loss
+            # What the formula has for fields, the kernel takes as a, b, c.
+            self.settings = (*term.loss.pixel_loss, 0.0, 0.0, 0.0)[:3]
 
     def first_job(self) -> _Job:
         """Return what the first sweep does: add up, or rank where negatives are mined."""
@@ -148,7 +154,7 @@ class _Part:
             self.settings = (-1.0 if d < 0 else 1.0, 0.0, 0.0)
             (sums,) = _first_sweep([self], [self._rank_by(kernels.CONSTANT)], processes)
             chosen = self._choose(n_neg, sums[kernels.BLANK], processes)
-        factor = (positive + chosen) / (n_pos + n_neg + balance.eps)
+        factor = balance.factor(positive, chosen, n_pos, n_neg)
         self.value, self.line = factor * d, tuple(factor * x for x in line)
 
     def threshold(self, n: Any, blank: Any, processes: Processes) -> tuple[Any, float]:
@@ -172,7 +178,7 @@ class _Part:
             arrays = self.hardness[block], self.g[block], self.m[block]
             return float(kernels.mined_weights(*arrays, threshold, share))
 
-        return _together(np.sum(_spread(weigh, self.blocks)), processes)
+        return _add_up(np.sum(_spread(weigh, self.blocks)), processes)
 
     def _outcome(self, sums: _Array, count: Any) -> tuple[Any, tuple[Any, ...]]:
         used = tuple(sums[:3]) if isinstance(self.loss, Dice) else tuple(sums[:1])
@@ -197,7 +203,7 @@ def _first_sweep(parts: Sequence[_Part], jobs: Sequence[_Job], processes: Proces
         )
         return out
 
-    return _together(np.sum(_spread(work, parts[0].blocks), axis=0), processes)
+    return _add_up(np.sum(_spread(work, parts[0].blocks), axis=0), processes)
 
 
 def _second_sweep(parts: Sequence[_Part], scales: Sequence[float], rows: _Array) -> None:
@@ -246,30 +252,28 @@ def _nth_largest(
     while rest:
         width = min(longest, rest)
         rest -= width
-
-        def count(
-            group: Sequence[_Block],
-            shift: int = rest,
-            bins: int = 1 << width,
-            prefix: int = prefix,
-            leading: bool = leading,
-        ) -> _Array:
-            histogram = np.zeros(bins, np.int32)
-            for n, pixels in group:
-                kernels.count_digits(bits[n, pixels], shift, prefix, leading, histogram)
-            return histogram
-
-        histogram = _together(np.sum(_spread(count, groups), axis=0), processes)
+        bins = 1 << width
+        count = functools.partial(_count_digits, bits, bins, rest, prefix, leading)
+        histogram = _add_up(np.sum(_spread(count, groups), axis=0), processes)
         # An n too large ends in the last bin that holds a value.
         wanted = min(max(float(n), 1.0), above + float(histogram.sum()))
         digit, above, equal = kernels.nth_digit(histogram, wanted, above)
-        prefix = (prefix << width) + digit - ((1 << width) // 2 if leading else 0)
+        prefix = prefix * bins + digit - (bins // 2 if leading else 0)
         leading = False
     raw = prefix if prefix >= 0 else int(np.iinfo(bits.dtype).min) - prefix
     return bits.dtype.type(raw).view(values.dtype), above, equal
 
 
-def _together(numbers: _Array, processes: Processes) -> Any:
+def _count_digits(
+    bits: _Array, bins: int, shift: int, prefix: int, leading: bool, blocks: Sequence[_Block]
+) -> _Array:
+    histogram = np.zeros(bins, np.int32)
+    for block in blocks:
+        kernels.count_digits(bits[block], shift, prefix, leading, histogram)
+    return histogram
+
+
+def _add_up(numbers: _Array, processes: Processes) -> Any:
     """Return the sum of `numbers` over the processes."""
     if processes.size == 1:
         return numbers

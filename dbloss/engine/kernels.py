@@ -10,11 +10,12 @@ import numpy as np
 
 from dbloss._compiled import compiled
 
-# Slots of the sums of a block.
+# Slots of the sums of a block. `Dice` takes the first three for its sums, `Mean` the first.
 LOSS, PREDICTED, POSITIVE, TOTAL, IRREGULAR, BLANK, SLOTS = range(7)
 
-# Losses of a pixel. CONSTANT is the same number for every pixel, PROBABILITY the prediction, and
-# BINARY_ENTROPY the cross-entropy for targets of 0 and 1, where one logarithm will do.
+# Losses of a pixel. PROBABILITY is the prediction, which Dice adds up and ranks by, CONSTANT is the
+# number a for every pixel, and BINARY_ENTROPY the cross-entropy for targets of 0 and 1, where one
+# logarithm will do.
 ABSOLUTE, SQUARED, CROSS_ENTROPY, BINARY_ENTROPY, FOCAL, PROBABILITY, CONSTANT = range(7)
 
 # What the first sweep does for a term: add up a loss, or write the hardness of negatives.
@@ -118,7 +119,7 @@ def _times_miss(p, g, eps, exponent, out):  # type: ignore[no-untyped-def]
 
 @_kernel
 def _values(kind, p, g, a, b, c, out):  # type: ignore[no-untyped-def]
-    """Write the loss of each pixel; (a, b, c) are alpha, gamma and eps of the focal loss.
+    """Write the loss of each pixel; (a, b, c) are its settings, as alpha, gamma and eps of focal.
 
     `0 * x` carries what is not finite past the comparisons.
     """
@@ -218,7 +219,7 @@ def _hardness(kind, p, g, m, a, b, c, v, out):  # type: ignore[no-untyped-def]
         negative = m[i] - gm
         positive += gm
         total += m[i]
-        fractional = ((gm != 0) & (negative != 0)) | ((negative != 0) & (negative != 1))
+        fractional = (negative != 0) & ((gm != 0) | (negative != 1))
         irregular += fractional | ~((p[i] >= 0) & (p[i] <= 1))
         blank += negative == 0
         # Adding 0 makes 0 of -0, whose bits differ from it.

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import paddle
 from paddle import Tensor
 
-from dbloss import mining
-from dbloss.engine import scratch
+from dbloss import _scratch as scratch
 from dbloss.engine.dtypes import cast_gradient, computed
 from dbloss.engine.processes import ALONE, Processes
+from dbloss.formulas import PixelLoss
+from dbloss.mining import Balance, tie_weight
 
 if TYPE_CHECKING:
     from dbloss.engine import Term
-    from dbloss.mean import PixelLoss
 
 _DIGIT = 11  # bits; a GPU counts in fast memory that does not hold the bins of many more
 
@@ -61,7 +61,7 @@ def graph(maps: Tensor, terms: Sequence["Term"], processes: Processes) -> tuple[
     return tuple(losses)
 
 
-def pixel_graph(pred: Tensor, gt: Tensor, pixel_loss: "PixelLoss") -> Tensor:
+def pixel_graph(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
     """Return the loss of every pixel in a static graph, made differentiable as in `graph`."""
     pred = _computed(pred)
     p, g = scratch.constant(pred), scratch.constant(gt.astype(pred.dtype))
@@ -83,7 +83,7 @@ def _computed(maps: Tensor) -> Tensor:
     return cast
 
 
-def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: mining.Balance) -> Tensor:
+def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
     dtype = computed(hardness)
     hardness, gt, mask = (scratch.constant(tensor.astype(dtype)) for tensor in (hardness, gt, mask))
@@ -110,7 +110,7 @@ class _Part:
             self.negative = scratch.negate(scratch.subtract(positive, self.weights))
             if self.balance.per_pixel:
                 return sums
-        return [*sums, *self._sums(self.loss.values(self._copy(), self.g))]
+        return [*sums, *self._sums(self.loss.hardness(self._copy(), self.g))]
 
     def finish(self, sums: Sequence[Tensor], processes: Processes) -> None:
         """Take the sums of the batch; set the value and the line of the gradient."""
@@ -123,18 +123,18 @@ class _Part:
         negative = self.negative
         del self.negative
         if balance.per_pixel:
-            values = self.loss.values(self._copy(), self.g)
-            chosen = _largest(values * negative, negative, n_neg, processes)
+            hardness = self.loss.hardness(self._copy(), self.g)
+            chosen = _largest(hardness * negative, negative, n_neg, processes)
             chosen = scratch.multiply(chosen, negative)
             self.weights = scratch.add(scratch.subtract(chosen, negative), self.weights)
-            sums = processes.add_up(paddle.stack(self._sums(values))).unbind()
+            sums = processes.add_up(paddle.stack(self._sums(hardness))).unbind()
             self.value, self.line = self._outcome(sums, n_pos + n_neg)
             return
         d, line = self._outcome(sums, count)
         sign = 1 - 2 * (d < 0).astype(d.dtype)
         negative = scratch.multiply(negative, sign.astype(negative.dtype))
         chosen = sign * _sum_of_largest(negative, n_neg, processes)
-        factor = (positive + chosen) / (n_pos + n_neg + balance.eps)
+        factor = balance.factor(positive, chosen, n_pos, n_neg)
         self.value, self.line = factor * d, tuple(factor * x for x in line)
 
     def gradient(self, upstream: Tensor) -> Tensor:
@@ -147,8 +147,8 @@ class _Part:
         """Return the predictions, for the receiver to overwrite."""
         return self.planes[:, self.channel].clone()
 
-    def _sums(self, values: Tensor) -> tuple[Tensor, ...]:
-        return self.loss.sums(values, self.g, self.weights, _sum)
+    def _sums(self, hardness: Tensor) -> tuple[Tensor, ...]:
+        return self.loss.sums(hardness, self.g, self.weights, _sum)
 
     def _outcome(self, sums: Sequence[Tensor], count: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         return self.loss.value(sums, count), self.loss.line(sums, count)
@@ -186,7 +186,7 @@ def _largest(values: Tensor, negative: Tensor, n: Tensor, processes: Processes) 
     # A pixel of no negative weight has the value 0 and takes no place.
     tied = (values == threshold).logical_and(negative != 0).astype(values.dtype)
     n_above, n_tied = processes.add_up(paddle.stack([_sum(above), _sum(tied)])).unbind()
-    share = mining.tie_weight(n, n_above, n_tied, paddle)
+    share = tie_weight(n, n_above, n_tied, paddle)
     return scratch.add(above, scratch.multiply(tied, share.astype(values.dtype)))
 
 

@@ -27,7 +27,7 @@ class Processes(NamedTuple):
 ALONE = Processes()
 
 
-def processes(group: Any) -> Processes:
+def processes_of(group: Any) -> Processes:
     """Return the processes of a group, or all for None; without parallelism it is this one alone.
 
     Raises:

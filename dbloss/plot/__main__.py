@@ -4,12 +4,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dbloss import checks
 from dbloss.plot.annotations import IGNORED, read_texts
-from dbloss.plot.targets import draw_targets, sort_texts
+
+with checks.extra("python -m dbloss.plot", "targets", "cv2", "pyclipper", "numba"):
+    import cv2
+
+    from dbloss.plot.targets import draw_targets, make_and_sort
 
 
 def main() -> None:
@@ -62,7 +66,7 @@ def _run(path: Path, annotations: Path, output: Path, size: list[int] | None) ->
             f"targets of {size[0]} x {size[1]} pixels (height x width),\n"
             f"the image of {height} x {width} scaled by {scale:.3g}"
         )
-    targets, kinds = sort_texts(polygons, ignored, *image.shape[:2])
+    targets, kinds = make_and_sort(polygons, ignored, *image.shape[:2])
     draw_targets(image, polygons, targets, kinds, made_at).savefig(output, dpi=150)
 
     lines = [where, made_at, "", f"{'':20}  polygons  share of pixels"]
@@ -70,9 +74,8 @@ def _run(path: Path, annotations: Path, output: Path, size: list[int] | None) ->
         lines.append(f"{kind.name:20}  {len(kind.entries):8,}  {kind.pixels.mean():15.2%}")
     rest = 1 - sum(kind.pixels.mean() for kind in kinds)
     lines.append(f"{'background':20}  {'':8}  {rest:15.2%}")
-    dropped = kinds[-1].entries
-    if dropped:
-        lines.append(f"dropped: entries {', '.join(map(str, dropped))}")
+    if kinds.dropped.entries:
+        lines.append(f"dropped: entries {', '.join(map(str, kinds.dropped.entries))}")
     return "\n".join(lines)
 
 

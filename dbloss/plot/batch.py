@@ -12,22 +12,26 @@ from numpy.typing import NDArray
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss.balance import MINED_TYPES, SquaredError
-from dbloss.cross_entropy import BinaryCrossEntropy
+from dbloss.balance import MINED_TYPES, PIXEL_LOSSES, hard_negative_weights
 from dbloss.db import DBLoss
 from dbloss.engine import pixel_map
-from dbloss.engine.dtypes import own_dtypes
-from dbloss.focal import Focal
-from dbloss.mask_l1 import Absolute
-from dbloss.mean import PixelLoss
-from dbloss.mining import hard_negative_weights
+from dbloss.engine.dtypes import without_amp
+from dbloss.formulas import AbsoluteError, BinaryCrossEntropy, Focal, PixelLoss, SquaredError
 from dbloss.plot import panels
+from dbloss.validate import to_array
 
 _Array = NDArray[Any]
 
 _NAMES = {"P": "probability P", "T": "threshold T", "B": "binary B"}
 # Of each channel the places of its target and its mask among the labels.
 _PLACES = {"P": (3, 4), "T": (1, 2), "B": (3, 4)}
+
+_PIXEL_LOSS_NAMES: dict[type, str] = {
+    AbsoluteError: "absolute error",
+    BinaryCrossEntropy: "cross-entropy",
+    Focal: "focal loss",
+    SquaredError: "squared error",
+}
 
 # Cross-entropy reaches 100; with 5 for the end of its scale smaller losses can be told apart.
 _GREATEST_LOSS = 5.0
@@ -131,7 +135,7 @@ def plot_batch(
     title = f"image {index} of a batch of {n}"
     legend: list[Any] = []
 
-    drawn = dict(zip(names, _read(maps[index])))
+    drawn = dict(zip(names, to_array(maps[index])))
     if labels is not None:
         measured = _measure(loss_fn, maps, predicts, labels, index, main_loss_type, ohem_ratio)
         title += (
@@ -141,11 +145,11 @@ def plot_batch(
         _draw_pixel_loss(axes["loss"], measured)
         legend += _draw_mined(axes["mined"], drawn["P"], measured, main_loss_type)
         for name in names:
-            target, mask = (_read(labels[place][index]) for place in _PLACES[name])
+            target, mask = (to_array(labels[place][index]) for place in _PLACES[name])
             drawn[f"target {name}"] = target
             for cell in (name, f"target {name}"):
                 panels.hatch(axes[cell], mask == 0)
-        shrink_map, shrink_mask = (_read(labels[place][index]) for place in _PLACES["P"])
+        shrink_map, shrink_mask = (to_array(labels[place][index]) for place in _PLACES["P"])
         for cell in ("mined", *beside):
             panels.outline(axes[cell], shrink_map > 0.5)
         for cell in ("loss", "mined", *beside):
@@ -175,12 +179,12 @@ def _measure(
     ohem_ratio: float,
 ) -> _Measured:
     probability, g, m = maps[:, 0].detach(), *labels[3:]
-    with paddle.no_grad(), own_dtypes():
+    with paddle.no_grad(), without_amp():
         if maps.shape[1] == 1:
             parts = {"loss_shrink_maps": loss_fn.alpha * loss_fn.bce_loss(probability, g, m)}
         else:
             parts = loss_fn(predicts, labels)
-        name, pixel_loss = _pixel_loss(loss_fn, main_loss_type)
+        pixel_loss = _pixel_loss(loss_fn, main_loss_type)
         pixel = pixel_map(probability, g, pixel_loss)
         weights = paddle.zeros_like(pixel)
         if main_loss_type is None or main_loss_type in MINED_TYPES:
@@ -188,22 +192,22 @@ def _measure(
             weights = hard_negative_weights(hardness, g, m, ohem_ratio)
     return _Measured(
         parts={name: float(part) for name, part in parts.items()},
-        pixel_name=name,
-        pixel=_read(pixel[index]) * _read(m[index]),
-        weights=_read(weights[index]),
+        pixel_name=_PIXEL_LOSS_NAMES.get(type(pixel_loss), type(pixel_loss).__name__),
+        pixel=to_array(pixel[index]) * to_array(m[index]),
+        weights=to_array(weights[index]),
         mined=float(weights.sum()),
     )
 
 
-def _pixel_loss(loss_fn: DBLoss, main_loss_type: str | None) -> tuple[str, PixelLoss]:
-    if main_loss_type == "Euclidean":
-        return "squared error", SquaredError()
+def _pixel_loss(loss_fn: DBLoss, main_loss_type: str | None) -> PixelLoss:
+    if main_loss_type in PIXEL_LOSSES:
+        return PIXEL_LOSSES[main_loss_type]
     if main_loss_type == "MaskL1Loss":
-        return "absolute error", Absolute()
+        return AbsoluteError()
     if main_loss_type == "DiceFocalLoss":
         layer = loss_fn.bce_loss
-        return "focal loss", Focal(layer.focal_alpha, layer.focal_gamma, layer.eps)
-    return "cross-entropy", BinaryCrossEntropy()
+        return Focal(layer.focal_alpha, layer.focal_gamma, layer.eps)
+    return BinaryCrossEntropy()
 
 
 def _write_out(parts: dict[str, float]) -> str:
@@ -256,7 +260,7 @@ def _read_picture(image: Any, labels: Sequence[Any] | None, index: int) -> _Arra
             return None
         image = batch[index]
     if paddle.is_tensor(image):
-        image = image.detach().numpy() if image.dtype == paddle.uint8 else _read(image)
+        image = to_array(image)
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = np.moveaxis(array, 0, 2)
@@ -270,9 +274,3 @@ def _read_picture(image: Any, labels: Sequence[Any] | None, index: int) -> _Arra
     if grey:
         array = array.mean(axis=2, keepdims=True)
     return np.broadcast_to(array, (*array.shape[:2], 3)).astype(np.uint8)
-
-
-def _read(tensor: Tensor) -> _Array:
-    # NumPy has no bfloat16.
-    array: _Array = tensor.detach().astype("float32").numpy()
-    return array

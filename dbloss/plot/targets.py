@@ -24,27 +24,39 @@ class Kind(NamedTuple):
     pixels: _Array  # bool `[H, W]`
 
 
-def sort_texts(
+class Kinds(NamedTuple):
+    """What becomes of all polygons of an image."""
+
+    text: Kind
+    ignored: Kind
+    dropped: Kind
+
+
+def make_and_sort(
     polygons: Sequence[_Array], ignored: Sequence[bool], height: int, width: int
-) -> tuple[Targets, list[Kind]]:
+) -> tuple[Targets, Kinds]:
     """Return the targets of an image, and which of its polygons are text, ignored, too small."""
     targets = make_targets(polygons, ignored, height, width)
     marked = [polygon for polygon, flag in zip(polygons, ignored) if flag]
     asked = make_targets(marked, [True] * len(marked), height, width).shrink_mask == 0
     masked = targets.shrink_mask == 0
-    kinds = [
+    kinds = Kinds(
         Kind("text", panels.BLUE, "-", [], (targets.shrink_map == 1) & ~masked),
         Kind("ignored", panels.ORANGE, "--", [], asked),
         Kind("dropped as too small", panels.VERMILLION, ":", [], masked & ~asked),
-    ]
+    )
     for number, (polygon, flag) in enumerate(zip(polygons, ignored), start=1):
-        kind = 1 if flag else 0 if _remains(polygon, height, width) else 2
-        kinds[kind].entries.append(number)
+        if flag:
+            kinds.ignored.entries.append(number)
+        elif _remains(polygon, height, width):
+            kinds.text.entries.append(number)
+        else:
+            kinds.dropped.entries.append(number)
     return targets, kinds
 
 
 def draw_targets(
-    image: _Array, polygons: Sequence[_Array], targets: Targets, kinds: Sequence[Kind], title: str
+    image: _Array, polygons: Sequence[_Array], targets: Targets, kinds: Kinds, title: str
 ) -> Figure:
     """Return a figure of an image, uint8 `[H, W, 3]`, with its polygons and targets."""
     cells = [["image", "image"], ["image", "image"], ["shrunk", "threshold"]]
