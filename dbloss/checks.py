@@ -27,7 +27,8 @@ _LABEL_DTYPES = (
     paddle.int64,
 )
 _LABEL_NAMES = ("image", "threshold_map", "threshold_mask", "shrink_map", "shrink_mask")
-_DYNAMIC = -1  # what a static graph gives for the size of an axis that the run decides
+_IMAGE_AXES = (0, -2, -1)  # N, H and W of maps with or without channels
+_OPEN = -1  # what a static graph gives for the size of an axis that the run decides
 _CHANNEL_NAMES = ("(probability)", "(threshold)", "(binary)")
 
 # Beyond this float32 does not tell one pixel from the next.
@@ -214,12 +215,14 @@ def maps(
             " A DB head in evaluation mode returns the probability map alone:"
             " call model.train() before the forward pass whose loss you want."
         )
-    if (shape[1] not in (channels, _DYNAMIC)) if exact else (0 <= shape[1] < channels):
+    if (shape[1] not in (channels, _OPEN)) if exact else (0 <= shape[1] < channels):
         raise ValueError(f"{where}: expected the shape [N, {wanted}, H, W], got {shape}. {advice}")
+    if exact and shape[1] == _OPEN:
+        _when_it_runs(_shape(tensor)[1] == channels, tensor)
     _not_empty(where, tensor)
     if like is not None:
         expected = [like.shape[0], shape[1], *like.shape[2:]]
-        if not _shapes_agree(shape, expected):
+        if not _sizes_agree(tensor, like, _IMAGE_AXES):
             raise ValueError(
                 f'{where}: expected the shape {expected}, N, H and W of predicts["maps"],'
                 f" got {shape}. Upsample it to the size of the labels."
@@ -239,9 +242,8 @@ def labels(values: Any, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             f"labels: expected 5 entries [{', '.join(_LABEL_NAMES)}], got {len(values)}."
             " The image comes first and is not read: None will do for it."
         )
-    shape = [like.shape[0], *like.shape[2:]]
     for index in range(1, len(_LABEL_NAMES)):
-        _label(label_name(index), values[index], shape, 'predicts["maps"]')
+        _label(label_name(index), values[index], like, 'predicts["maps"]')
     return tuple(values[1:])
 
 
@@ -265,7 +267,7 @@ def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:
         )
     _not_empty(name, pred)
     for label_name, label in {"gt": gt, **masks}.items():
-        _label(label_name, label, list(pred.shape), name)
+        _label(label_name, label, pred, name)
 
 
 def prediction(name: str, tensor: Any) -> None:
@@ -280,7 +282,8 @@ def prediction(name: str, tensor: Any) -> None:
 
 def same_shape(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     """Check that two tensors have one shape."""
-    if not _shapes_agree(tensor.shape, other.shape):
+    axes = range(len(other.shape))
+    if len(tensor.shape) != len(axes) or not _sizes_agree(tensor, other, axes):
         raise ValueError(
             f"{name}: expected the shape of {other_name}, {list(other.shape)},"
             f" got {list(tensor.shape)}. Pass two maps of one size."
@@ -481,17 +484,18 @@ def _refuse_values(name: str, values: NDArray[Any], label: bool) -> NoReturn:
     )
 
 
-def _label(name: str, tensor: Any, shape: list[int], like: str) -> None:
+def _label(name: str, tensor: Any, like: Tensor, like_name: str) -> None:
     _tensor(name, tensor)
     if tensor.dtype not in _LABEL_DTYPES:
         raise TypeError(
             f"{name}: expected a float, bool or integer dtype, got {_dtype(tensor)}."
             " Convert it with .astype('float32')."
         )
-    if not _shapes_agree(tensor.shape, shape):
+    if len(tensor.shape) != 3 or not _sizes_agree(tensor, like, _IMAGE_AXES):
+        shape = [like.shape[axis] for axis in _IMAGE_AXES]
         raise ValueError(
-            f"{name}: expected the shape {shape}, N, H and W of {like}, got {list(tensor.shape)}."
-            + _shape_advice(list(tensor.shape), shape)
+            f"{name}: expected the shape {shape}, N, H and W of {like_name},"
+            f" got {list(tensor.shape)}." + _shape_advice(list(tensor.shape), shape)
         )
     # In a static graph every input without another word requires a gradient.
     if paddle.in_dynamic_mode() and not tensor.stop_gradient:
@@ -517,6 +521,8 @@ def _not_empty(name: str, tensor: Tensor) -> None:
             f"{name}: expected at least one image and one pixel, got {list(tensor.shape)}."
             " Skip empty batches in the training loop."
         )
+    if _OPEN in tensor.shape:
+        _when_it_runs((_shape(tensor) > 0).all(), tensor)
 
 
 def _tensor(name: str, value: Any) -> None:
@@ -527,10 +533,26 @@ def _tensor(name: str, value: Any) -> None:
         )
 
 
-def _shapes_agree(got: Sequence[int], expected: Sequence[int]) -> bool:
-    return len(got) == len(expected) and all(
-        a == b or _DYNAMIC in (a, b) for a, b in zip(got, expected, strict=True)
-    )
+def _sizes_agree(tensor: Tensor, like: Tensor, axes: Sequence[int]) -> bool:
+    """Tell whether two tensors are equal in these axes; open ones are compared when they run."""
+    pairs = [(tensor.shape[axis], like.shape[axis]) for axis in axes]
+    if any(_OPEN in pair for pair in pairs):
+        got, expected = _shape(tensor), _shape(like)
+        same = [got[axis] == expected[axis] for axis in axes]
+        _when_it_runs(paddle.stack(same).all(), tensor, like)
+    return all(a == b or _OPEN in (a, b) for a, b in pairs)
+
+
+def _when_it_runs(condition: Tensor, *tensors: Tensor) -> None:
+    """Let a static graph raise a ValueError, with the shapes of tensors, where this is False."""
+    paddle.static.nn.control_flow.Assert(condition, [_shape(tensor) for tensor in tensors])
+
+
+def _shape(tensor: Tensor) -> Tensor:
+    """Return the shape that a tensor of a static graph has when it runs."""
+    # Paddle 3.0 has no operator for that of a half on a CPU.
+    half = tensor.dtype in (paddle.float16, paddle.bfloat16)
+    return paddle.shape(tensor.astype(paddle.float32) if half else tensor)
 
 
 def _record(name: str, record: Any) -> dict[str, float]:

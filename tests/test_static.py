@@ -504,6 +504,37 @@ def test_a_wrong_shape_is_named():
         run_db(compiled_db(DBLoss()), {"maps": batch.maps}, labels)
 
 
+WRONG = [(1, 4, 6), (2, 4, 1), (2, 1, 6), (2, 6, 4), (2, 4, 5)]
+
+
+@pytest.mark.parametrize("shape", WRONG)
+@pytest.mark.parametrize("index", range(1, 5))
+def test_nothing_is_broadcast_behind_open_axes(index, shape):
+    layer = compiled_db(DBLoss(main_loss_type="BCELoss"), "dynamic")
+    labels = [None, *(paddle.full([2, 4, 6], 0.5) for _ in range(4))]
+    layer({"maps": paddle.full([2, 3, 4, 6], 0.5)}, labels)
+    labels[index] = paddle.full(shape, 0.5)
+    with pytest.raises(ValueError, match="InvalidArgument"):
+        layer({"maps": paddle.full([2, 3, 4, 6], 0.5)}, labels)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 4, 6), (0, 3, 4, 6)])
+def test_channels_and_emptiness_behind_open_axes(shape):
+    layer = compiled_db(DBLoss(), "dynamic")
+    with pytest.raises(ValueError, match="InvalidArgument"):
+        layer({"maps": paddle.zeros(shape)}, [None, *([paddle.zeros(shape[::2] + shape[3:])] * 4)])
+
+
+@pytest.mark.parametrize("shape", WRONG)
+def test_functions_behind_open_axes(shape):
+    maps = [np.empty((0, 0, 0))] * 3
+    for function, count in ((differentiable_binarization, 2), (hard_negative_weights, 3)):
+        call = compiled(function, "dynamic", *specs(maps[:count]))
+        call(*[paddle.full([2, 4, 6], 0.5)] * count)
+        with pytest.raises(ValueError, match="InvalidArgument"):
+            call(*[paddle.full([2, 4, 6], 0.5)] * (count - 1), paddle.full(shape, 0.5))
+
+
 # Saved graphs and programs ----------------------------------------------------------------------
 
 
