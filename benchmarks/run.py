@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 from time import perf_counter
 
@@ -141,7 +141,7 @@ class TorchStep:
 
 
 class LimitStep:
-    """What no engine can beat: read the seven maps, read them again and write a gradient."""
+    """Two plain loops, for scale: read the seven maps; read them again and write a gradient."""
 
     def __init__(self, batch: Batch) -> None:
         from dbloss.engine import fused
@@ -300,11 +300,16 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
+def _git(*words: str) -> str:
+    command = ["git", *words]
+    return subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True).stdout.strip()
+
+
 def environment(device: str) -> dict[str, object]:
     """Return what a row says of the machine and the versions."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
-    ).stdout.strip()
+    commit = _git("rev-parse", "--short", "HEAD")
+    if _git("status", "--porcelain", "--", "dbloss", "benchmarks/*.py"):
+        commit += "-dirty"
     name = platform.processor() or platform.machine()
     if device == "gpu":
         name = paddle.device.cuda.get_device_name()
@@ -312,7 +317,7 @@ def environment(device: str) -> dict[str, object]:
         models = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         name = models[0].split(": ", 1)[1] if models else name
     return {
-        "date": date.today().isoformat(),
+        "date": datetime.now().isoformat(timespec="seconds"),
         "commit": commit,
         "device": name,
         "cores": len(os.sched_getaffinity(0)),

@@ -218,22 +218,24 @@ def train(model: nn.Layer, loss_fn: nn.Layer, pages: Pages, **look: Any) -> list
     stop = threading.Event()  # Ctrl-C only sets it, so that no step is cut in half
     usual = signal.signal(signal.SIGINT, lambda *_: stop.set())
     model.train()
-    with tqdm(loader, unit="step", **look) as bar:
-        for batch in bar:
-            # The training step. A batch is [image, threshold_map, threshold_mask, shrink_map,
-            # shrink_mask]: DBLoss takes it as its labels whole, and does not read the image.
-            predicts = model(batch[0])
-            losses = loss_fn(predicts, batch)
-            losses["loss"].backward()  # the sum of the three parts, which are there to be watched
-            optimizer.step()
-            optimizer.clear_grad()
-            schedule.step()
+    try:
+        with tqdm(loader, unit="step", **look) as bar:
+            for batch in bar:
+                # The training step. A batch is [image, threshold_map, threshold_mask, shrink_map,
+                # shrink_mask]: DBLoss takes it as its labels whole, and does not read the image.
+                predicts = model(batch[0])
+                losses = loss_fn(predicts, batch)
+                losses["loss"].backward()  # the sum of the parts, which are there to be watched
+                optimizer.step()
+                optimizer.clear_grad()
+                schedule.step()
 
-            history.append({name: float(loss) for name, loss in losses.items()})
-            bar.set_postfix({short(name): f"{loss:.2f}" for name, loss in history[-1].items()})
-            if stop.is_set():
-                break
-    signal.signal(signal.SIGINT, usual)
+                history.append({name: float(loss) for name, loss in losses.items()})
+                bar.set_postfix({short(name): f"{loss:.2f}" for name, loss in history[-1].items()})
+                if stop.is_set():
+                    break
+    finally:
+        signal.signal(signal.SIGINT, usual)
     return history
 
 

@@ -334,8 +334,9 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(max(1, _threads() - 1), thread_name_prefix="dbloss")
 
 
-# A forked process has none of its parent's threads.
-os.register_at_fork(after_in_child=_pool.cache_clear)
+# A forked process has none of its parent's threads. On Windows there are none.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
 def _empty(shape: tuple[int, ...], dtype: Any) -> _Array:
