@@ -30,8 +30,6 @@ def test_public_names_have_an_example_that_runs(name):
     assert any(example.examples for example in examples)
 
 
-# Paddle's own, where it compiles a backward pass.
-@pytest.mark.filterwarnings("ignore:Tensor do not have 'place' interface:UserWarning")
 @pytest.mark.parametrize("readme", [README, CHINESE], ids=lambda readme: readme.name)
 def test_code_of_the_readme(readme, monkeypatch):
     ppocr = ModuleType("ppocr")
@@ -61,6 +59,8 @@ PAGES = [
 ]
 
 
+# Paddle's own, where it compiles a backward pass.
+@pytest.mark.filterwarnings("ignore:Tensor do not have 'place' interface:UserWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_of_the_pages(page):
     """Blocks of `python` run, and what blocks of `pycon` show comes out; lines may be broken."""
