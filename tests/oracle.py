@@ -9,9 +9,6 @@ Symbols: `p` prediction, `g` shrink map, `m` shrink mask, `t` threshold map, `k`
 
 import numpy as np
 
-MINED = ("BCELoss", "CrossEntropy", "Euclidean")
-BALANCED = ("DiceLoss", "MaskL1Loss", *MINED, "OHEMDiceLoss")
-MAIN_LOSS_TYPES = (*BALANCED, "DiceFocalLoss")
 PARTS = ("loss_shrink_maps", "loss_threshold_maps", "loss_binary_maps")
 
 
@@ -54,6 +51,9 @@ def squared(p, g):
 
 
 PIXEL_LOSS = {"BCELoss": bce, "CrossEntropy": bce, "Euclidean": squared}
+MINED = (*PIXEL_LOSS, "OHEMDiceLoss")
+BALANCED = ("DiceLoss", "MaskL1Loss", *MINED)
+MAIN_LOSS_TYPES = (*BALANCED, "DiceFocalLoss")
 
 
 def counts(g, m, ratio=3, fallback=0):

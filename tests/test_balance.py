@@ -178,7 +178,7 @@ def test_more_places_than_pixels(kind, fallback):
     check_balance(kind, (p, g, m), ratio=1e6)
 
 
-@pytest.mark.parametrize("kind", ["BCELoss", "Euclidean", "OHEMDiceLoss"])
+@pytest.mark.parametrize("kind", oracle.MINED)
 def test_mining_takes_the_hardest_negatives_and_no_other(kind):
     p, g, m = make_batch(shape=(2, 16, 16), seed=11).single
     layer = BalanceLoss(main_loss_type=kind, negative_ratio=1)
@@ -217,7 +217,7 @@ def test_a_negative_scalar_loss_keeps_its_own_order(dtype, soft_mask):
 
 
 @BOTH
-@pytest.mark.parametrize("kind", [*oracle.PIXEL_LOSS, "OHEMDiceLoss"])
+@pytest.mark.parametrize("kind", oracle.MINED)
 def test_a_threshold_below_zero(dtype, kind):
     """Targets above 1 have a negative weight, and with it a hardness below 0."""
     rng = np.random.default_rng(15)

@@ -1,32 +1,32 @@
 """A few steps of gradient descent on a page without text, with what teaches there and without."""
 
 import numpy as np
+import oracle
 import pytest
 from helpers import tensor, tensors
 
 from dbloss import DBLoss
 
-PIXEL_LOSSES = ("BCELoss", "CrossEntropy", "Euclidean")
 DICE_LOSSES = ("DiceLoss", "OHEMDiceLoss")
-BALANCED = (*DICE_LOSSES, "MaskL1Loss", *PIXEL_LOSSES)
+NO_DICE = tuple(kind for kind in oracle.BALANCED if kind not in DICE_LOSSES)
 SMOOTH, FALLBACK = {"smooth": 1.0}, {"fallback_negatives": 50}
 UNBALANCED = {"balance_loss": False}
 P, B = 0, 2
 
 # Which maps move: the settings, the losses of the probability map, the channels.
 CASES = [
-    ({}, BALANCED, ()),
-    (SMOOTH, BALANCED, (B,)),
+    ({}, oracle.BALANCED, ()),
+    (SMOOTH, oracle.BALANCED, (B,)),
     (FALLBACK, DICE_LOSSES, ()),
-    (FALLBACK, ("MaskL1Loss", *PIXEL_LOSSES), (P,)),
-    (SMOOTH | FALLBACK, BALANCED, (P, B)),
+    (FALLBACK, NO_DICE, (P,)),
+    (SMOOTH | FALLBACK, oracle.BALANCED, (P, B)),
     ({}, ("DiceFocalLoss",), (P, B)),
     (SMOOTH, ("DiceFocalLoss",), (P, B)),
     (FALLBACK, ("DiceFocalLoss",), (P, B)),
     (UNBALANCED, DICE_LOSSES, ()),
-    (UNBALANCED, ("MaskL1Loss", *PIXEL_LOSSES), (P,)),
+    (UNBALANCED, NO_DICE, (P,)),
     (UNBALANCED | FALLBACK, DICE_LOSSES, ()),
-    (UNBALANCED | SMOOTH, BALANCED, (P, B)),
+    (UNBALANCED | SMOOTH, oracle.BALANCED, (P, B)),
 ]
 
 
@@ -72,7 +72,7 @@ def test_false_positives_go_down(engine, settings, kind, moving):
         assert len(false_positives[0]) == 36
 
 
-@pytest.mark.parametrize("kind", [*PIXEL_LOSSES, "OHEMDiceLoss"])
+@pytest.mark.parametrize("kind", oracle.MINED)
 def test_fallback_negatives_is_how_many_pixels_move(engine, kind):
     """The most probable ones, of the mined losses."""
     maps, labels = empty_page()
@@ -89,6 +89,6 @@ def test_fallback_negatives_is_how_many_pixels_move(engine, kind):
 def test_a_page_that_is_ignored_teaches_nothing_even_so(engine, settings):
     maps, labels = empty_page()
     labels[4] = labels[4] * 0
-    for kind in (*BALANCED, "DiceFocalLoss"):
+    for kind in oracle.MAIN_LOSS_TYPES:
         path = descend(maps, labels, 1, main_loss_type=kind, **settings)
         np.testing.assert_array_equal(path[1], path[0])

@@ -19,7 +19,7 @@ SINGLE = {
     "dice_smooth": DiceLoss(smooth=1.0),
     "masked_l1": MaskL1Loss(),
     "dice_focal": DiceFocalLoss(),
-    **{kind: BalanceLoss(main_loss_type=kind) for kind in oracle.MAIN_LOSS_TYPES[:-1]},
+    **{kind: BalanceLoss(main_loss_type=kind) for kind in oracle.BALANCED},
     "origin": BalanceLoss(main_loss_type="BCELoss", return_origin=True),
     "unbalanced": BalanceLoss(balance_loss=False, main_loss_type="BCELoss"),
 }

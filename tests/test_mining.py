@@ -57,7 +57,7 @@ def test_no_places():
     assert not weights_of(p, g, m).any()
 
 
-@pytest.mark.parametrize("kind", ["BCELoss", "Euclidean", "OHEMDiceLoss"])
+@pytest.mark.parametrize("kind", oracle.MINED)
 def test_it_is_the_selection_of_the_loss(kind):
     p, g, m = make_batch(shape=(2, 12, 12), seed=3).single
     pred = paddle.to_tensor(p, stop_gradient=False)

@@ -29,9 +29,7 @@ from dbloss.plot.targets import draw_targets, make_and_sort
 from dbloss.targets import make_targets
 
 N, H, W = 3, 20, 32
-PARTS = ("loss_shrink_maps", "loss_threshold_maps", "loss_binary_maps")
-MINED = ("BCELoss", "CrossEntropy", "Euclidean", "OHEMDiceLoss")
-NOT_MINED = ("DiceLoss", "MaskL1Loss", "DiceFocalLoss")
+NOT_MINED = tuple(kind for kind in oracle.MAIN_LOSS_TYPES if kind not in oracle.MINED)
 
 IMAGE = np.random.default_rng(0).integers(20, 200, (40, 50, 3), dtype=np.uint8)
 FLOAT = (IMAGE.transpose(2, 0, 1) / 255 - 0.45) / 0.23  # as a loader normalises it
@@ -181,15 +179,16 @@ def test_the_shrunk_text_is_outlined():
         np.testing.assert_array_equal(inside, batch.g[1])
 
 
-@pytest.mark.parametrize("kind", (*MINED, *NOT_MINED))
+@pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
 def test_the_title_has_the_parts_of_the_whole_batch(kind):
     batch = arrays()
     title = plot(batch, index=2, main_loss_type=kind, ohem_ratio=2).get_suptitle().splitlines()
     losses, _ = oracle.db({"maps": batch.maps}, batch.labels, main_loss_type=kind, ohem_ratio=2)
     assert title[0] == "image 2 of a batch of 3"
     assert title[1] == (
-        f"of the whole batch: loss {losses['loss']:.4g} = shrink maps {losses[PARTS[0]]:.4g}"
-        f" + threshold maps {losses[PARTS[1]]:.4g} + binary maps {losses[PARTS[2]]:.4g}"
+        f"of the whole batch: loss {losses['loss']:.4g} = shrink maps {losses[oracle.PARTS[0]]:.4g}"
+        f" + threshold maps {losses[oracle.PARTS[1]]:.4g}"
+        f" + binary maps {losses[oracle.PARTS[2]]:.4g}"
     )
     assert title[2] == f'DBLoss(main_loss_type="{kind}", ohem_ratio=2)'
 
@@ -233,7 +232,7 @@ def test_the_scale_of_the_loss_ends_where_it_does_or_at_5():
 
 
 @pytest.mark.parametrize("ratio", [1, 2.5])
-@pytest.mark.parametrize("kind", [None, *MINED])
+@pytest.mark.parametrize("kind", [None, *oracle.MINED])
 def test_hard_negatives_are_those_of_the_whole_batch(kind, ratio):
     batch = arrays()
     batch.maps[1, 0] *= 0.8  # so that a selection within the image alone would differ
@@ -418,7 +417,7 @@ def test_what_is_not_finite_is_marked():
 def test_odd_batches_draw(batch, kind):
     figure = plot(arrays(batch), main_loss_type=kind)
     assert_readable(figure)
-    if batch in ("no_text", "all_text", "all_ignored") and kind in MINED:
+    if batch in ("no_text", "all_text", "all_ignored") and kind in oracle.MINED:
         assert note(figure) == "none in the batch"
     if batch == "all_ignored":
         assert hatched(axes_of(figure)["probability P"]).all()
@@ -596,7 +595,7 @@ def test_a_wrong_batch_is_named_as_the_loss_names_it():
 
 def records(steps=50, **more):
     rng = np.random.default_rng(0)
-    rows = [dict(zip(PARTS, rng.uniform(0.5, 2, 3).tolist())) for _ in range(steps)]
+    rows = [dict(zip(oracle.PARTS, rng.uniform(0.5, 2, 3).tolist())) for _ in range(steps)]
     return [{"loss": sum(row.values()), **row, **more} for row in rows]
 
 
