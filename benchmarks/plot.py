@@ -46,7 +46,7 @@ def draw(table: Path = TABLE, picture: Path = PICTURE) -> None:
     left.set_yticks(
         range(len(bars)), [f"{provider}, {kind}" for provider, kind, _ in reversed(bars)]
     )
-    left.set_xlim(right=1.15 * longest)
+    left.set_xlim(right=1.2 * longest)
     left.set_xlabel("milliseconds")
     left.set_title("8 images of 640 x 640", fontsize=11)
 
