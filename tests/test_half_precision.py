@@ -6,11 +6,18 @@ import numpy as np
 import oracle
 import paddle
 import pytest
-from helpers import make_batch, scalar, tensor, tensors
+from helpers import PADDLE, make_batch, scalar, tensor, tensors
 from paddle.base import core
 from paddle.base.framework import _dygraph_tracer
 
-from dbloss import BalanceLoss, DBLoss, DiceFocalLoss, DiceLoss, MaskL1Loss
+from dbloss import (
+    BalanceLoss,
+    DBLoss,
+    DiceFocalLoss,
+    DiceLoss,
+    MaskL1Loss,
+    hard_negative_weights,
+)
 from dbloss import differentiable_binarization as binarize
 
 # The unit in the last place, of which a cast may miss half; one that cuts off, as that of older
@@ -21,6 +28,8 @@ ROUNDING = {"float16": (UNIT * 2.0**-10, UNIT * 2.0**-24), "bfloat16": (UNIT * 2
 
 HALF = pytest.mark.parametrize("dtype", ROUNDING)
 TYPES = pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
+STATIC = pytest.mark.skipif(PADDLE < (3, 0), reason="Paddle 2 has no loss in a static graph")
+IGNORE_PLACE = pytest.mark.filterwarnings("ignore:Tensor do not have 'place' interface:UserWarning")
 IGNORE_CPU = pytest.mark.filterwarnings("ignore:amp_guard can only be enabled:UserWarning")
 
 # What AMP calls the operators, and the methods of a tensor that call them.
@@ -148,6 +157,70 @@ def test_single_losses_do_not_depend_on_the_lists(engine, amp, layer, dtype):
     for a, b in pairs:
         assert a.dtype == paddle.float32
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+
+
+class UnderAmp(paddle.nn.Layer):
+    """A call in a static graph, which AMP casts on a CPU too."""
+
+    def __init__(self, call, dtype):
+        super().__init__()
+        self.call, self.dtype = call, dtype
+
+    def forward(self, inputs):
+        with paddle.amp.auto_cast(level="O1", dtype=self.dtype, **WHITE):
+            out = self.call(*inputs)
+        return out
+
+
+def graph_under_amp(call, dtype):
+    return paddle.jit.to_static(UnderAmp(call, dtype), full_graph=True)
+
+
+@STATIC
+@IGNORE_PLACE
+@pytest.mark.parametrize("cast_to", ROUNDING)
+@pytest.mark.parametrize("dtype", ["float32", *ROUNDING])
+@pytest.mark.parametrize("kind", ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"])
+def test_static_graph_does_not_depend_on_the_lists(kind, dtype, cast_to):
+    batch, layer = make_batch(seed=8), DBLoss(main_loss_type=kind)
+    call = graph_under_amp(lambda maps, *labels: layer({"maps": maps}, [None, *labels]), cast_to)
+    leaf = tensor(batch.maps, dtype, grad=True)
+    losses = call([leaf, *tensors(batch.labels[1:])])
+    losses["loss"].backward()
+    rounded = leaf.astype("float32").numpy()
+    expected, slope = oracle.db({"maps": rounded}, batch.labels, main_loss_type=kind)
+    assert {key: scalar(v) for key, v in losses.items()} == pytest.approx(expected, rel=2e-6)
+    assert leaf.grad.dtype == leaf.dtype
+    if dtype == "float32":
+        np.testing.assert_allclose(leaf.grad.numpy(), slope["maps"], rtol=1e-5, atol=1e-9)
+    else:
+        assert_rounded(leaf.grad.astype("float32").numpy(), slope["maps"], dtype)
+
+
+@STATIC
+@IGNORE_PLACE
+@HALF
+def test_functions_in_a_static_graph_do_not_depend_on_the_lists(dtype):
+    p, g, m = make_batch(seed=9).single
+    half = tensor(p, dtype)
+    rounded = half.astype("float32").numpy()
+    layer = BalanceLoss(main_loss_type="Euclidean", return_origin=True)
+    loss, origin = graph_under_amp(layer, dtype)([half, *tensors([g, m])])
+    assert scalar(loss) == pytest.approx(oracle.balance(rounded, g, m, "Euclidean")[0], rel=2e-6)
+    assert origin.dtype == paddle.float32
+    np.testing.assert_allclose(origin.numpy(), oracle.squared(rounded, g)[0], rtol=1e-5)
+    weighted = graph_under_amp(DiceLoss(), dtype)([half, *tensors([g, m, m])])
+    assert scalar(weighted) == pytest.approx(oracle.dice(rounded, g, m)[0], rel=2e-6)
+    weights = graph_under_amp(hard_negative_weights, dtype)([half, *tensors([g, m])])
+    assert weights.dtype == paddle.float32
+    np.testing.assert_allclose(weights.numpy(), oracle.hard_negative_weights(rounded, g, m))
+
+
+@STATIC
+@HALF
+def test_a_static_graph_casts_what_is_not_protected(dtype):
+    total = graph_under_amp(lambda x: x.sum(), dtype)([paddle.ones([2, 3])])
+    assert total.dtype == getattr(paddle, dtype)
 
 
 @HALF
