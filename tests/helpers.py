@@ -17,6 +17,9 @@ class Tolerance(NamedTuple):
     grad: float  # relative to the gradient at a pixel, or to the median where that is larger
 
 
+LABEL_DTYPES = ("bool", "uint8", "int64")  # those of labels that are no floats, and of every width
+
+
 # A loss is float32 whatever the prediction is; a gradient has the prediction's dtype.
 TOLERANCE = {"float32": Tolerance(2e-6, 1e-5), "float64": Tolerance(5e-7, 2e-7)}
 GOLDEN = Tolerance(1e-5, 1e-4)

@@ -3,6 +3,7 @@ import oracle
 import paddle
 import pytest
 from helpers import (
+    LABEL_DTYPES,
     TOLERANCE,
     assert_grad,
     assert_value,
@@ -88,6 +89,18 @@ def test_without_a_mask_every_pixel_counts(kind):
     expected = oracle.balance(p, g, np.ones_like(m), kind)
     check(lambda x: layer(x, gt), p, expected)
     check(lambda x: layer(x, gt, None), p, expected)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", LABEL_DTYPES)
+def test_labels_that_are_no_floats(kind, dtype):
+    p, g, m = make_batch("binary" if dtype == "bool" else "masks_255").single
+    layer = BalanceLoss(main_loss_type=kind, return_origin=True)
+    gt, mask = tensors((g, m), dtype)
+    check(lambda x: layer(x, gt, mask)[0], p, oracle.balance(p, g, m, kind))
+    check(lambda x: layer(x, gt)[0], p, oracle.balance(p, g, np.ones_like(m), kind))
+    _, origin = layer(tensor(p), gt, mask)
+    np.testing.assert_allclose(origin.numpy(), oracle.origin(p, g, m, kind)[0], rtol=2e-6)
 
 
 @BOTH

@@ -1,7 +1,7 @@
 import oracle
 import paddle
 import pytest
-from helpers import check, make_batch, tensor, tensors, value_and_grad
+from helpers import LABEL_DTYPES, check, make_batch, tensor, tensors, value_and_grad
 
 from dbloss import DiceLoss
 
@@ -30,6 +30,15 @@ def test_weights_multiply_the_mask(dtype, smooth):
     expected = oracle.dice(p, g, m, batch.t, smooth=smooth)
     check(lambda x: layer(x, gt, mask, weights), p, expected, dtype)
     check(lambda x: layer(x, gt, mask, weights=weights), p, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", LABEL_DTYPES)
+def test_labels_and_weights_that_are_no_floats(dtype):
+    p, g, m = make_batch("binary" if dtype == "bool" else "masks_255").single
+    w = make_batch("binary" if dtype == "bool" else "masks_255", seed=1).k
+    gt, mask, weights = tensors((g, m, w), dtype)
+    check(lambda x: DiceLoss()(x, gt, mask), p, oracle.dice(p, g, m))
+    check(lambda x: DiceLoss()(x, gt, mask, weights), p, oracle.dice(p, g, m, w))
 
 
 def test_weights_of_one_change_nothing():

@@ -1,7 +1,7 @@
 import numpy as np
 import oracle
 import pytest
-from helpers import check, make_batch, tensors
+from helpers import LABEL_DTYPES, check, make_batch, tensors
 
 from dbloss import DiceFocalLoss
 
@@ -53,4 +53,12 @@ def test_saturated_predictions(gamma, dtype):
 def test_without_a_mask_every_pixel_counts():
     p, g, m = make_batch().single
     layer, (gt,) = DiceFocalLoss(), tensors((g,))
+    check(lambda x: layer(x, gt), p, oracle.dice_focal(p, g, np.ones_like(m)))
+
+
+@pytest.mark.parametrize("dtype", LABEL_DTYPES)
+def test_labels_that_are_no_floats(dtype):
+    p, g, m = make_batch("binary" if dtype == "bool" else "masks_255").single
+    layer, (gt, mask) = DiceFocalLoss(), tensors((g, m), dtype)
+    check(lambda x: layer(x, gt, mask), p, oracle.dice_focal(p, g, m))
     check(lambda x: layer(x, gt), p, oracle.dice_focal(p, g, np.ones_like(m)))

@@ -4,7 +4,7 @@ import numpy as np
 import oracle
 import paddle
 import pytest
-from helpers import make_batch, tensors
+from helpers import LABEL_DTYPES, make_batch, tensors
 
 from dbloss import BalanceLoss, hard_negative_weights
 
@@ -26,6 +26,16 @@ def test_against_brute_force(data, ratio, fallback):
     np.testing.assert_allclose(
         got, oracle.hard_negative_weights(p, g, m, ratio, fallback), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("dtype", LABEL_DTYPES)
+def test_labels_that_are_no_floats(dtype):
+    data, ratio = ("binary", 1) if dtype == "bool" else ("masks_255", 1 / 255)
+    p, g, m = make_batch(data, seed=5).single
+    weights = hard_negative_weights(*tensors([p]), *tensors([g, m], dtype), negative_ratio=ratio)
+    expected = oracle.hard_negative_weights(p, g, m, ratio)
+    assert 0 < expected.sum() < ((1 - g) * m != 0).sum()
+    np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6)
 
 
 def test_counts_and_the_hardest():
