@@ -76,6 +76,15 @@ def make_batch(kind="binary", shape=(2, 8, 12), seed=0):
     return Batch(*(np.asarray(a, np.float32) for a in (maps, t, k, g, m)))
 
 
+def make_saturated(soft, shape=(2, 8, 12)):
+    """Predictions within 1e-6 of 0 and 1, right and wrong; targets of 0 and 1, or in between."""
+    rng = np.random.default_rng(0)
+    at = np.float32([0, 1e-7, 5e-7, 2e-6, 0.5, 1 - 2e-6, 1 - 5e-7, 1])
+    batch = make_batch("soft" if soft else "binary", shape)
+    maps = rng.choice(at, batch.maps.shape)
+    return batch._replace(maps=maps, g=batch.g if soft else np.float32(rng.random(shape) < 0.5))
+
+
 def tensor(array, dtype="float32", grad=False):
     """`array` as a tensor; None and tensors pass as they are."""
     if array is None or isinstance(array, paddle.Tensor):

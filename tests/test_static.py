@@ -18,6 +18,7 @@ from helpers import (
     check_db,
     golden_batch,
     make_batch,
+    make_saturated,
     run_db,
     scalar,
     tensor,
@@ -107,6 +108,15 @@ def test_one_graph_for_batches_of_every_kind_and_size(kind, mode):
 def test_in_float64(kind, mode):
     layer = compiled_db(DBLoss(main_loss_type=kind), mode, dtype="float64")
     check_batch(layer, make_batch("soft", seed=51), "float64", main_loss_type=kind)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gamma", [0, 2, 2.5])
+def test_saturated_predictions_of_dice_focal(gamma, dtype, soft):
+    settings = {"main_loss_type": "DiceFocalLoss", "focal_gamma": gamma}
+    layer = compiled_db(DBLoss(**settings), dtype=dtype)
+    check_batch(layer, make_saturated(soft), dtype, **settings)
 
 
 @pytest.mark.parametrize("name", GOLDEN_CASES)
