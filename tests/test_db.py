@@ -18,8 +18,16 @@ from helpers import (
     tensors,
 )
 
-import dbloss
-from dbloss import BalanceLoss, DBLoss, DiceFocalLoss, DiceLoss, MaskL1Loss
+from dbloss import (
+    BalanceLoss,
+    DBLoss,
+    DiceFocalLoss,
+    DiceLoss,
+    MaskL1Loss,
+    differentiable_binarization,
+    hard_negative_weights,
+    validate_batch,
+)
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -245,6 +253,7 @@ def test_inputs_are_not_written_to(kind):
 
 # A drop-in for PaddleOCR ------------------------------------------------------------------------
 
+NEEDED = inspect.Parameter.empty
 SIGNATURES = {
     DBLoss: {
         "balance_loss": True,
@@ -262,9 +271,11 @@ SIGNATURES = {
         "focal_weight": 1.0,
         "fallback_negatives": 0,
         "smooth": 0.0,
+        "global_batch": False,
+        "group": None,
     },
-    DiceLoss: {"eps": 1e-6, "smooth": 0.0},
-    MaskL1Loss: {"eps": 1e-6},
+    DiceLoss: {"eps": 1e-6, "smooth": 0.0, "global_batch": False, "group": None},
+    MaskL1Loss: {"eps": 1e-6, "global_batch": False, "group": None},
     BalanceLoss: {
         "balance_loss": True,
         "main_loss_type": "DiceLoss",
@@ -272,6 +283,9 @@ SIGNATURES = {
         "return_origin": False,
         "eps": 1e-6,
         "fallback_negatives": 0,
+        "smooth": 0.0,
+        "global_batch": False,
+        "group": None,
     },
     DiceFocalLoss: {
         "dice_weight": 1.0,
@@ -279,25 +293,54 @@ SIGNATURES = {
         "focal_alpha": 0.75,
         "focal_gamma": 2.0,
         "eps": 1e-6,
+        "smooth": 0.0,
+        "global_batch": False,
+        "group": None,
     },
+    differentiable_binarization: {
+        "probability_map": NEEDED,
+        "threshold_map": NEEDED,
+        "k": 50.0,
+    },
+    hard_negative_weights: {
+        "hardness": NEEDED,
+        "gt": NEEDED,
+        "mask": NEEDED,
+        "negative_ratio": 3,
+        "fallback_negatives": 0,
+    },
+    validate_batch: {"predicts": NEEDED, "labels": NEEDED},
 }
 
 
-@pytest.mark.parametrize("layer", SIGNATURES)
-def test_signature(layer):
-    defaults, parameters = SIGNATURES[layer], inspect.signature(layer).parameters
-    assert list(parameters)[: len(defaults)] == list(defaults)
-    assert {key: parameters[key].default for key in defaults} == defaults
+@pytest.mark.parametrize("public", SIGNATURES)
+def test_signature(public):
+    """Names, order and defaults; a configuration may hold further keywords for two of them."""
+    parameters = dict(inspect.signature(public).parameters)
+    further = parameters.pop("kwargs", None)
+    assert (further is not None) == (public in (DBLoss, BalanceLoss))
+    defaults = {key: parameter.default for key, parameter in parameters.items()}
+    assert list(defaults.items()) == list(SIGNATURES[public].items())
 
 
-def test_binarization_signature():
-    parameters = inspect.signature(dbloss.differentiable_binarization).parameters
-    assert list(parameters) == ["probability_map", "threshold_map", "k"]
-    assert parameters["k"].default == 50.0
+@pytest.mark.parametrize(
+    ("layer", "parameters"),
+    [
+        (DiceLoss, {"pred": NEEDED, "gt": NEEDED, "mask": NEEDED, "weights": None}),
+        (MaskL1Loss, {"pred": NEEDED, "gt": NEEDED, "mask": NEEDED}),
+        (BalanceLoss, {"pred": NEEDED, "gt": NEEDED, "mask": None}),
+        (DiceFocalLoss, {"pred": NEEDED, "gt": NEEDED, "mask": None}),
+        (DBLoss, {"predicts": NEEDED, "labels": NEEDED}),
+    ],
+)
+def test_signature_of_a_call(layer, parameters):
+    own = inspect.signature(layer().forward).parameters
+    assert [(key, each.default) for key, each in own.items()] == list(parameters.items())
 
 
-CONFIG = {
-    "Loss": {
+def test_a_configuration_of_paddleocr_builds_it():
+    """Warnings are errors here: the configuration's `name` passes silently."""
+    config = {
         "name": "DBLoss",
         "balance_loss": True,
         "main_loss_type": "DiceLoss",
@@ -305,20 +348,15 @@ CONFIG = {
         "beta": 10,
         "ohem_ratio": 3,
     }
-}
-
-
-def test_a_configuration_of_paddleocr_builds_it():
-    """Warnings are errors here: the configuration's `name` passes silently."""
     batch = make_batch()
-    got = run_db(DBLoss(**CONFIG["Loss"]), {"maps": batch.maps}, batch.labels)
+    got = run_db(DBLoss(**config), {"maps": batch.maps}, batch.labels)
     check_db(got, oracle.db({"maps": batch.maps}, batch.labels), TOLERANCE["float32"])
 
 
 def test_unknown_keywords_warn_and_are_named():
     with pytest.warns(UserWarning, match="(?s)(?=.*ohem_ration)(?=.*colour)") as caught:
         layer = DBLoss(ohem_ration=1, colour="red", name="DBLoss")
-    assert len(caught) == 1
+    assert len(caught) == 1 and caught[0].filename == __file__
     batch = make_batch()
     got = run_db(layer, {"maps": batch.maps}, batch.labels)
     check_db(got, oracle.db({"maps": batch.maps}, batch.labels), TOLERANCE["float32"])
