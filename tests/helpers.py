@@ -1,6 +1,7 @@
 """What the test files share: tolerances, data, golden cases, and running a loss."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -96,6 +97,16 @@ def tensor(array, dtype="float32", grad=False):
 
 def tensors(arrays, dtype="float32"):
     return [tensor(a, dtype) for a in arrays]
+
+
+@contextmanager
+def not_written(*given):
+    """What is done to `given`, tensors of the caller, leaves them as they are."""
+    before = [(x.numpy().copy(), x.inplace_version, x.stop_gradient) for x in given]
+    yield
+    for x, (value, version, stop_gradient) in zip(given, before):
+        np.testing.assert_array_equal(x.numpy(), value)
+        assert x.inplace_version == version and x.stop_gradient == stop_gradient
 
 
 def scalar(loss):

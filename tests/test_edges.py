@@ -10,6 +10,7 @@ from helpers import (
     check,
     check_db,
     make_batch,
+    not_written,
     run_db,
     scalar,
     tensor,
@@ -276,14 +277,35 @@ def test_odd_shapes(kind, shape):
     check_batch(make_batch(shape=shape, seed=44), main_loss_type=kind)
 
 
+@BOTH
 @LOSSES
-def test_inputs_of_a_single_loss_are_not_written_to(name):
-    given = tensors(make_batch().single)
+@pytest.mark.parametrize("graded", [True, False])
+def test_inputs_of_a_single_loss_are_not_written_to(name, dtype, graded):
+    given = tensors(make_batch().single, dtype)
+    given[0].stop_gradient = not graded
+    with not_written(*given):
+        loss = SINGLE[name](*given)
+        if graded:
+            loss.backward()
+
+
+@BOTH
+def test_weights_of_the_dice_loss_are_not_written_to(dtype):
+    batch = make_batch()
+    given = tensors([*batch.single, batch.t], dtype)
     given[0].stop_gradient = False
-    before = [(x.numpy().copy(), x.inplace_version) for x in given]
-    SINGLE[name](*given).backward()
-    for x, (value, version) in zip(given, before):
-        assert (x.numpy() == value).all() and x.inplace_version == version
+    with not_written(*given):
+        DiceLoss()(*given).backward()
+
+
+@BOTH
+@pytest.mark.parametrize("kind", oracle.BALANCED)
+def test_inputs_of_a_loss_with_its_origin_are_not_written_to(kind, dtype):
+    given = tensors(make_batch().single, dtype)
+    given[0].stop_gradient = False
+    with not_written(*given):
+        loss, origin = BalanceLoss(main_loss_type=kind, return_origin=True)(*given)
+        (loss + origin.sum()).backward()
 
 
 def test_every_loss_agrees_with_the_oracle_at_zero_and_one():

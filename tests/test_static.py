@@ -19,6 +19,7 @@ from helpers import (
     golden_batch,
     make_batch,
     make_saturated,
+    not_written,
     run_db,
     scalar,
     tensor,
@@ -650,15 +651,53 @@ def test_a_program_of_paddle_static(tmp_path):
                 assert_grad(got[:, channel], expected[:, channel], TOLERANCE["float32"])
 
 
-@pytest.mark.parametrize("graded", [False, True], ids=["constant", "graded"])
+# Inputs left alone ------------------------------------------------------------------------------
+
+GRADED = pytest.mark.parametrize("graded", [False, True], ids=["constant", "graded"])
+
+
+def check_left_alone(call, graded, *given):
+    """Two calls, the first of which makes the graph, do not write to what is given."""
+    given[0].stop_gradient = not graded
+    with not_written(*given):
+        for _ in range(2):
+            out = call(*given)
+            parts = out if isinstance(out, tuple | list) else [out]
+            if graded:
+                sum(part.sum() for part in parts).backward()
+
+
+@MODES
+@GRADED
 @TYPES
-def test_inputs_are_not_written_to(kind, graded):
+def test_inputs_are_not_written_to(kind, graded, mode):
     batch = make_batch(seed=90)
-    inputs = [tensor(batch.maps, grad=graded), *tensors(batch.labels[1:])]
-    layer = compiled_db(DBLoss(main_loss_type=kind))
-    for _ in range(2):
-        loss = layer({"maps": inputs[0]}, [None, *inputs[1:]])["loss"]
-        if graded:
-            loss.backward()
-    for given, kept in zip((batch.maps, *batch.labels[1:]), inputs, strict=True):
-        np.testing.assert_array_equal(kept.numpy(), given)
+    layer = compiled_db(DBLoss(main_loss_type=kind), mode)
+    given = tensors([batch.maps, *batch.labels[1:]])
+    check_left_alone(
+        lambda maps, *labels: layer({"maps": maps}, [None, *labels])["loss"], graded, *given
+    )
+
+
+@MODES
+@GRADED
+@pytest.mark.parametrize("name", SINGLE)
+def test_inputs_of_a_single_loss_are_not_written_to(name, graded, mode):
+    layer, settings, arrays, _ = SINGLE[name]
+    call = compiled(layer(**settings), mode, *specs(arrays))
+    check_left_alone(call, graded, *tensors(arrays))
+
+
+@MODES
+@GRADED
+@pytest.mark.parametrize("kind", oracle.BALANCED)
+def test_inputs_of_a_loss_with_its_origin_are_not_written_to(kind, graded, mode):
+    call = compiled(BalanceLoss(True, kind, return_origin=True), mode, *specs([P, G, M]))
+    check_left_alone(call, graded, *tensors([P, G, M]))
+
+
+@MODES
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_inputs_of_hard_negative_weights_are_not_written_to(dtype, mode):
+    call = compiled(hard_negative_weights, mode, *specs([P, G, M], dtype))
+    check_left_alone(call, False, *tensors([P, G, M], dtype))
