@@ -36,3 +36,10 @@ def test_inputs_are_not_written_to():
     p, t = paddle.rand([2, 3]), paddle.rand([2, 3])
     with not_written(p, t):
         differentiable_binarization(p, t)
+
+
+def test_a_k_whose_exponential_overflows():
+    """In float32 `1 / (1 + exp(-k * (p - t)))` has no finite gradient beyond 88.7: k = 100 does."""
+    p, t = tensor([0.0, 0.5], grad=True), tensor([1.0, 0.5])
+    differentiable_binarization(p, t, k=100.0).sum().backward()
+    np.testing.assert_allclose(p.grad.numpy(), [0, 25], atol=1e-30)
