@@ -192,16 +192,6 @@ def test_gradient_asked_twice_of_one_graph(kind):
     assert_grad(leaf.grad.numpy(), grad, TOLERANCE["float32"])
 
 
-@TYPES
-def test_whole_is_the_sum_of_the_weighted_parts(kind):
-    batch, a = make_batch(seed=34), make_batch(seed=35).maps
-    predicts = {"maps": batch.maps, "distance_maps": a[:, :1], "cbn_maps": a, "aux_maps_p3": a}
-    out, _ = run_db(DBLoss(main_loss_type=kind, aux_weight_p3=0.3), predicts, batch.labels)
-    assert out.keys() == FOUR | {"loss_cbn", "loss_aux_maps_p3"}
-    parts = sum(out[key] for key in (*oracle.PARTS, "loss_cbn")) + 0.3 * out["loss_aux_maps_p3"]
-    assert out["loss"] == pytest.approx(parts, rel=1e-6)
-
-
 # What comes out ---------------------------------------------------------------------------------
 
 

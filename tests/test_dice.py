@@ -56,6 +56,16 @@ def test_perfect_and_worst_prediction():
     assert float(DiceLoss()(1 - gt, gt, mask)) == 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_value_above_one_is_a_loss_like_any_other(dtype):
+    """PaddleOCR asserts that there is none; predictions below 0 make one."""
+    p, g, m = make_batch().single
+    gt, mask = tensors((g, m))
+    expected = oracle.dice(-0.1 * p, g, m)
+    assert expected[0] > 1
+    check(lambda x: DiceLoss()(x, gt, mask), -0.1 * p, expected, dtype)
+
+
 def test_settings_changed_later_take_effect():
     p, g, m = make_batch().single
     layer, (gt, mask) = DiceLoss(), tensors((g, m))
