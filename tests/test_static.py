@@ -48,15 +48,8 @@ pytestmark = [
 
 TYPES = pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
 FULL = pytest.mark.parametrize("mode", ["fixed", "dynamic"])
-OPERATORS = pytest.mark.usefixtures("operators")
 MODES = pytest.mark.parametrize("mode", ["fixed", "dynamic", "sot"])
 AUX = {"aux_weight_p4": 0.2, "aux_weight_p3": 0.3, "aux_weight_p2": 0.5}
-
-
-@pytest.fixture
-def operators(monkeypatch):
-    """Eager mode on the engine of the graphs: where a prediction saturates the engines differ."""
-    monkeypatch.setenv("DBLOSS_ENGINE", "operators")
 
 
 def specs(arrays, dtype="float32", name="x"):
@@ -198,7 +191,6 @@ def widened(array):
     return array.astype(np.float32)
 
 
-@OPERATORS
 @FULL
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @TYPES
@@ -212,7 +204,6 @@ def test_half_precision(kind, dtype, mode):
     assert (got[1] == expected[1]).mean() > 0.99
 
 
-@OPERATORS
 @FULL
 @pytest.mark.parametrize("kind", ["BCELoss", "DiceFocalLoss"])
 def test_a_saturated_float16_prediction_keeps_a_finite_gradient(kind, mode):
@@ -276,7 +267,6 @@ def assert_same(got, expected):
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
 
 
-@OPERATORS
 @MODES
 @TYPES
 def test_weights_of_a_model_learn_the_same(kind, mode):
@@ -584,7 +574,6 @@ LOAD = """
 """
 
 
-@OPERATORS
 @pytest.mark.filterwarnings("ignore:Found 'dict' in given outputs:UserWarning")
 def test_a_saved_model_with_its_loss(tmp_path):
     """Loaded in a process without dbloss, on a batch of another size than the example."""
