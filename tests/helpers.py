@@ -1,6 +1,7 @@
 """What the test files share: tolerances, data, golden cases, and running a loss."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -15,6 +16,9 @@ PADDLE = tuple(int(number) for number in paddle.__version__.split(".")[:2])
 class Tolerance(NamedTuple):
     value: float  # relative, absolute where zero is expected
     grad: float  # relative to the gradient at a pixel, or to the median where that is larger
+
+
+LABEL_DTYPES = ("bool", "uint8", "int64")  # those of labels that are no floats, and of every width
 
 
 # A loss is float32 whatever the prediction is; a gradient has the prediction's dtype.
@@ -73,6 +77,15 @@ def make_batch(kind="binary", shape=(2, 8, 12), seed=0):
     return Batch(*(np.asarray(a, np.float32) for a in (maps, t, k, g, m)))
 
 
+def make_saturated(soft, shape=(2, 8, 12)):
+    """Predictions within 1e-6 of 0 and 1, right and wrong; targets of 0 and 1, or in between."""
+    rng = np.random.default_rng(0)
+    at = np.float32([0, 1e-7, 5e-7, 2e-6, 0.5, 1 - 2e-6, 1 - 5e-7, 1])
+    batch = make_batch("soft" if soft else "binary", shape)
+    maps = rng.choice(at, batch.maps.shape)
+    return batch._replace(maps=maps, g=batch.g if soft else np.float32(rng.random(shape) < 0.5))
+
+
 def tensor(array, dtype="float32", grad=False):
     """`array` as a tensor; None and tensors pass as they are."""
     if array is None or isinstance(array, paddle.Tensor):
@@ -84,6 +97,16 @@ def tensor(array, dtype="float32", grad=False):
 
 def tensors(arrays, dtype="float32"):
     return [tensor(a, dtype) for a in arrays]
+
+
+@contextmanager
+def not_written(*given):
+    """What is done to `given`, tensors of the caller, leaves them as they are."""
+    before = [(x.numpy().copy(), x.inplace_version, x.stop_gradient) for x in given]
+    yield
+    for x, (value, version, stop_gradient) in zip(given, before):
+        np.testing.assert_array_equal(x.numpy(), value)
+        assert x.inplace_version == version and x.stop_gradient == stop_gradient
 
 
 def scalar(loss):

@@ -4,17 +4,21 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 # The launcher picks free ports by itself; the processes shall talk over the loopback interface.
 ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 
 
-def start(size, folder, script, *options):
-    """Start `script` in `size` processes, which print to workerlog.0 and so on in `folder`."""
+def launch(size, folder, script, *options):
+    """Run `script` in `size` processes, and show their logs if one of them fails.
+
+    They print to workerlog.0 and so on in `folder`.
+    """
     command = [sys.executable, "-m", "paddle.distributed.launch", "--backend", "gloo"]
     command += ["--nproc_per_node", size, "--log_dir", folder, script, *options]
-    return subprocess.Popen(
+    launcher = subprocess.Popen(
         [str(part) for part in command],
         cwd=folder,
         env=os.environ | ENVIRONMENT,
@@ -22,12 +26,10 @@ def start(size, folder, script, *options):
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-def finish(launcher, timeout=150):
-    """Wait for the launcher, and end it and its processes when that takes too long."""
+    code = None  # of a launcher that takes too long
     try:
-        return launcher.wait(timeout)
+        with suppress(subprocess.TimeoutExpired):
+            code = launcher.wait(150)
     finally:
         if launcher.poll() is None:
             launcher.send_signal(signal.SIGINT)  # on which it ends its processes
@@ -35,18 +37,10 @@ def finish(launcher, timeout=150):
                 launcher.wait(60)
             finally:
                 launcher.kill()
+    assert code == 0, f"exit status {code}\n{logs(folder)}"
 
 
 def logs(folder):
     """What the processes printed."""
     paths = sorted(Path(folder).glob("workerlog.*"))
     return "\n".join(f"---- {path.name}\n{path.read_text()}" for path in paths)
-
-
-def launch(size, folder, script, *options):
-    """Run `script` in `size` processes, and show their logs if one of them fails."""
-    try:
-        code = finish(start(size, folder, script, *options))
-    except subprocess.TimeoutExpired as error:
-        raise AssertionError(f"{error}\n{logs(folder)}") from error
-    assert code == 0, logs(folder)

@@ -3,6 +3,7 @@ import oracle
 import paddle
 import pytest
 from helpers import (
+    LABEL_DTYPES,
     TOLERANCE,
     assert_grad,
     assert_value,
@@ -61,6 +62,20 @@ def test_settings(kind, settings, data):
     check_balance(kind, make_batch(data, seed=7).single, **settings)
 
 
+def test_unknown_keywords_warn_and_are_named():
+    with pytest.warns(UserWarning, match="(?s)BalanceLoss.*colour.*negative_ration") as caught:
+        layer = BalanceLoss(negative_ration=1, colour="red", name="BalanceLoss")
+    assert len(caught) == 1 and caught[0].filename == __file__
+    p, g, m = make_batch().single
+    gt, mask = tensors((g, m))
+    check(lambda x: layer(x, gt, mask), p, oracle.balance(p, g, m))
+
+
+def test_the_name_of_a_configuration_passes_silently():
+    """Warnings are errors here."""
+    BalanceLoss(name="BalanceLoss")
+
+
 @ALL
 def test_defaults_are_those_of_paddleocr(kind):
     p, g, m = make_batch(seed=8).single
@@ -88,6 +103,18 @@ def test_without_a_mask_every_pixel_counts(kind):
     expected = oracle.balance(p, g, np.ones_like(m), kind)
     check(lambda x: layer(x, gt), p, expected)
     check(lambda x: layer(x, gt, None), p, expected)
+
+
+@ALL
+@pytest.mark.parametrize("dtype", LABEL_DTYPES)
+def test_labels_that_are_no_floats(kind, dtype):
+    p, g, m = make_batch("binary" if dtype == "bool" else "masks_255").single
+    layer = BalanceLoss(main_loss_type=kind, return_origin=True)
+    gt, mask = tensors((g, m), dtype)
+    check(lambda x: layer(x, gt, mask)[0], p, oracle.balance(p, g, m, kind))
+    check(lambda x: layer(x, gt)[0], p, oracle.balance(p, g, np.ones_like(m), kind))
+    _, origin = layer(tensor(p), gt, mask)
+    np.testing.assert_allclose(origin.numpy(), oracle.origin(p, g, m, kind)[0], rtol=2e-6)
 
 
 @BOTH
@@ -131,29 +158,23 @@ def test_predictions_outside_zero_and_one(dtype, kind, outside, g):
     check_balance(kind, (p, np.full_like(p, [g, 1]), np.ones_like(p)), dtype)
 
 
-@PER_PIXEL
 @pytest.mark.parametrize("n_neg, share", [(1, [1, 0]), (2, [1, 0.25]), (4, [1, 0.75]), (5, [1, 1])])
+@pytest.mark.parametrize("kind", oracle.MINED)
 def test_ties_share_the_places_left(kind, n_neg, share):
     """One hard negative, four equal ones, two easy ones: each tied pixel gets the same part."""
     p = np.array([[[0.9, 0.5, 0.5, 0.5, 0.5, 0.1, 0.1, 0.6]]], np.float32)
     g = np.array([[[0, 0, 0, 0, 0, 0, 0, 1]]], np.float32)
-    layer = BalanceLoss(main_loss_type=kind, negative_ratio=n_neg)
-    gt, mask = tensors((g, np.ones_like(g)))
-    value, grad = value_and_grad(lambda x: layer(x, gt, mask), p)
-    loss, slope = oracle.PIXEL_LOSS[kind](p, g)
-    weight = np.array([share[0], *[share[1]] * 4, 0, 0, 1]) / (1 + n_neg)
-    assert value == pytest.approx((weight * loss).sum(), rel=2e-6)
-    np.testing.assert_allclose(grad, weight * slope, rtol=1e-5)
-
-
-@pytest.mark.parametrize("n_neg, share", [(1, [1, 0]), (2, [1, 0.25]), (4, [1, 0.75]), (5, [1, 1])])
-def test_ties_of_the_mined_dice_share_the_places_left(n_neg, share):
-    p = np.array([[[0.9, 0.5, 0.5, 0.5, 0.5, 0.1, 0.1, 0.6]]], np.float32)
-    g = np.array([[[0, 0, 0, 0, 0, 0, 0, 1]]], np.float32)
-    layer = BalanceLoss(main_loss_type="OHEMDiceLoss", negative_ratio=n_neg)
-    gt, mask = tensors((g, np.ones_like(g)))
     weight = np.array([[[share[0], *[share[1]] * 4, 0, 0, 1]]])
-    check(lambda x: layer(x, gt, mask), p, oracle.dice(p, g, weight))
+    if kind == "OHEMDiceLoss":
+        expected = oracle.dice(p, g, weight)
+    else:
+        loss, slope = oracle.PIXEL_LOSS[kind](p, g)
+        expected = (weight * loss).sum() / (1 + n_neg), weight * slope / (1 + n_neg)
+    layer, (gt, mask) = (
+        BalanceLoss(main_loss_type=kind, negative_ratio=n_neg),
+        tensors((g, g * 0 + 1)),
+    )
+    check(lambda x: layer(x, gt, mask), p, expected)
 
 
 def test_places_left_go_to_negatives_of_probability_zero_and_to_no_other_pixel():

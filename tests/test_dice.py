@@ -1,7 +1,7 @@
 import oracle
 import paddle
 import pytest
-from helpers import check, make_batch, tensor, tensors, value_and_grad
+from helpers import LABEL_DTYPES, check, make_batch, tensor, tensors, value_and_grad
 
 from dbloss import DiceLoss
 
@@ -32,6 +32,15 @@ def test_weights_multiply_the_mask(dtype, smooth):
     check(lambda x: layer(x, gt, mask, weights=weights), p, expected, dtype)
 
 
+@pytest.mark.parametrize("dtype", LABEL_DTYPES)
+def test_labels_and_weights_that_are_no_floats(dtype):
+    p, g, m = make_batch("binary" if dtype == "bool" else "masks_255").single
+    w = make_batch("binary" if dtype == "bool" else "masks_255", seed=1).k
+    gt, mask, weights = tensors((g, m, w), dtype)
+    check(lambda x: DiceLoss()(x, gt, mask), p, oracle.dice(p, g, m))
+    check(lambda x: DiceLoss()(x, gt, mask, weights), p, oracle.dice(p, g, m, w))
+
+
 def test_weights_of_one_change_nothing():
     p, g, m = make_batch().single
     gt, mask, ones = tensors((g, m, 0 * m + 1))
@@ -45,6 +54,16 @@ def test_perfect_and_worst_prediction():
     gt, mask = tensors((g, m))
     assert float(DiceLoss()(gt, gt, mask)) == pytest.approx(0, abs=1e-6)
     assert float(DiceLoss()(1 - gt, gt, mask)) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_value_above_one_is_a_loss_like_any_other(dtype):
+    """PaddleOCR asserts that there is none; predictions below 0 make one."""
+    p, g, m = make_batch().single
+    gt, mask = tensors((g, m))
+    expected = oracle.dice(-0.1 * p, g, m)
+    assert expected[0] > 1
+    check(lambda x: DiceLoss()(x, gt, mask), -0.1 * p, expected, dtype)
 
 
 def test_settings_changed_later_take_effect():

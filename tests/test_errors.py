@@ -131,6 +131,7 @@ def test_target_or_mask_that_requires_a_gradient(layer, name):
         (zeros(1, H, W), ValueError, (shape(N, H, W), shape(1, H, W))),
         (zeros(N, H, W, dtype="complex64"), TypeError, ("float", "complex64")),
         (np.zeros((N, H, W)), TypeError, ("[Tt]ensor", "ndarray")),
+        (zeros(N, H, W, grad=True), ValueError, ("gradient", r"detach\(\)")),
     ],
 )
 def test_weights_of_the_dice_loss(weights, error, parts):

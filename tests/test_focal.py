@@ -1,9 +1,18 @@
 import numpy as np
 import oracle
 import pytest
-from helpers import check, make_batch, tensors
+from helpers import (
+    LABEL_DTYPES,
+    TOLERANCE,
+    check,
+    check_db,
+    make_batch,
+    make_saturated,
+    run_db,
+    tensors,
+)
 
-from dbloss import DiceFocalLoss
+from dbloss import DBLoss, DiceFocalLoss
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -39,18 +48,35 @@ def test_clipped_pixels_have_no_focal_gradient(dtype):
     check(lambda x: layer(x, gt, mask), p, expected, dtype)
 
 
+@pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("gamma", [0, 2, 2.5])
-def test_saturated_predictions(gamma, dtype):
+def test_saturated_predictions(gamma, dtype, soft):
     """In float32 1 - eps is rounded by a percent of eps, which must not reach the loss."""
-    rng = np.random.default_rng(0)
-    p = rng.choice(np.float32([0, 1e-7, 5e-7, 2e-6, 0.5, 1 - 2e-6, 1 - 5e-7, 1]), (2, 8, 12))
-    g, m = (rng.random((2, 2, 8, 12)) < [[[[0.5]]], [[[0.9]]]]).astype(np.float32)
+    p, g, m = make_saturated(soft).single
     layer, (gt, mask) = DiceFocalLoss(focal_gamma=gamma), tensors((g, m))
     check(lambda x: layer(x, gt, mask), p, oracle.dice_focal(p, g, m, gamma=gamma), dtype)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("gamma", [0, 2, 2.5])
+def test_saturated_predictions_of_dbloss(gamma, dtype, soft):
+    batch, settings = make_saturated(soft), {"main_loss_type": "DiceFocalLoss"}
+    settings["focal_gamma"] = gamma
+    got = run_db(DBLoss(**settings), {"maps": batch.maps}, batch.labels, dtype)
+    check_db(got, oracle.db({"maps": batch.maps}, batch.labels, **settings), TOLERANCE[dtype])
 
 
 def test_without_a_mask_every_pixel_counts():
     p, g, m = make_batch().single
     layer, (gt,) = DiceFocalLoss(), tensors((g,))
+    check(lambda x: layer(x, gt), p, oracle.dice_focal(p, g, np.ones_like(m)))
+
+
+@pytest.mark.parametrize("dtype", LABEL_DTYPES)
+def test_labels_that_are_no_floats(dtype):
+    p, g, m = make_batch("binary" if dtype == "bool" else "masks_255").single
+    layer, (gt, mask) = DiceFocalLoss(), tensors((g, m), dtype)
+    check(lambda x: layer(x, gt, mask), p, oracle.dice_focal(p, g, m))
     check(lambda x: layer(x, gt), p, oracle.dice_focal(p, g, np.ones_like(m)))

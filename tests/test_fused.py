@@ -5,26 +5,24 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
-from typing import NamedTuple
 
 import numpy as np
 import oracle
 import paddle
 import pytest
-from helpers import PADDLE, make_batch, tensors
+from helpers import PADDLE, make_batch, tensor, tensors
 
 from dbloss import BalanceLoss, DBLoss
-from dbloss.balance import PIXEL_LOSSES
 
 pytestmark = pytest.mark.skipif(PADDLE < (3, 0), reason="the fused engine needs Paddle 3")
 
 SETUP = """
-import os, sys, threading, warnings
+import hashlib, os, sys, threading, warnings
 warnings.simplefilter("ignore")
 import numpy as np, paddle
 from dbloss import BalanceLoss, DBLoss
 
-def step(kind="BCELoss", seed=0, shape=(2, 300, 300)):
+def step(kind="BCELoss", seed=0, shape=(2, 400, 500)):
     rng = np.random.default_rng(seed)
     n, h, w = shape
     maps = paddle.to_tensor(rng.random((n, 3, h, w), dtype=np.float32), stop_gradient=False)
@@ -32,7 +30,7 @@ def step(kind="BCELoss", seed=0, shape=(2, 300, 300)):
     soft = paddle.to_tensor(rng.random((n, h, w), dtype=np.float32))
     losses = DBLoss(main_loss_type=kind)({"maps": maps}, [None, soft, soft, text, 1 - text * soft])
     losses["loss"].backward()
-    return float(losses["loss"]).hex() + " " + maps.grad.numpy().tobytes().hex()[-64:]
+    return float(losses["loss"]).hex() + " " + hashlib.sha256(maps.grad.numpy()).hexdigest()
 """
 
 
@@ -77,6 +75,7 @@ def test_python_threads_at_once():
     )
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
 def test_fork_after_a_step():
     assert (
         run("""
@@ -163,6 +162,17 @@ def test_memory_of_a_step(kind, data, maps_beyond_gradient, monkeypatch):
     assert 3 * map_size < peak < (3 + maps_beyond_gradient + 0.5) * map_size
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_slices_are_not_copied(dtype):
+    from dbloss.engine import fused
+
+    leaf = tensor(make_batch().maps, dtype, grad=True)
+    memory = np.from_dlpack(leaf.detach())
+    for part in (leaf, leaf[:, 2], leaf[1:, :2]):
+        rows = fused._rows(part, leaf.dtype)
+        assert np.shares_memory(rows, memory) and not rows.flags.writeable
+
+
 def test_a_gradient_that_is_kept_is_not_written_over(monkeypatch):
     monkeypatch.setenv("DBLOSS_ENGINE", "fused")
     maps, labels = random_batch((1, 32, 32))
@@ -174,50 +184,6 @@ def test_a_gradient_that_is_kept_is_not_written_over(monkeypatch):
     first, second, third = (gradient.numpy() for gradient in kept)
     np.testing.assert_allclose(second, 2 * first, rtol=1e-6)
     np.testing.assert_allclose(third, 3 * first, rtol=1e-6)
-
-
-def test_unknown_engine(monkeypatch):
-    monkeypatch.setenv("DBLOSS_ENGINE", "quick")
-    maps, labels = random_batch((1, 4, 4))
-    with pytest.raises(ValueError, match="DBLOSS_ENGINE: expected 'auto', 'operators' or 'fused'"):
-        DBLoss()({"maps": paddle.to_tensor(maps)}, labels)
-
-
-def test_engine_that_cannot_run(monkeypatch):
-    from dbloss import engine
-
-    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
-    monkeypatch.setattr(engine, "_has_numba", lambda: False)
-    maps, labels = random_batch((1, 4, 4))
-    maps = paddle.to_tensor(maps)
-    with pytest.raises(RuntimeError, match="numba is not installed"):
-        DBLoss()({"maps": maps}, labels)
-    monkeypatch.setenv("DBLOSS_ENGINE", "auto")
-    assert np.isfinite(float(DBLoss()({"maps": maps}, labels)["loss"]))
-
-
-class Cubic(NamedTuple):
-    """A loss of a pixel that has no kernel."""
-
-    def value(self, p, g):
-        return abs(p - g) ** 3
-
-    def derivative(self, p, g):
-        return 3 * (p - g) * abs(p - g)
-
-
-def test_loss_without_a_kernel_runs_on_operators(monkeypatch):
-    monkeypatch.setitem(PIXEL_LOSSES, "Euclidean", Cubic())
-    p, g, m = make_batch().single
-    layer, labels = BalanceLoss(main_loss_type="Euclidean"), tensors((g, m))
-    _, n_neg = oracle.counts(g, m)
-    cubes = np.abs(p.astype(np.float64) - g) ** 3
-    hardest = np.sort((cubes * (1 - g) * m).ravel())[::-1][:n_neg].sum()
-    expected = ((cubes * g * m).sum() + hardest) / ((g * m).sum() + n_neg + 1e-6)
-    assert float(layer(paddle.to_tensor(p), *labels)) == pytest.approx(expected, rel=2e-6)
-    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
-    with pytest.raises(RuntimeError, match="has no kernel for one of the losses"):
-        layer(paddle.to_tensor(p), *labels)
 
 
 @pytest.mark.parametrize("kind", ["BCELoss", "OHEMDiceLoss"])

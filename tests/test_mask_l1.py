@@ -1,7 +1,7 @@
 import numpy as np
 import oracle
 import pytest
-from helpers import check, make_batch, tensors, value_and_grad
+from helpers import LABEL_DTYPES, check, make_batch, tensors, value_and_grad
 
 from dbloss import MaskL1Loss
 
@@ -18,6 +18,13 @@ def test_value_and_gradient(dtype, shape, kind, eps):
     p = batch.maps[:, 1]
     expected = oracle.masked_l1(p, batch.t, batch.k, eps)
     check(lambda x: layer(x, target, mask), p, expected, dtype)
+
+
+@pytest.mark.parametrize("dtype", LABEL_DTYPES)
+def test_labels_that_are_no_floats(dtype):
+    p, t, k = make_batch("binary" if dtype == "bool" else "masks_255").single
+    target, mask = tensors((t, k), dtype)
+    check(lambda x: MaskL1Loss()(x, target, mask), p, oracle.masked_l1(p, t, k))
 
 
 def test_gradient_is_zero_where_prediction_equals_target():

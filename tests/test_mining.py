@@ -4,7 +4,7 @@ import numpy as np
 import oracle
 import paddle
 import pytest
-from helpers import make_batch, tensors
+from helpers import LABEL_DTYPES, make_batch, not_written, tensors
 
 from dbloss import BalanceLoss, hard_negative_weights
 
@@ -26,6 +26,16 @@ def test_against_brute_force(data, ratio, fallback):
     np.testing.assert_allclose(
         got, oracle.hard_negative_weights(p, g, m, ratio, fallback), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("dtype", LABEL_DTYPES)
+def test_labels_that_are_no_floats(dtype):
+    data, ratio = ("binary", 1) if dtype == "bool" else ("masks_255", 1 / 255)
+    p, g, m = make_batch(data, seed=5).single
+    weights = hard_negative_weights(*tensors([p]), *tensors([g, m], dtype), negative_ratio=ratio)
+    expected = oracle.hard_negative_weights(p, g, m, ratio)
+    assert 0 < expected.sum() < ((1 - g) * m != 0).sum()
+    np.testing.assert_allclose(weights.numpy(), expected, rtol=1e-6)
 
 
 def test_counts_and_the_hardest():
@@ -52,6 +62,32 @@ def test_ties_at_zero_are_shared_among_negatives_alone():
     np.testing.assert_array_equal(got, [[[0, 0.5, 0.5, 0]]])
 
 
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("share", [0.02, 0.5, 1])
+@pytest.mark.parametrize("data", ["binary", "soft", "ties", "no_text"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_hardness_that_is_not_finite(bad, share, data, dtype):
+    p, g, m = make_batch(data, seed=4).single
+    p[np.random.default_rng(4).random(p.shape) < share] = bad
+    given = tensors([p, g, m], dtype)
+    got = hard_negative_weights(*given, negative_ratio=1, fallback_negatives=9).numpy()
+    assert ((got >= 0) & (got <= 1)).all()
+    assert got.sum() <= oracle.counts(g, m, 1, 9)[1] * (1 + 1e-6)
+    assert not got[(1 - g) * m == 0].any()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_infinity_is_the_hardest(share):
+    p, g, m = make_batch(seed=5).single
+    first = ((1 - g) * m == 1) & (np.random.default_rng(5).random(p.shape) < share)
+    p[first] = np.inf
+    got = weights_of(p, g, m, negative_ratio=1)
+    places = oracle.counts(g, m, 1)[1]
+    assert 0 < first.sum() != places
+    np.testing.assert_allclose(got[first], min(1, places / first.sum()), rtol=1e-6)
+    assert got.sum() == pytest.approx(places, rel=1e-6)
+
+
 def test_no_places():
     p, g, m = make_batch("no_text", (1, 4, 4)).single
     assert not weights_of(p, g, m).any()
@@ -67,12 +103,11 @@ def test_it_is_the_selection_of_the_loss(kind):
     np.testing.assert_array_equal(with_gradient, weights_of(p, g, m, negative_ratio=2) > 0)
 
 
-def test_inputs_are_unchanged():
-    arrays = make_batch("ties", (1, 6, 6)).single
-    given = tensors(arrays)
-    hard_negative_weights(*given)
-    for tensor, array in zip(given, arrays):
-        np.testing.assert_array_equal(tensor.numpy(), array)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_inputs_are_not_written_to(dtype):
+    given = tensors(make_batch("ties", (1, 6, 6)).single, dtype)
+    with not_written(*given):
+        hard_negative_weights(*given)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +121,20 @@ def test_inputs_are_unchanged():
 def test_numbers_out_of_range(settings, message):
     with pytest.raises(ValueError, match=message):
         weights_of(*make_batch(shape=(1, 2, 2)).single, **settings)
+
+
+@pytest.mark.parametrize("name", ["gt", "mask"])
+def test_labels_that_require_a_gradient(name):
+    given = dict(zip(("hardness", "gt", "mask"), tensors(make_batch().single)))
+    given[name].stop_gradient = False
+    with pytest.raises(ValueError, match=rf"{name}: .*requires a gradient.*\.detach\(\)"):
+        hard_negative_weights(**given)
+
+
+def test_hardness_may_require_a_gradient():
+    hardness, gt, mask = tensors(make_batch().single)
+    hardness.stop_gradient = False
+    assert hard_negative_weights(hardness, gt, mask).stop_gradient
 
 
 def test_wrong_shape():

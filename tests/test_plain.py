@@ -1,9 +1,19 @@
 """The plain formulas, which the benchmark and the self-check hold the losses to."""
 
 import numpy as np
+import oracle
 import paddle
 import pytest
-from helpers import GOLDEN_CASES, golden_batch
+from helpers import (
+    GOLDEN_CASES,
+    TOLERANCE,
+    assert_grad,
+    assert_value,
+    golden_batch,
+    make_batch,
+    tensors,
+    value_and_grad,
+)
 
 from dbloss import _plain
 
@@ -24,3 +34,17 @@ def test_plain_formulas_against_golden_numbers(name):
     np.testing.assert_allclose(
         maps.grad.numpy(), expected, rtol=0, atol=1e-4 * np.abs(expected).max()
     )
+
+
+@pytest.mark.parametrize("data", ["binary", "no_text", "all_text"])
+@pytest.mark.parametrize("ratio", [0, 0.5, 3])
+@pytest.mark.parametrize("kind", ["OHEMDiceLoss", "Euclidean"])
+def test_plain_formulas_without_golden_numbers(kind, ratio, data):
+    batch = make_batch(data, seed=10)
+    labels = tensors(batch.labels)
+    value, grad = value_and_grad(lambda x: _plain.db_loss(x, labels, kind, ratio), batch.maps)
+    settings = {"main_loss_type": kind, "ohem_ratio": ratio}
+    losses, grads = oracle.db({"maps": batch.maps}, batch.labels, **settings)
+    assert_value(value, losses["loss"], TOLERANCE["float32"])
+    for channel in range(3):
+        assert_grad(grad[:, channel], grads["maps"][:, channel], TOLERANCE["float32"])
