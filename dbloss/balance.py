@@ -116,7 +116,8 @@ class BalanceLoss(TermLayer):
         Args:
             pred: predicted probabilities, float `[N, H, W]`, in [0, 1].
             gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
-            mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; None counts every pixel.
+            mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; float, bool or integer. None
+                counts every pixel.
 
         Returns:
             The loss, 0-D float32. With `return_origin` the pair of it and the loss before the

@@ -65,7 +65,7 @@ class DiceLoss(TermLayer):
             pred: predicted probabilities, float `[N, H, W]`, in [0, 1].
             gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
             mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; float, bool or integer.
-            weights: further weights of the pixels, `[N, H, W]`.
+            weights: further weights of the pixels, `[N, H, W]`; float, bool or integer.
 
         Returns:
             The loss, 0-D float32.

@@ -1,11 +1,10 @@
 """Every public name has a docstring of one form, with all its parts."""
 
-import ast
 import inspect
 import re
 
 import pytest
-from paddle import nn
+from paddle import Tensor
 
 import dbloss
 from dbloss import plot, targets
@@ -18,7 +17,6 @@ FUNCTIONS = {
 LAYERS = {
     name: FUNCTIONS.pop(name) for name, item in list(FUNCTIONS.items()) if inspect.isclass(item)
 }
-LAYERS = {name: item for name, item in LAYERS.items() if issubclass(item, nn.Layer)}
 FORWARDS = {f"{name}.forward": layer.forward for name, layer in LAYERS.items()}
 
 
@@ -69,9 +67,7 @@ def test_every_parameter_is_described(item):
 def test_tensors_have_a_shape_and_a_dtype(item):
     described = entries(sections(item)["Args"])
     for name, parameter in inspect.signature(item).parameters.items():
-        if parameter.annotation in ("Tensor", "Tensor | None") or "Tensor" in str(
-            getattr(parameter.annotation, "__name__", "")
-        ):
+        if parameter.annotation in (Tensor, Tensor | None):
             assert re.search(r"`\[|the shape", described[name]), name
             assert re.search(r"float|bool|integer|dtype|as `", described[name]), name
 
@@ -103,9 +99,3 @@ del COMPUTED["validate_batch"]
 def test_the_formula_is_there(item):
     formulas = re.findall(r"`([^`]+)`", sections(item)[""])
     assert any(re.search(r"[-+*/=]|sigmoid", formula) for formula in formulas)
-
-
-@each(FUNCTIONS | LAYERS)
-def test_the_example_is_python(item):
-    lines = re.findall(r"^    (?:>>>|\.\.\.) ?(.*)$", sections(item)["Example"], re.MULTILINE)
-    ast.parse("\n".join(lines))

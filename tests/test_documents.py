@@ -24,12 +24,6 @@ def test_examples_of_the_docstrings(name):
     assert not failed
 
 
-@pytest.mark.parametrize("name", dbloss.__all__)
-def test_public_names_have_an_example_that_runs(name):
-    examples = doctest.DocTestFinder().find(getattr(dbloss, name), name)
-    assert any(example.examples for example in examples)
-
-
 @pytest.mark.parametrize("readme", [README, CHINESE], ids=lambda readme: readme.name)
 def test_code_of_the_readme(readme, monkeypatch):
     ppocr = ModuleType("ppocr")

@@ -1,5 +1,6 @@
 """`python -m dbloss`: what runs here, and whether it computes what it should."""
 
+import importlib
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ ENGINES = ["operators", "fused"] if PADDLE >= (3, 0) else ["operators"]
 
 
 @pytest.fixture
-def printed(monkeypatch, capsys):
+def report_on_small_batch(monkeypatch, capsys):
     """Run the report on a small batch; return its status and what it prints."""
 
     def run():
@@ -49,24 +50,51 @@ def test_report_of_the_command():
         ("quick", "none. DBLOSS_ENGINE: expected 'auto', 'operators' or 'fused', got 'quick'"),
     ],
 )
-def test_engine_that_the_environment_asks_for(asked, line, monkeypatch, printed):
+def test_engine_that_the_environment_asks_for(asked, line, monkeypatch, report_on_small_batch):
     monkeypatch.setenv("DBLOSS_ENGINE", asked)
-    status, out = printed()
+    status, out = report_on_small_batch()
     assert status == 0
     assert line in out
 
 
-def test_engine_without_numba(monkeypatch, printed):
+def test_engine_without_numba(monkeypatch, report_on_small_batch):
     monkeypatch.setattr("dbloss.engine._has_numba", lambda: False)
-    status, out = printed()
+    status, out = report_on_small_batch()
     assert status == 0
     assert "operators, because numba is not installed" in out
     assert "fused" not in out.split("\n\n")[1]
 
 
-def test_a_difference_from_the_formulas_is_found(monkeypatch, printed):
+def test_a_difference_of_the_gradient_alone_is_found(monkeypatch, report_on_small_batch):
+    formulas = _plain.db_loss
+
+    def tilted(maps, *given):
+        return formulas(maps, *given) + 1e-3 * (maps - maps.detach()).sum()  # of the value 0
+
+    monkeypatch.setattr(_plain, "db_loss", tilted)
+    status, out = report_on_small_batch()
+    assert status == 1
+    assert out.rstrip().endswith("something is wrong")
+
+
+@pytest.mark.parametrize("wrong", ENGINES)
+def test_one_engine_that_differs_is_found(wrong, monkeypatch, report_on_small_batch):
+    module = importlib.import_module(f"dbloss.engine.{wrong}")
+    sweep = module.sweep
+
+    def off(*given):
+        losses, gradient = sweep(*given)
+        return tuple(1.001 * loss for loss in losses), gradient
+
+    monkeypatch.setattr(module, "sweep", off)
+    status, out = report_on_small_batch()
+    assert status == 1
+    assert out.rstrip().endswith("something is wrong")
+
+
+def test_a_difference_from_the_formulas_is_found(monkeypatch, report_on_small_batch):
     formulas = _plain.db_loss
     monkeypatch.setattr(_plain, "db_loss", lambda *given: 1.0001 * formulas(*given))
-    status, out = printed()
+    status, out = report_on_small_batch()
     assert status == 1
     assert out.rstrip().endswith("something is wrong")

@@ -50,7 +50,7 @@ def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple
     if paddle.in_dynamic_mode():
         losses = _Sweeps.apply(maps, terms, processes)
     else:
-        _check_graph(maps)
+        choose(maps)  # raises where the environment asks for the fused engine
         losses = operators.graph(maps, terms, processes)
     return losses
 
@@ -68,8 +68,6 @@ def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
-    if not paddle.in_dynamic_mode():
-        _check_graph(hardness)
     with paddle.no_grad(), without_amp():
         weights: Tensor = choose(hardness).hard_negatives(hardness, gt, mask, balance)
     return weights
@@ -109,16 +107,6 @@ def why_not_fused(maps: Tensor) -> str | None:
 @functools.cache
 def _has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
-
-
-def _check_graph(maps: Tensor) -> None:
-    """Raise where a static graph cannot hold a loss, or not by the engine that is asked for."""
-    if paddle.__version__.startswith("2."):
-        checks.eager(
-            f"Paddle {paddle.__version__}",
-            "Compile the model alone and call the loss on what it returns, or install Paddle 3.",
-        )
-    choose(maps)
 
 
 class _Sweeps(PyLayer):  # type: ignore[misc]

@@ -6,6 +6,8 @@ from typing import Any
 import paddle
 from paddle import Tensor
 
+from dbloss import checks
+
 _GREATEST_FLOAT16 = 65504.0
 
 
@@ -19,6 +21,12 @@ def without_amp() -> AbstractContextManager[None]:
 
     Sums over a million pixels overflow in float16.
     """
+    if paddle.__version__.startswith("2."):
+        # There AMP itself would refuse the graph, and not say what to do.
+        checks.eager(
+            f"Paddle {paddle.__version__}",
+            "Compile the model alone and call the loss on what it returns, or install Paddle 3.",
+        )
     context: AbstractContextManager[None] = paddle.amp.auto_cast(enable=False)
     return context
 
