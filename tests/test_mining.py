@@ -88,6 +88,15 @@ def test_infinity_is_the_hardest(share):
     assert got.sum() == pytest.approx(places, rel=1e-6)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("data", ["binary", "ties"])
+def test_hardness_of_what_is_no_negative_does_not_matter(data, bad):
+    p, g, m = make_batch(data, seed=6).single
+    expected = oracle.hard_negative_weights(p, g, m, 1)
+    p[(1 - g) * m == 0] = bad
+    np.testing.assert_allclose(weights_of(p, g, m, negative_ratio=1), expected, rtol=1e-6)
+
+
 def test_no_places():
     p, g, m = make_batch("no_text", (1, 4, 4)).single
     assert not weights_of(p, g, m).any()

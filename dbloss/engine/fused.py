@@ -92,6 +92,8 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
     dtype = computed(hardness)
     p, g, m = (_rows(tensor, dtype)[:, 0] for tensor in (hardness, gt, mask))
+    # What counts as no negative must not matter, not even where infinity times 0 would be NaN.
+    p = np.where(m != m * g, p, 0)
     # Dice ranks negatives by what is predicted: here, by the hardness.
     term = Term(Dice(1.0, 0.0), gt, mask, balance=balance)
     part = _Part(term, p, g, m, _blocks(*p.shape))

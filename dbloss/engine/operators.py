@@ -90,6 +90,8 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     positive = gt * mask
     negative = mask - positive
     _, n_neg = balance.counts(_sum(positive), _sum(mask) - _sum(positive), paddle)
+    # What counts as no negative must not matter, not even where infinity times 0 would be NaN.
+    hardness = paddle.where(negative != 0, hardness, paddle.zeros_like(hardness))
     weights = _largest(hardness * negative, negative, n_neg, ALONE) * (negative != 0).astype(dtype)
     return weights.astype(paddle.float32)
 
