@@ -429,10 +429,9 @@ def test_differentiable_binarization(dtype, mode):
     np.testing.assert_allclose(t.grad.numpy(), -grad, rtol=1e-4, atol=1e-5)
 
 
-@MODES
+# Not in parts: Paddle traces the function down to numba, and fails there or not.
+@FULL
 def test_hard_negative_weights(mode):
-    # Paddle traces a function in parts down to numba, and fails where that has still to compile.
-    hard_negative_weights(*tensors([P, G, M]))
     call = compiled(hard_negative_weights, mode, *specs([P, G, M]))
     for data in ("binary", "soft", "ties", "no_text", "all_text", "all_ignored"):
         arrays = make_batch(data, seed=69).single
@@ -446,7 +445,7 @@ def weighted(pred, gt, mask):
     return (hard_negative_weights(pred, gt, mask) * pred).sum()
 
 
-@MODES
+@FULL
 def test_hard_negative_weights_have_no_gradient(mode):
     leaf = tensor(P, grad=True)
     compiled(weighted, mode, *specs([P, G, M]))(leaf, *tensors([G, M])).backward()
@@ -689,7 +688,7 @@ def test_inputs_of_a_loss_with_its_origin_are_not_written_to(kind, graded, mode)
     check_left_alone(call, graded, *tensors([P, G, M]))
 
 
-@MODES
+@FULL
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_inputs_of_hard_negative_weights_are_not_written_to(dtype, mode):
     call = compiled(hard_negative_weights, mode, *specs([P, G, M], dtype))
