@@ -1,6 +1,8 @@
 """Every error names the argument, what was expected, what came and what to do."""
 
+import ast
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import oracle
@@ -8,6 +10,7 @@ import paddle
 import pytest
 from helpers import PADDLE, TOLERANCE, check_db, make_batch, run_db, tensor, tensors
 
+import dbloss
 from dbloss import (
     BalanceLoss,
     DBLoss,
@@ -415,3 +418,23 @@ def test_static_graph_of_paddle_2():
     layer = paddle.jit.to_static(DBLoss(), full_graph=True)
     with pytest.raises(Exception, match=r"Paddle 2.*expected eager mode, got a static graph"):
         layer({"maps": tensor(batch.maps)}, [None, *tensors(batch.labels[1:])])
+
+
+# Where messages stand ----------------------------------------------------------------------------
+
+
+def test_checks_holds_what_several_modules_use_and_what_the_losses_take():
+    """A message about an argument of any other single module stands in that module."""
+    root = Path(dbloss.__file__).parent
+    losses = {"_layer.py", "balance.py", "db.py", "dice.py", "focal.py", "mask_l1.py", "engine"}
+    users = {}
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "checks":
+                users.setdefault(node.attr, set()).add(file.relative_to(root).parts[0])
+    own = ast.parse((root / "checks.py").read_text("utf-8"))
+    shared = {node.id for node in ast.walk(own) if isinstance(node, ast.Name)}
+    for node in own.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            files = users[node.name]
+            assert files & losses or len(files) > 1 or node.name in shared, node.name
