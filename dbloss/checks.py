@@ -4,13 +4,16 @@ Every message says what was expected, what came and what to do. One about an arg
 module stands in that module.
 """
 
+import inspect
+import logging
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -28,6 +31,13 @@ LABEL_NAMES = ("image", "threshold_map", "threshold_mask", "shrink_map", "shrink
 _IMAGE_AXES = (0, -2, -1)  # N, H and W of maps with or without channels
 _OPEN = -1  # what a static graph gives for the size of an axis that the run decides
 
+# A slip of one letter in a name of five or more, two swapped ones included, is as close as this.
+# `bbce_loss`, which another DB loss reads, is not as close to `balance_loss`, and is no slip.
+_CLOSE = 0.8
+
+# For what a user must see though PaddleOCR's data code has Python's warnings ignored.
+LOGGER = logging.getLogger("dbloss")
+
 
 # Settings
 
@@ -42,17 +52,21 @@ def number(
     most: float | None = None,
     whole: bool = False,
 ) -> Any:
-    """Return `value` as an int or float if it is finite and within the bounds, raise otherwise."""
+    """Return `value` as an int or float if it is finite and within the bounds, raise otherwise.
+
+    A number written as text is read: YAML takes 1e-6 for text.
+    """
     bounds = [f"above {above:g}"] if above is not None else []
     bounds += [f"below {below:g}"] if below is not None else []
     bounds += [f"at least {least:g}"] if least is not None else []
     bounds += [f"at most {most:g}"] if most is not None else []
     expected = f"a {'whole' if whole else 'finite'} number {' and '.join(bounds)}".strip()
+    if isinstance(value, str):
+        value = _read_number(value)
     if isinstance(value, bool) or not isinstance(value, Real):
-        advice = "Pass a Python number."
-        if isinstance(value, str) and "e" in value:
-            advice += " (YAML takes 1e-6 for text; it reads 1.0e-6 as a number.)"
-        raise TypeError(f"{name}: expected {expected}, got {describe(value)}. {advice}")
+        raise TypeError(
+            f"{name}: expected {expected}, got {describe(value)}. Pass a Python number."
+        )
     try:
         as_float = float(value)
     except OverflowError:
@@ -71,12 +85,12 @@ def number(
 
 
 def flag(name: str, value: Any) -> bool:
-    """Return `value` if it is True or False, raise otherwise."""
-    if not isinstance(value, bool):
+    """Return `value` as a bool if it is True, False, 1 or 0, raise otherwise."""
+    if not isinstance(value, np.bool_ | Real) or value not in (0, 1):
         raise TypeError(
             f"{name}: expected True or False, got {describe(value)}. Pass a Python bool."
         )
-    return value
+    return bool(value)
 
 
 def choice(name: str, value: Any, allowed: Sequence[str], advice: str = "") -> str:
@@ -117,14 +131,25 @@ def member(group: Any) -> None:
         )
 
 
-def warn_unknown(layer: str, kwargs: Mapping[str, Any]) -> None:
-    """Warn of keyword arguments that nothing reads. `name` is PaddleOCR's own and passes."""
-    unknown = sorted(set(kwargs) - {"name"})
-    if unknown:
-        warnings.warn(
-            f"{layer} does not know {', '.join(map(repr, unknown))} and leaves it unused."
-            " Correct the spelling, or delete it.",
-            UserWarning,
+def unknown(layer: type, kwargs: Mapping[str, Any]) -> None:
+    """Report keyword arguments that `layer` does not know, raise if one is close to what it knows.
+
+    `name` is PaddleOCR's own and passes.
+    """
+    parameters = inspect.signature(layer).parameters.values()
+    known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
+    names = sorted(set(kwargs) - {"name"})
+    for name in names:
+        for meant in get_close_matches(name.lower(), known, n=1, cutoff=_CLOSE):
+            raise TypeError(
+                f"{layer.__name__} does not know {name!r}. Did you mean {meant!r}? Correct the"
+                " spelling, or delete it."
+            )
+    if names:
+        LOGGER.warning(
+            "%s does not know %s and leaves it unused. Correct the spelling, or delete it.",
+            layer.__name__,
+            ", ".join(map(repr, names)),
             stacklevel=3,
         )
 
@@ -341,6 +366,14 @@ def _shape(tensor: Tensor) -> Tensor:
     # Paddle 3.0 has no operator for that of a half on a CPU.
     half = tensor.dtype in (paddle.float16, paddle.bfloat16)
     return paddle.shape(tensor.astype(paddle.float32) if half else tensor)
+
+
+def _read_number(text: str) -> Any:
+    """Return the number that a text writes, or the text where it writes none."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def dtype_name(tensor: Tensor) -> str:

@@ -1,6 +1,5 @@
 """Reads a batch and says what is in it, or what is wrong with it."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -87,8 +86,8 @@ def validate_batch(predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> Bat
             names map, image, pixel (y, x) and value, and how many pixels of the map share it.
         RuntimeError: Paddle is in static graph mode, where there are no values to read.
 
-    Warns:
-        UserWarning: no pixel of text counts in the batch, or no pixel at all.
+    Logs:
+        WARNING, by the logger `dbloss`: no pixel of text counts in the batch, or no pixel at all.
 
     Example:
         >>> import paddle
@@ -144,7 +143,7 @@ def validate_batch(predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> Bat
     )
     summary = BatchSummary(positive, negative, ignored, ranges)
     if len(summary.without_text) == summary.images:
-        _warn_no_text(any(negative), any(ignored))
+        _report_no_text(any(negative), any(ignored))
     return summary
 
 
@@ -197,8 +196,8 @@ def _refuse_values(name: str, values: NDArray[Any], label: bool) -> NoReturn:
     )
 
 
-def _warn_no_text(negative: bool, ignored: bool) -> None:
-    """Warn that no pixel of text counts, though pixels may that are negative."""
+def _report_no_text(negative: bool, ignored: bool) -> None:
+    """Report that no pixel of text counts, though pixels may that are negative."""
     if not negative:
         found = "every pixel of the batch is ignored"
     elif ignored:
@@ -215,10 +214,9 @@ def _warn_no_text(negative: bool, ignored: bool) -> None:
             " To learn from such a batch: DBLoss(smooth=1.0) pushes the binary map down,"
             ' DBLoss(main_loss_type="BCELoss", fallback_negatives=1000) the probability map.'
         )
-    warnings.warn(
+    checks.LOGGER.warning(
         f"labels: {found}. With the defaults of DBLoss, loss_shrink_maps is 0, loss_binary_maps"
         f" is exactly 1, and neither gives a gradient.{advice}",
-        UserWarning,
         stacklevel=3,
     )
 

@@ -1,6 +1,9 @@
 """Every error names the argument, what was expected, what came and what to do."""
 
 import ast
+import itertools
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from dbloss import (
     DiceLoss,
     MaskL1Loss,
     differentiable_binarization,
+    hard_negative_weights,
 )
 
 SINGLE = [DiceLoss, MaskL1Loss, BalanceLoss, DiceFocalLoss]
@@ -312,7 +316,7 @@ def test_hyperparameter_out_of_range(layer, name, value):
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("value", [None, "3", [3], True, False, 1j])
+@pytest.mark.parametrize("value", [None, "", "three", "1,5", "True", [3], True, False, 1j])
 def test_hyperparameter_that_is_no_number(layer, name, value):
     with raises(TypeError, name, "number", called(value)):
         layer(**{name: value})
@@ -335,6 +339,66 @@ def test_focal_alpha_above_one(layer, name):
 def test_numbers_of_every_kind_pass(layer, name, kind):
     if name != "eps" or kind(0.25):
         layer(**{name: kind(0.25 if name == "eps" else 1)})
+
+
+TEXTS = {name: ["1", "0.25", "1e-6", " 2.5E-1 "] for name in NUMBERS}
+TEXTS |= {"fallback_negatives": ["3", "7.0", "1e3"], "eps": ["0.25", "1e-6", " 2.5E-1 "]}
+
+
+@each(NUMBERS)
+def test_a_number_written_as_text_is_read(layer, name):
+    """YAML takes 1e-6 for text, and PaddleOCR's configurations are YAML."""
+    further = [{}, {"main_loss_type": "DiceFocalLoss"}] if layer is DBLoss else [{}]
+    for text, settings in itertools.product(TEXTS[name], further):
+        number = ast.literal_eval(text.strip())
+        got, expected = (layer(**{name: value}, **settings) for value in (text, number))
+        assert str(got) == str(expected)
+        assert getattr(got, name, None) == getattr(expected, name, None)
+
+
+@each(NUMBERS)
+@pytest.mark.parametrize("text", ["-1", "nan", "inf", "-Infinity", "1e999", "9" * 5000])
+def test_a_number_written_as_text_is_held_to_the_range(layer, name, text):
+    with raises(ValueError, name, "finite|whole"):
+        layer(**{name: text})
+
+
+def test_functions_read_numbers_written_as_text():
+    batch = make_batch()
+    p, g, m = tensors(batch.single)
+    for one, other in (
+        (hard_negative_weights(p, g, m, "1.5"), hard_negative_weights(p, g, m, 1.5)),
+        (
+            hard_negative_weights(p, 0 * g, m, fallback_negatives="1e1"),
+            hard_negative_weights(p, 0 * g, m, fallback_negatives=10),
+        ),
+        (differentiable_binarization(p, g, "5e1"), differentiable_binarization(p, g, 50)),
+    ):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+FLAGS = pytest.mark.parametrize(
+    "layer, name",
+    [(DBLoss, "balance_loss"), (BalanceLoss, "balance_loss"), (BalanceLoss, "return_origin")]
+    + [(layer, "global_batch") for layer in (DBLoss, *SINGLE)],
+)
+
+
+@FLAGS
+@pytest.mark.parametrize("value", [0, 1, np.int64(0), np.int64(1), np.bool_(False), 0.0, 1.0])
+def test_0_and_1_pass_for_a_flag(layer, name, value):
+    made = layer(**{name: value})
+    owner = made.bce_loss if (layer, name) == (DBLoss, "balance_loss") else made
+    assert getattr(owner, name) is bool(value)
+    for part in made.sublayers():
+        assert name != "global_batch" or part.global_batch is bool(value)
+
+
+@FLAGS
+@pytest.mark.parametrize("value", [None, "True", "0", "1", 2, -1, 0.5, float("nan"), [], [1]])
+def test_anything_else_is_no_flag(layer, name, value):
+    with raises(TypeError, name, "True or False", called(value)):
+        layer(**{name: value})
 
 
 @each(NUMBERS)
@@ -390,6 +454,97 @@ def test_balance_has_no_dice_focal_and_names_the_class_that_does():
         BalanceLoss(main_loss_type="DiceFocalLoss")
 
 
+# Keywords that nothing reads --------------------------------------------------------------------
+
+SLIPS = [
+    (DBLoss, "ohem_ration", "ohem_ratio"),
+    (DBLoss, "ohemratio", "ohem_ratio"),
+    (DBLoss, "OHEM_ratio", "ohem_ratio"),
+    (DBLoss, "Alpha", "alpha"),
+    (DBLoss, "aplha", "alpha"),
+    (DBLoss, "alphs", "alpha"),
+    (DBLoss, "betta", "beta"),
+    (DBLoss, "epss", "eps"),
+    (DBLoss, "balanced_loss", "balance_loss"),
+    (DBLoss, "mian_loss_type", "main_loss_type"),
+    (DBLoss, "focal_gama", "focal_gamma"),
+    (DBLoss, "aux_weights_p3", "aux_weight_p3"),
+    (DBLoss, "fallback_negative", "fallback_negatives"),
+    (BalanceLoss, "negative_ration", "negative_ratio"),
+    (BalanceLoss, "retrun_origin", "return_origin"),
+    (BalanceLoss, "smoth", "smooth"),
+]
+# Those of PaddleOCR's data code and distillation losses, of other DB losses, and plain words.
+UNRELATED = [
+    "colour",
+    "kwargs",
+    "weight",
+    "key",
+    "model_name_list",
+    "model_name_pairs",
+    "maps_name",
+]
+UNRELATED += ["reduction", "type", "bbce_loss", "bce_scale", "l1_scale", "total_epoch", "use_log"]
+
+
+@pytest.mark.parametrize("layer, slip, meant", SLIPS)
+def test_a_keyword_close_to_a_known_one_is_an_error_that_names_it(layer, slip, meant, caplog):
+    with raises(TypeError, layer.__name__, f"'{slip}'", f"Did you mean '{meant}'", "spelling"):
+        layer(**{slip: 1})
+    with raises(TypeError, f"'{slip}'", f"'{meant}'"):
+        layer(**{slip: 1, "colour": "red"})
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("layer", [DBLoss, BalanceLoss])
+@pytest.mark.parametrize("name", UNRELATED)
+def test_any_other_keyword_is_reported(layer, name, caplog):
+    layer(**{name: 1})
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("dbloss", "WARNING")
+    assert record.getMessage() == (
+        f"{layer.__name__} does not know {name!r} and leaves it unused."
+        " Correct the spelling, or delete it."
+    )
+    assert record.pathname == __file__
+
+
+# What PaddleOCR does: it has Python's warnings ignored, and a logger of its own.
+SCRIPT = """
+import logging, sys, warnings
+import paddle
+from dbloss import DBLoss, validate_batch
+warnings.simplefilter("ignore")
+ppocr = logging.getLogger("ppocr")
+ppocr.addHandler(logging.StreamHandler(sys.stdout))
+ppocr.setLevel(logging.INFO)
+{configured}
+DBLoss(colour="red")
+half, ones = paddle.full([1, 4, 4], 0.5), paddle.ones([1, 4, 4])
+validate_batch({{"maps": paddle.stack([half] * 3, axis=1)}}, [None, half, ones, 0 * ones, ones])
+"""
+REPORTED = ("DBLoss does not know 'colour' and leaves it", "labels: the batch has no text")
+
+
+@pytest.mark.parametrize(
+    "configured",
+    [
+        "",  # Paddle 3 gives the root logger a handler, older ones do not
+        "logging.root.handlers.clear()",
+        "logging.basicConfig(force=True)",
+        "logging.getLogger('dbloss').addHandler(logging.StreamHandler());"
+        " logging.getLogger('dbloss').propagate = False",
+    ],
+)
+def test_what_is_reported_is_printed_once_though_warnings_are_ignored(configured):
+    script = SCRIPT.format(configured=configured)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for text in REPORTED:
+        assert done.stderr.count(text) == 1, done.stderr
+        assert text not in done.stdout
+
+
 # The binarization -------------------------------------------------------------------------------
 
 
@@ -401,7 +556,7 @@ def test_balance_has_no_dice_focal_and_names_the_class_that_does():
         ({"probability_map": zeros(N, H, W, dtype="int64")}, TypeError, ("float", "int64")),
         ({"threshold_map": zeros(N, H, W, dtype="bool")}, TypeError, ("float", "bool")),
         ({"threshold_map": zeros(N, W, H)}, ValueError, (shape(N, H, W), shape(N, W, H))),
-        ({"k": "50"}, TypeError, ("number", "str")),
+        ({"k": "steep"}, TypeError, ("number", "str")),
         ({"k": True}, TypeError, ("number", "bool")),
         ({"k": float("nan")}, ValueError, ("nan",)),
     ],
