@@ -1,24 +1,55 @@
 """What compiles the loops of this package."""
 
+import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from numba import njit
 
 
-def compiled(*signature: str, fastmath: set[str]) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that compiles a function which lets other threads run.
+class _Compiled:
+    """A compiled function that is kept on disk, and does without where the disk refuses."""
 
-    With a signature it is compiled where it is defined, without one at its first call. `fastmath`
-    says what the arithmetic may leave out; NaN and infinity keep their meaning.
+    def __init__(self, function: Callable[..., Any], *signature: str, **options: Any) -> None:
+        compile_it: Any = njit
+        self._without_cache = lambda: compile_it(*signature, **options)(function)
+        try:
+            self._run = compile_it(*signature, cache=True, **options)(function)
+        except (RuntimeError, OSError):  # no folder to keep compiled code in, or a full disk
+            self._run = self._without_cache()
+
+    def __call__(self, *arguments: Any) -> Any:
+        try:
+            return self._run(*arguments)
+        except OSError:
+            self._run = self._without_cache()
+            return self._run(*arguments)
+
+
+def options(fastmath: set[str]) -> dict[str, Any]:
+    """Return how a loop is compiled: it lets other threads run.
+
+    `fastmath` says what the arithmetic may leave out; NaN and infinity keep their meaning.
     """
     # A division is an instruction, not a test for zero.
-    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+    return {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
+
+
+def compiled(
+    *signature: str, fastmath: set[str], sources: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Any]:
+    """Return a decorator that compiles a function which Python calls, and keeps it on disk.
+
+    With a signature it is compiled where it is defined, without one at its first call. `sources`
+    are further files whose code is compiled into it: numba itself looks at no file but that of the
+    function, and would go on with what it has kept when they change.
+    """
 
     def compile_it(function: Callable[..., Any]) -> Any:
-        try:
-            return njit(*signature, cache=True, **options)(function)
-        except RuntimeError:  # no folder to keep compiled code in
-            return njit(*signature, **options)(function)
+        # The name is part of what numba looks for on disk.
+        code = b"".join(Path(source).read_bytes() for source in sources)
+        function.__qualname__ += f"_{zlib.crc32(code):x}" if sources else ""
+        return _Compiled(function, *signature, **options(fastmath))
 
     return compile_it

@@ -7,9 +7,10 @@ import paddle
 from paddle import Tensor, nn
 
 from dbloss import checks
-from dbloss.engine import Term, evaluate
-from dbloss.engine.dtypes import without_amp
+from dbloss._tensors import without_amp
+from dbloss.engine import evaluate
 from dbloss.engine.processes import ALONE, Processes, processes_of
+from dbloss.mining import Term
 
 
 class LossLayer(nn.Layer):  # type: ignore[misc]

@@ -7,8 +7,9 @@ from paddle import Tensor
 from dbloss import checks
 from dbloss._layer import TermLayer
 from dbloss._static import untraced, untranslated
-from dbloss.engine import Term, evaluate, hard_negatives, pixel_map
-from dbloss.engine.dtypes import without_amp
+from dbloss._tensors import without_amp
+from dbloss.engine import evaluate, hard_negatives
+from dbloss.engine.operators import pixel_map
 from dbloss.formulas import (
     AbsoluteError,
     BinaryCrossEntropy,
@@ -18,7 +19,7 @@ from dbloss.formulas import (
     PixelLoss,
     SquaredError,
 )
-from dbloss.mining import Balance
+from dbloss.mining import Balance, Term
 
 PIXEL_LOSSES: dict[str, PixelLoss] = {
     "BCELoss": BinaryCrossEntropy(),

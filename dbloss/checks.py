@@ -154,20 +154,20 @@ def unknown(layer: type, kwargs: Mapping[str, Any]) -> None:
         )
 
 
-def engine_name(variable: str, value: str) -> str:
+def engine_name(variable: str, value: str, engines: Sequence[str]) -> str:
     """Return what the environment asks for if it is the name of an engine, raise otherwise."""
-    if value not in ("auto", "operators", "fused"):
+    if value not in ("auto", *engines):
         raise ValueError(
-            f"{variable}: expected 'auto', 'operators' or 'fused', got {value!r}."
+            f"{variable}: expected {', '.join(map(repr, engines))} or 'auto', got {value!r}."
             " Change the environment variable, or delete it for 'auto'."
         )
     return value
 
 
-def refuse_fused(variable: str, reason: str) -> NoReturn:
-    """Raise because the environment asks for the fused engine, which cannot run."""
+def refuse_engine(variable: str, name: str, reason: str) -> NoReturn:
+    """Raise because the environment asks for an engine which cannot run."""
     raise RuntimeError(
-        f"{variable}=fused: the fused engine cannot run, because {reason}."
+        f"{variable}={name}: the {name} engine cannot run, because {reason}."
         " Delete the environment variable, and the operators engine runs in its place."
     )
 

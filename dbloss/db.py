@@ -8,10 +8,10 @@ from paddle import Tensor, nn
 from dbloss import checks
 from dbloss._layer import LossLayer
 from dbloss._static import untraced, untranslated
+from dbloss._tensors import without_amp
 from dbloss.balance import BALANCED_TYPES, BalanceLoss
 from dbloss.dice import DiceLoss
 from dbloss.engine import evaluate
-from dbloss.engine.dtypes import without_amp
 from dbloss.engine.processes import Processes
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss

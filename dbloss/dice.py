@@ -7,9 +7,9 @@ from paddle import Tensor
 from dbloss import checks
 from dbloss._layer import TermLayer
 from dbloss._static import untraced, untranslated
-from dbloss.engine import Term
-from dbloss.engine.dtypes import computed, without_amp
+from dbloss._tensors import computed, without_amp
 from dbloss.formulas import Dice
+from dbloss.mining import Term
 
 
 @untraced

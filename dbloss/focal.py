@@ -8,8 +8,8 @@ from paddle import Tensor
 from dbloss import checks
 from dbloss._layer import TermLayer
 from dbloss._static import untraced, untranslated
-from dbloss.engine import Term
 from dbloss.formulas import Dice, Focal, Mean
+from dbloss.mining import Term
 
 
 @untraced
@@ -91,7 +91,7 @@ class DiceFocalLoss(TermLayer):
         return self._evaluate(pred, gt, self._checked_mask(pred, gt, mask))
 
     def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
-        focal = Focal(self.focal_alpha, self.focal_gamma, self.eps)
+        focal = Focal.of(self.focal_alpha, self.focal_gamma, self.eps)
         return (
             Term(Dice(self.eps, self.smooth), gt, mask, channel),
             Term(Mean(focal, self.eps), gt, mask, channel),

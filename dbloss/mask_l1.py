@@ -7,8 +7,8 @@ from paddle import Tensor
 from dbloss import checks
 from dbloss._layer import TermLayer
 from dbloss._static import untraced, untranslated
-from dbloss.engine import Term
 from dbloss.formulas import AbsoluteError, Mean
+from dbloss.mining import Term
 
 
 @untraced

@@ -1,13 +1,22 @@
-"""Which negatives count: how many, and the weight of a tie. Nothing here has a gradient."""
+"""Which negatives count, and what follows for a loss: the way from sums to losses.
 
-from typing import Any, NamedTuple
+`outcomes` goes it for every engine. It asks one for three things, those of `Sweeps`; numbers may be
+NumPy's or 0-D tensors.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from paddle import Tensor
+
+from dbloss.formulas import Counts, Loss
 
 
 class Balance(NamedTuple):
     """How a loss is balanced between positives and hard negatives (OHEM).
 
     `per_pixel` ranks the negatives by the hardness of each and leaves the others out of the loss.
-    Without it the one loss of all pixels is scaled by `factor`, as PaddleOCR does, and that alone
+    Without it the one loss of all pixels is scaled by a factor, as PaddleOCR does, and that alone
     reads `eps`.
     """
 
@@ -16,15 +25,17 @@ class Balance(NamedTuple):
     per_pixel: bool
     eps: float = 0.0
 
-    def counts(self, positive: Any, negative: Any, xp: Any) -> tuple[Any, Any]:
+    def counts(self, sums: Counts, xp: Any) -> tuple[Any, Any]:
         """Return `n_pos = int(sum(g*m))` and `n_neg = int(min(sum((1-g)*m), n_pos * ratio))`.
 
         Both are truncated and never below 0. Where `n_pos` is 0, `fallback` takes the place of
         `n_pos * ratio`. The sums are 0-D arrays of `xp`, which is paddle or numpy.
         """
-        n_pos = xp.floor(xp.clip(positive, 0, None))
-        wanted = xp.where(n_pos > 0, n_pos * self.ratio, n_pos + self.fallback)
-        n_neg = xp.floor(xp.clip(xp.minimum(negative, wanted), 0, None))
+        n_pos = xp.floor(xp.clip(sums.positive, 0, None))
+        wanted = n_pos * self.ratio
+        if self.fallback:
+            wanted = xp.where(n_pos > 0, wanted, n_pos + self.fallback)
+        n_neg = xp.floor(xp.clip(xp.minimum(sums.total - sums.positive, wanted), 0, None))
         return n_pos, n_neg
 
     def factor(self, positive: Any, chosen: Any, n_pos: Any, n_neg: Any) -> Any:
@@ -42,3 +53,91 @@ def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
     It is at most 1: where there are more places than values, each value counts fully.
     """
     return xp.clip((n_neg - n_above) / xp.clip(n_equal, 1, None), 0, 1)
+
+
+class Term(NamedTuple):
+    """One loss on one channel of the maps."""
+
+    loss: Loss
+    target: Tensor
+    mask: Tensor
+    channel: int = 0
+    balance: Balance | None = None
+
+    @property
+    def mined(self) -> bool:
+        """Whether a choice of pixels comes before the loss."""
+        return self.balance is not None and self.balance.per_pixel
+
+
+class Sums(NamedTuple):
+    """What the pixels of a term add up to, over all processes."""
+
+    parts: tuple[Any, ...]  # those of the loss; of a term to be mined, nothing before the choice
+    counts: Counts
+
+
+class Sweeps(Protocol):
+    """What an engine does with a batch: sums, choices, and the gradient, which is its own affair.
+
+    A place is that of a term in the list of terms.
+    """
+
+    @property
+    def xp(self) -> Any:
+        """The library of the numbers, numpy or paddle."""
+
+    def sums(self, places: Sequence[int]) -> list[Sums]:
+        """Return the sums of the terms at some places."""
+
+    def choose(self, place: int, n: Any) -> None:
+        """Let the `n` hardest negatives of a term, and its text, be all that count from now on.
+
+        Negatives whose hardness is that of the n-th share the places left, each with the
+        `tie_weight`. A pixel weighs `g*m` and `(1-g)*m` times its choice.
+        """
+
+    def largest(self, place: int, n: Any, d: Any) -> Any:
+        """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
+
+
+class Outcome(NamedTuple):
+    """A loss `factor * L` by what it is made of."""
+
+    loss: Loss
+    sums: tuple[Any, ...]
+    counts: Counts
+    factor: Any = None
+
+    @property
+    def value(self) -> Any:
+        """The loss."""
+        value = self.loss.value(self.sums, self.counts)
+        return value if self.factor is None else self.factor * value
+
+    @property
+    def line(self) -> tuple[Any, ...]:
+        """The derivatives of the loss in its sums."""
+        line = self.loss.line(self.sums, self.counts)
+        return line if self.factor is None else tuple(self.factor * x for x in line)
+
+
+def outcomes(sweeps: Sweeps, terms: Sequence[Term]) -> list[Outcome]:
+    """Return what each term comes to."""
+    found = []
+    for place, (term, sums) in enumerate(zip(terms, sweeps.sums(range(len(terms))))):
+        loss, balance, (parts, counts) = term.loss, term.balance, sums
+        if balance is None:
+            found.append(Outcome(loss, parts, counts))
+            continue
+        n_pos, n_neg = balance.counts(counts, sweeps.xp)
+        if balance.per_pixel:
+            sweeps.choose(place, n_neg)
+            ((parts, chosen),) = sweeps.sums([place])
+            found.append(Outcome(loss, parts, Counts(n_pos + n_neg, chosen.positive)))
+        else:
+            d = loss.value(parts, counts)
+            largest = sweeps.largest(place, n_neg, d)
+            factor = balance.factor(counts.positive, largest, n_pos, n_neg)
+            found.append(Outcome(loss, parts, counts, factor))
+    return found

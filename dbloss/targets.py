@@ -12,8 +12,9 @@ from dbloss import checks
 with checks.extra("dbloss.targets", "targets", "cv2", "pyclipper", "numba"):
     import cv2
     import pyclipper
+    from numba import njit
 
-    from dbloss._compiled import compiled
+    from dbloss._compiled import compiled, options
 
 _Floats = NDArray[np.float64]
 _Maps = NDArray[np.float32]
@@ -278,7 +279,7 @@ def _draw_border(
     )
 
 
-@compiled(fastmath={"contract"})
+@njit(**options({"contract"}))
 def _approach(nearest, start, stop, square, reach):  # type: ignore[no-untyped-def]
     """Lower `nearest`, squared distances in a polygon's window, to those of an edge."""
     height, width = nearest.shape

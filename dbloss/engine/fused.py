@@ -1,10 +1,10 @@
-"""The sweeps as numba kernels on zero-copy views of CPU tensors, spread over threads.
+"""Sums, choices and gradients as compiled loops on zero-copy views of CPU tensors, over threads.
 
-A batch is cut into blocks of one image each. A thread takes a block through all the kernels of a
+A batch is cut into blocks of one image each. A thread takes a block through all the jobs of a
 sweep, so that what one of them has read is still in the cache for the next. The blocks and the
 order in which their sums are added are fixed: the number of threads changes no bit of a result.
 
-The threads are Python's own, and the kernels release the interpreter lock. Numba's threading layers
+The threads are Python's own, and the loops release the interpreter lock. Numba's threading layers
 are not used: they abort the process when two Python threads compute at once, or after a fork.
 """
 
@@ -14,78 +14,50 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeAlias, TypeVar
+from contextlib import suppress
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import paddle
 from numba import config
 from numpy.typing import NDArray
 from paddle import Tensor
+from paddle.autograd import PyLayer
 
-from dbloss.engine import Term, kernels
-from dbloss.engine.dtypes import computed
+from dbloss._tensors import computed, hold, unchanged, without_amp
+from dbloss.engine import loops
 from dbloss.engine.processes import ALONE, Processes
-from dbloss.formulas import AbsoluteError, BinaryCrossEntropy, Dice, Focal, SquaredError
-from dbloss.mining import Balance, tie_weight
+from dbloss.formulas import BinaryCrossEntropy, Counts, Dice, Loss, Mean
+from dbloss.mining import Balance, Sums, Term, outcomes, tie_weight
 
 _Array: TypeAlias = NDArray[Any]
 _Block: TypeAlias = tuple[int, slice]
-_Job: TypeAlias = tuple[int, int]
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
-_BLOCK_PIXELS = 1 << 17  # enough work for the call of a kernel, few enough to share out evenly
+_BLOCK_PIXELS = 1 << 17  # enough work for the call of a loop, few enough to share out evenly
 
-_KINDS: dict[type, int] = {
-    AbsoluteError: kernels.ABSOLUTE,
-    BinaryCrossEntropy: kernels.CROSS_ENTROPY,
-    Focal: kernels.FOCAL,
-    SquaredError: kernels.SQUARED,
-}
+_BY_PREDICTION = Dice(1.0, 0.0)  # Dice ranks negatives by what is predicted
 
 
-def has_kernel(term: Term) -> bool:
-    """Tell whether the kernels can do a term."""
-    if isinstance(term.loss, Dice):
-        return True
-    kind = _KINDS.get(type(term.loss.pixel_loss))
-    if term.balance is None or term.balance.per_pixel:
-        return kind is not None
-    return kind == kernels.ABSOLUTE  # which also makes the sums of the labels
+def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
+    """Return the losses of the terms, 0-D float32, each differentiable in the maps, once."""
+    context: list[Any] = []
+    losses: tuple[Tensor, ...] = _Layer.apply(maps, terms, processes, context)
+    for loss in losses:
+        if not loss.stop_gradient:
+            # Paddle's second way through a layer of Python ends the process.
+            loss.register_hook(functools.partial(_refuse_twice, context))
+    return losses
 
 
-def sweep(
-    maps: Tensor, terms: Sequence[Term], processes: Processes
-) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Tensor]]:
-    """Return the losses of the terms and the function that gives the gradient of the maps."""
-    dtype = computed(maps)
-    planes = _rows(maps, dtype)
-    labels = {
-        id(tensor): _rows(tensor, dtype)[:, 0]
-        for term in terms
-        for tensor in (term.target, term.mask)
-    }
-    blocks = _blocks(planes.shape[0], planes.shape[2])
-    parts = [
-        _Part(term, planes[:, term.channel], labels[id(term.target)], labels[id(term.mask)], blocks)
-        for term in terms
-    ]
-    sums = _first_sweep(parts, [part.first_job() for part in parts], processes)
-    with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
-        for part, part_sums in zip(parts, sums):
-            part.finish(part_sums, processes)
-
-    def gradient(upstream: Sequence[Tensor]) -> Tensor:
-        written = _empty(tuple(maps.shape), planes.dtype)
-        rows = written.reshape(planes.shape)
-        _second_sweep(parts, [float(scale) for scale in upstream], rows)
-        # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given back,
-        # and two threads that do so wait for each other.
-        return paddle.Tensor(
-            value=written, place=paddle.CPUPlace(), persistable=False, zero_copy=True
+def _refuse_twice(used: list[Any], gradient: Tensor) -> None:
+    if used:
+        raise RuntimeError(
+            "The fused engine gives the gradient of a loss once, and this is the second backward"
+            " pass through it (retain_graph=True). Add the losses up and call backward() once, or"
+            " set the environment variable DBLOSS_ENGINE=operators."
         )
-
-    return tuple(paddle.to_tensor(part.value, paddle.float32, "cpu") for part in parts), gradient
 
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:
@@ -93,186 +65,288 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     dtype = computed(hardness)
     p, g, m = (_rows(tensor, dtype)[:, 0] for tensor in (hardness, gt, mask))
     # What counts as no negative must not matter, not even where infinity times 0 would be NaN.
-    p = np.where(m != m * g, p, 0)
-    # Dice ranks negatives by what is predicted: here, by the hardness.
-    term = Term(Dice(1.0, 0.0), gt, mask, balance=balance)
-    part = _Part(term, p, g, m, _blocks(*p.shape))
-    (sums,) = _first_sweep([part], [part.first_job()], ALONE)
-    positive = sums[kernels.POSITIVE]
-    _, n_neg = balance.counts(positive, sums[kernels.TOTAL] - positive, np)
-    threshold, share = part.threshold(n_neg, sums[kernels.BLANK], ALONE)
-    weights = (part.hardness > threshold) + share * (part.hardness == threshold)
-    weights *= part.m != part.m * part.g
+    p = _read_only(np.where(m != m * g, p, 0))
+    term = Term(_BY_PREDICTION, gt, mask, balance=balance)
+    sweeps = _Sweeps([term], [p], [g], [m], None, ALONE)
+    ((_, counts),) = sweeps.sums([0])
+    _, n_neg = balance.counts(counts, np)
+    values, threshold, share = sweeps.ranked(0, n_neg)
+    weights = (values > threshold) + share * (values == threshold)
+    weights *= m != m * g
     return paddle.to_tensor(weights.reshape(hardness.shape), paddle.float32, "cpu")
 
 
-class _Part:
-    """One term: the sums of its first sweep, what they give, and what its second sweep needs."""
+class _Layer(PyLayer):  # type: ignore[misc]
+    @staticmethod
+    def forward(
+        ctx: Any,
+        maps: Tensor,
+        terms: Sequence[Term],
+        processes: Processes,
+        used: list[Any],
+    ) -> tuple[Tensor, ...]:
+        dtype = computed(maps)
+        planes = _rows(maps, dtype)
+        labels = {
+            id(tensor): _rows(tensor, dtype)[:, 0]
+            for term in terms
+            for tensor in (term.target, term.mask)
+        }
+        written = None if maps.stop_gradient else _empty(tuple(maps.shape), planes.dtype)
+        sweeps = _Sweeps(
+            terms,
+            [planes[:, term.channel] for term in terms],
+            [labels[id(term.target)] for term in terms],
+            [labels[id(term.mask)] for term in terms],
+            None if written is None else written.reshape(planes.shape),
+            processes,
+        )
+        with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
+            found = outcomes(sweeps, terms)
+            values = [outcome.value for outcome in found]
+            ctx.lines = [outcome.line for outcome in found]
+        ctx.sweeps, ctx.written, ctx.maps = sweeps, written, maps.detach()
+        ctx.processes, ctx.used = processes, used
+        ctx.check = unchanged(maps, *(t for term in terms for t in (term.target, term.mask)))
+        return tuple(paddle.to_tensor(value, paddle.float32, "cpu") for value in values)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+        if paddle.is_grad_enabled():
+            raise RuntimeError(
+                "The fused engine gives no second derivative, which create_graph=True asks for."
+                " Set the environment variable DBLOSS_ENGINE=operators."
+            )
+        ctx.check()
+        ctx.used.append(True)
+        # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
+        scales = [ctx.processes.size * float(scale) for scale in upstream]
+        lines = [tuple(scale * float(x) for x in line) for scale, line in zip(scales, ctx.lines)]
+        ctx.sweeps.write(lines)
+        with without_amp():
+            # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given
+            # back, and two threads that do so wait for each other.
+            gradient = paddle.Tensor(
+                value=ctx.written, place=paddle.CPUPlace(), persistable=False, zero_copy=True
+            )
+            return hold(gradient, ctx.maps)
+
+
+class _Sweeps:
+    """The sweeps of `dbloss.mining` over rows `[N, pixels]` of each term.
+
+    `written` is what the gradient goes to, `[N, C, pixels]`, or None where there is none.
+    """
+
+    xp = np
 
     def __init__(
-        self, term: Term, p: _Array, g: _Array, m: _Array, blocks: Sequence[_Block]
+        self,
+        terms: Sequence[Term],
+        p: Sequence[_Array],
+        g: Sequence[_Array],
+        m: Sequence[_Array],
+        written: _Array | None,
+        processes: Processes,
     ) -> None:
-        self.channel, self.loss, self.balance = term.channel, term.loss, term.balance
-        self.p, self.g, self.m, self.blocks = p, g, m, blocks
-        self.weights, self.hardness = m, np.empty((m.shape[0], 0), m.dtype)
-        self.settings: tuple[float, ...] = (0.0, 0.0, 0.0)
-        if isinstance(term.loss, Dice):
-            self.kind = kernels.PROBABILITY
-        else:
-            self.kind = _KINDS[type(term.loss.pixel_loss)]
-            # What the formula has for fields, the kernel takes as a, b, c.
-            self.settings = (*term.loss.pixel_loss, 0.0, 0.0, 0.0)[:3]
+        self._terms, self._processes, self._written = terms, processes, written
+        self._p, self._g, self._weights = p, g, list(m)
+        self._blocks = _blocks(*p[0].shape)
+        self._nothing = np.empty((p[0].shape[0], 0), p[0].dtype)
+        self._counted: dict[int, _Array] = {}  # what the labels of a term add up to
+        self._hardness: dict[int, _Array] = {}
+        self._chosen: set[int] = set()
+        self._kept: dict[int, int] = {}  # channels whose slopes stand in `written`, and the place
 
-    def first_job(self) -> _Job:
-        """Return what the first sweep does: add up, or rank where negatives are mined."""
-        if self.balance is None or not self.balance.per_pixel:
-            return kernels.SUM, self.kind
-        # The cross-entropy of a negative grows with its probability, which gives the same order
-        # without a logarithm. That holds for labels of 0 and 1; the sums tell whether they are.
-        by_probability = self.kind == kernels.CROSS_ENTROPY
-        return self._rank_by(kernels.PROBABILITY if by_probability else self.kind)
+    def sums(self, places: Sequence[int]) -> list[Sums]:
+        """Return the sums of the terms at some places."""
+        jobs: list[_Job] = []
+        counting: dict[tuple[int, int], int] = {}
+        adding: dict[int, int] = {}
+        for place in places:
+            term, g, w = self._terms[place], self._g[place], self._weights[place]
+            if term.mined and place not in self._chosen:
+                adding[place] = len(jobs)
+                jobs.append(self._ranking(place, _ranked_by(term.loss)))
+                continue
+            if (id(g), id(w)) not in counting:
+                counting[id(g), id(w)] = len(jobs)
+                jobs.append(_Job(loops.Count(), g, g, w, self._nothing))
+            adding[place] = len(jobs)
+            jobs.append(self._addition(place))
+        out = self._first_sweep(jobs, self._processes)
+        found = []
+        for place in places:
+            key = id(self._g[place]), id(self._weights[place])
+            row, parts = out[adding[place]], ()
+            counts = out[counting[key]] if key in counting else row
+            if place in self._chosen or not self._terms[place].mined:
+                parts = tuple(row[: loops.TOTAL])
+            self._counted[place] = counts
+            found.append(Sums(parts, Counts(counts[loops.TOTAL], counts[loops.POSITIVE])))
+        return found
 
-    def finish(self, sums: _Array, processes: Processes) -> None:
-        """Take the sums of the batch; set the value and the line of the gradient."""
-        balance, count = self.balance, sums[kernels.TOTAL]
-        if balance is None:
-            self.value, self.line = self._outcome(sums, count)
-            return
-        positive, regular = sums[kernels.POSITIVE], sums[kernels.IRREGULAR] == 0
-        n_pos, n_neg = balance.counts(positive, count - positive, np)
-        if balance.per_pixel:
-            if self.kind == kernels.CROSS_ENTROPY and regular:
-                self.kind = kernels.BINARY_ENTROPY
-            elif self.kind == kernels.CROSS_ENTROPY:
-                _first_sweep([self], [self._rank_by(self.kind)], ALONE)
-            self._choose(n_neg, sums[kernels.BLANK], processes)
-            self.weights = _read_only(self.hardness)
-            (sums,) = _first_sweep([self], [(kernels.SUM, self.kind)], processes)
-            self.value, self.line = self._outcome(sums, n_pos + n_neg)
-            return
-        d, line = self._outcome(sums, count)
-        chosen = n_neg
-        if not (regular and d >= 0):
-            self.settings = (-1.0 if d < 0 else 1.0, 0.0, 0.0)
-            (sums,) = _first_sweep([self], [self._rank_by(kernels.CONSTANT)], processes)
-            chosen = self._choose(n_neg, sums[kernels.BLANK], processes)
-        factor = balance.factor(positive, chosen, n_pos, n_neg)
-        self.value, self.line = factor * d, tuple(factor * x for x in line)
+    def choose(self, place: int, n: Any) -> None:
+        """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
+        self._weigh(place, n)
+        # The hardness itself stays where it is: a view would not keep its memory.
+        self._weights[place] = _read_only(self._hardness[place])
+        self._chosen.add(place)
 
-    def threshold(self, n: Any, blank: Any, processes: Processes) -> tuple[Any, float]:
-        """Return the n-th largest hardness and the weight of those that equal it."""
-        threshold, above, equal = _nth_largest(self.hardness, n, self.blocks, processes)
+    def largest(self, place: int, n: Any, d: Any) -> Any:
+        """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
+        if d >= 0 and self._counted[place][loops.IRREGULAR] == 0:
+            return n
+        job = self._ranking(place, loops.Constant(-1.0 if d < 0 else 1.0))
+        (self._counted[place],) = self._first_sweep([job], self._processes)
+        chosen = self._weigh(place, n)
+        del self._hardness[place]
+        return chosen
+
+    def ranked(self, place: int, n: Any) -> tuple[_Array, Any, float]:
+        """Return the hardness of a term's negatives, the n-th largest, and what a tie weighs."""
+        counted, loss = self._counted[place], self._terms[place].loss
+        if counted[loops.IRREGULAR] and _ranked_by(loss) != loss:
+            self._first_sweep([self._ranking(place, loss)], ALONE)
+        values = self._hardness[place]
+        threshold, above, equal = self._nth_largest(values, n)
         if threshold == 0:
             # Pixels of no negative weight have the hardness 0 and take no place.
-            equal -= blank
-        return threshold, float(tie_weight(n, above, equal, np))
+            equal -= counted[loops.BLANK]
+        return values, threshold, float(tie_weight(n, above, equal, np))
 
-    def _rank_by(self, kind: int) -> _Job:
-        if not self.hardness.size:
-            self.hardness = _empty(self.m.shape, self.m.dtype)
-        return kernels.RANK, kind
+    def write(self, lines: Sequence[tuple[float, ...]]) -> None:
+        """Write the gradient of the losses, whose derivatives in their sums are the lines."""
+        rows = self._written
+        assert rows is not None
+        # What is kept stands where the gradient goes, and is overwritten first.
+        places = sorted(range(len(lines)), key=lambda place: place not in self._kept)
+        jobs = [
+            loops.Scale(lines[place])
+            if place in self._kept
+            else loops.Slope(self._terms[place].loss, lines[place])
+            for place in places
+        ]
+        channels = [self._terms[place].channel for place in places]
+        adds = np.array([channel in channels[:j] for j, channel in enumerate(channels)])
 
-    def _choose(self, n: Any, blank: Any, processes: Processes) -> Any:
-        """Turn the hardness into weights; return the weight of all chosen negatives."""
-        threshold, share = self.threshold(n, blank, processes)
+        def work(block: _Block) -> None:
+            n, pixels = block
+            loops.second_sweep(
+                tuple(jobs),
+                tuple(self._p[place][block] for place in places),
+                tuple(self._g[place][block] for place in places),
+                tuple(self._weights[place][block] for place in places),
+                tuple(rows[n, channel, pixels] for channel in channels),
+                adds,
+            )
+
+        _spread(work, self._blocks)
+        for channel in set(range(rows.shape[1])) - set(channels):
+            rows[:, channel] = 0
+
+    def _addition(self, place: int) -> "_Job":
+        """Return the job that adds up a loss, and keeps its slopes where there is room for them."""
+        term = self._terms[place]
+        job: Any = loops.Add(term.loss)
+        slopes = self._nothing
+        if loops.is_binary(term.loss):
+            job = loops.AddBinary(term.loss)
+            if self._written is not None and term.channel not in self._kept.values():
+                self._kept[place] = term.channel
+                slopes = self._written[:, term.channel]
+        return _Job(job, self._p[place], self._g[place], self._weights[place], slopes)
+
+    def _ranking(self, place: int, by: Any) -> "_Job":
+        """Return the job that writes what the negatives are ranked by."""
+        w = self._weights[place]
+        if place not in self._hardness:
+            self._hardness[place] = _empty(w.shape, w.dtype)
+        return _Job(loops.Rank(by), self._p[place], self._g[place], w, self._hardness[place])
+
+    def _nth_largest(self, values: _Array, n: Any) -> tuple[Any, Any, Any]:
+        """Return the n-th largest value of all processes, how many are above it, how many equal."""
+        if self._processes.size == 1:
+            return _nth_largest(values, n, self._blocks)
+        n = paddle.to_tensor(n, paddle.float64, "cpu")
+        threshold = self._processes.nth_largest(paddle.to_tensor(values, place="cpu"), n).item()
+        counts = [(values > threshold).sum(), (values == threshold).sum()]
+        above, equal = _add_up(np.array(counts, np.float64), self._processes)
+        return values.dtype.type(threshold), above, equal
+
+    def _weigh(self, place: int, n: Any) -> Any:
+        """Turn hardness into weights; return the weight of all chosen negatives."""
+        values, threshold, share = self.ranked(place, n)
 
         def weigh(block: _Block) -> float:
-            arrays = self.hardness[block], self.g[block], self.m[block]
-            return float(kernels.mined_weights(*arrays, threshold, share))
+            arrays = values[block], self._g[place][block], self._weights[place][block]
+            return float(loops.mined_weights(*arrays, threshold, share))
 
-        return _add_up(np.sum(_spread(weigh, self.blocks)), processes)
+        return _add_up(np.sum(_spread(weigh, self._blocks)), self._processes)
 
-    def _outcome(self, sums: _Array, count: Any) -> tuple[Any, tuple[Any, ...]]:
-        used = tuple(sums[:3]) if isinstance(self.loss, Dice) else tuple(sums[:1])
-        return self.loss.value(used, count), self.loss.line(used, count)
+    def _first_sweep(self, jobs: Sequence["_Job"], processes: Processes) -> Any:
+        """Do the jobs; return the sums of each over the processes, `[jobs, slots]`."""
 
+        def work(block: _Block) -> _Array:
+            out = np.zeros((len(jobs), loops.SLOTS))
+            what, *arrays = zip(*jobs)
+            loops.first_sweep(what, *(tuple(a[block] for a in some) for some in arrays), out)
+            return out
 
-def _first_sweep(parts: Sequence[_Part], jobs: Sequence[_Job], processes: Processes) -> Any:
-    """Do a job for each part; return its sums over the processes, `[parts, slots]`."""
-    settings = np.array([part.settings for part in parts])
-    numbers = np.array(jobs)
-
-    def work(block: _Block) -> _Array:
-        out = np.zeros((len(parts), kernels.SLOTS))
-        kernels.first_sweep(
-            numbers,
-            tuple(part.p[block] for part in parts),
-            tuple(part.g[block] for part in parts),
-            tuple(part.weights[block] for part in parts),
-            tuple(part.hardness[block] for part in parts),
-            settings,
-            out,
-        )
-        return out
-
-    return _add_up(np.sum(_spread(work, parts[0].blocks), axis=0), processes)
+        return _add_up(np.sum(_spread(work, self._blocks), axis=0), processes)
 
 
-def _second_sweep(parts: Sequence[_Part], scales: Sequence[float], rows: _Array) -> None:
-    """Write the gradient of the parts, each times its scale, to rows `[N, C, H*W]`."""
-    settings = np.array([part.settings for part in parts])
-    kinds = np.array([part.kind for part in parts])
-    lines = np.array([[*part.line, 0.0][:2] for part in parts]) * np.array(scales)[:, None]
-    channels = [part.channel for part in parts]
-    adds = np.array([channel in channels[:j] for j, channel in enumerate(channels)])
+class _Job(NamedTuple):
+    """A job of the first sweep and the rows it works on."""
 
-    def work(block: _Block) -> None:
-        n, pixels = block
-        kernels.second_sweep(
-            kinds,
-            tuple(part.p[block] for part in parts),
-            tuple(part.g[block] for part in parts),
-            tuple(part.weights[block] for part in parts),
-            lines,
-            settings,
-            tuple(rows[n, channel, pixels] for channel in channels),
-            adds,
-        )
-
-    _spread(work, parts[0].blocks)
-    for channel in set(range(rows.shape[1])) - set(channels):
-        rows[:, channel] = 0
+    what: Any
+    p: _Array
+    g: _Array
+    w: _Array
+    v: _Array
 
 
-def _nth_largest(
-    values: _Array, n: float, blocks: Sequence[_Block], processes: Processes
-) -> tuple[Any, int, int]:
+def _ranked_by(loss: Loss) -> Loss:
+    """Return a loss that puts negatives in the same order, and at less cost if there is one.
+
+    The cross-entropy of a negative grows with its probability. That holds for labels of 0 and 1;
+    the sums tell whether they are.
+    """
+    if isinstance(loss, Mean) and isinstance(loss.pixel_loss, BinaryCrossEntropy):
+        return _BY_PREDICTION
+    return loss
+
+
+def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[Any, int, int]:
     """Return the n-th largest value, how many lie above it and how many equal it.
 
-    That is the largest for n below 1, the least for n too large. It is found digit by digit: a
-    histogram of the leading bits tells in which bin the value lies, and a histogram of the next
-    bits of the values in that bin narrows it further.
+    That is the largest for n below 1, the least for n too large. A sample says between which two
+    values it lies, but for rare cases; all values are counted against these, and those in between
+    are few.
     """
-    bits = values.view(np.int64 if values.dtype == np.float64 else np.int32)
-    # Few values are counted sooner than the bins of a long histogram are looked through; and
-    # processes, which do not know how many values the others have, send each other these bins.
-    longest = 16 if values.size > _BLOCK_PIXELS and processes.size == 1 else 11
-    # One histogram serves all blocks of a thread.
-    groups = [blocks[i :: _threads()] for i in range(min(_threads(), len(blocks)))]
-    rest = 8 * bits.itemsize
-    prefix, above, equal, leading = 0, 0, 0, True
-    while rest:
-        width = min(longest, rest)
-        rest -= width
-        bins = 1 << width
-        count = functools.partial(_count_digits, bits, bins, rest, prefix, leading)
-        histogram = _add_up(np.sum(_spread(count, groups), axis=0), processes)
-        # An n too large ends in the last bin that holds a value.
-        wanted = min(max(float(n), 1.0), above + float(histogram.sum()))
-        digit, above, equal = kernels.nth_digit(histogram, wanted, above)
-        prefix = prefix * bins + digit - (bins // 2 if leading else 0)
-        leading = False
-    raw = prefix if prefix >= 0 else int(np.iinfo(bits.dtype).min) - prefix
-    return bits.dtype.type(raw).view(values.dtype), above, equal
+    n = min(max(int(n), 1), values.size)
+    sample = np.sort(values.ravel()[:: max(values.size >> 15, 1) | 1])
+    middle = sample.size - n * sample.size / values.size
+    margin = 2 * np.sqrt(sample.size)  # four standard deviations, or more
+    low, high = (sample[int(np.clip(middle + x, 0, sample.size - 1))] for x in (-margin, margin))
+    everything = (values.dtype.type(-np.inf), values.dtype.type(np.inf))
+    for bounds in ((low, high), everything):
+        sift = functools.partial(_sift, values, bounds)
+        taken, aboves = zip(*_spread(sift, blocks))
+        between, above = np.concatenate(taken), sum(aboves)
+        if above < n <= above + between.size:
+            place = between.size - (n - above)
+            threshold = np.partition(between, place)[place]
+            above += int((between > threshold).sum())
+            return threshold, above, int((between == threshold).sum())
+    return values.dtype.type(np.nan), 0, 0  # which stands among the values
 
 
-def _count_digits(
-    bits: _Array, bins: int, shift: int, prefix: int, leading: bool, blocks: Sequence[_Block]
-) -> _Array:
-    histogram = np.zeros(bins, np.int32)
-    for block in blocks:
-        kernels.count_digits(bits[block], shift, prefix, leading, histogram)
-    return histogram
+def _sift(values: _Array, bounds: tuple[Any, Any], block: _Block) -> tuple[_Array, int]:
+    """Return the values of a block between two bounds, and the number of larger ones."""
+    low, high = bounds
+    above = values[block] > high
+    return values[block][(values[block] >= low) ^ above], int(np.count_nonzero(above))
 
 
 def _add_up(numbers: _Array, processes: Processes) -> Any:
@@ -318,7 +392,10 @@ def _spread(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> lis
         for index, item in queue:
             results[index] = function(item)
 
-    helpers = [_pool().submit(work) for _ in range(min(_threads(), len(items)) - 1)]
+    helpers = []
+    with suppress(RuntimeError):  # the interpreter shuts down: no new work is taken on
+        for _ in range(min(_threads(), len(items)) - 1):
+            helpers.append(_pool().submit(work))
     work()
     for helper in helpers:
         # One that has not begun finds nothing left to do.

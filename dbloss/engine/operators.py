@@ -1,263 +1,199 @@
-"""The sweeps in Paddle's operators: any device, any float width, any graph. The reference.
+"""Sums and choices in Paddle's operators: any device, any float width, any graph. The reference.
 
-Maps are float32, or float64 where the prediction is. A sum adds up each row in the dtype of the
-maps and the rows in float64. No value is read on the host. A map that was made here is worked on in
-place: on a CPU fresh memory costs more than the arithmetic.
+Paddle differentiates what is written here; the choice of negatives has no gradient. Values are read
+on the host only of tensors that are there. On a GPU each operator is a launch, so that their number
+is kept small.
 """
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
-from dbloss import _scratch as scratch
-from dbloss.engine.dtypes import cast_gradient, computed
+from dbloss._arithmetic import value
+from dbloss._tensors import computed, constant, widened
 from dbloss.engine.processes import ALONE, Processes
-from dbloss.formulas import PixelLoss
-from dbloss.mining import Balance, tie_weight
+from dbloss.formulas import Counts, Dice, Mean, PixelLoss
+from dbloss.mining import Balance, Sums, Term, outcomes, tie_weight
 
-if TYPE_CHECKING:
-    from dbloss.engine import Term
-
-_DIGIT = 11  # bits; a GPU counts in fast memory that does not hold the bins of many more
+_ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows are float64
 
 
-def sweep(
-    maps: Tensor, terms: Sequence["Term"], processes: Processes
-) -> tuple[tuple[Tensor, ...], Callable[[Sequence[Tensor]], Tensor]]:
-    """Return the losses of the terms and the function that gives the gradient of the maps."""
-    parts = _first_sweep(maps, terms, processes)
-
-    def gradient(upstream: Sequence[Tensor]) -> Tensor:
-        channels: dict[int, Tensor] = {}
-        for part, scale in zip(parts, upstream):
-            added = part.gradient(scale)
-            if part.channel in channels:
-                added = scratch.add(added, channels[part.channel])
-            channels[part.channel] = added
-        if maps.ndim == 3:
-            return channels[0]
-        for channel in set(range(maps.shape[1])) - set(channels):
-            channels[channel] = paddle.zeros_like(channels[parts[0].channel])
-        stacked: Tensor = paddle.stack([channels[c] for c in sorted(channels)], axis=1)
-        return stacked
-
-    return tuple(part.value.astype(paddle.float32) for part in parts), gradient
+def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
+    """Return the losses of the terms, 0-D float32, each differentiable in the maps."""
+    found = outcomes(_Sweeps(maps, terms, processes), terms)
+    return tuple(outcome.value.astype(paddle.float32) for outcome in found)
 
 
-def graph(maps: Tensor, terms: Sequence["Term"], processes: Processes) -> tuple[Tensor, ...]:
-    """Return the losses of the terms in a static graph, which differentiates operators itself.
-
-    What it differentiates is a 0 added to the loss: the gradient times the difference between the
-    maps and a constant copy of them.
-    """
-    losses, maps = [], _computed(maps)
-    for part in _first_sweep(maps, terms, processes):
-        plane = maps if maps.ndim == 3 else maps[:, part.channel]
-        line = part.gradient(paddle.ones_like(part.value))
-        zero = (line * (plane - scratch.constant(plane))).sum()
-        losses.append((part.value.astype(line.dtype) + zero).astype(paddle.float32))
-    return tuple(losses)
-
-
-def pixel_graph(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
-    """Return the loss of every pixel in a static graph, made differentiable as in `graph`."""
-    pred = _computed(pred)
-    p, g = scratch.constant(pred), scratch.constant(gt.astype(pred.dtype))
-    return pixel_loss.value(p, g) + pixel_loss.derivative(p, g) * (pred - p)
-
-
-def _computed(maps: Tensor) -> Tensor:
-    """Return the maps of a static graph in the dtype they are computed in.
-
-    They are cast once, so that their gradient is rounded once, and before anything else: on a CPU
-    Paddle's graphs have no difference of float16.
-    """
-    dtype = computed(maps)
-    if maps.dtype != paddle.float16:
-        return maps.astype(dtype)
-    cast: Tensor = paddle.static.nn.static_pylayer(
-        lambda x: x.astype(dtype), [maps], lambda gradient: cast_gradient(gradient, paddle.float16)
-    )
-    return cast
+def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
+    """Return the loss of every pixel, the shape of `pred`, differentiable in `pred`."""
+    p = widened(pred)
+    loss: Tensor = value(pixel_loss, p, constant(gt.astype(p.dtype)))
+    return loss
 
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
     dtype = computed(hardness)
-    hardness, gt, mask = (scratch.constant(tensor.astype(dtype)) for tensor in (hardness, gt, mask))
-    positive = gt * mask
-    negative = mask - positive
-    _, n_neg = balance.counts(_sum(positive), _sum(mask) - _sum(positive), paddle)
+    hardness, gt, mask = (constant(tensor.astype(dtype)) for tensor in (hardness, gt, mask))
     # What counts as no negative must not matter, not even where infinity times 0 would be NaN.
-    hardness = paddle.where(negative != 0, hardness, paddle.zeros_like(hardness))
-    weights = _largest(hardness * negative, negative, n_neg, ALONE) * (negative != 0).astype(dtype)
-    return weights.astype(paddle.float32)
+    is_negative = (mask - gt * mask) != 0
+    hardness = paddle.where(is_negative, hardness, paddle.zeros_like(hardness))
+    # Dice ranks negatives by what is predicted: here, by the hardness.
+    sweeps = _Sweeps(hardness, [Term(Dice(1.0, 0.0), gt, mask, balance=balance)], ALONE)
+    ((_, counts),) = sweeps.sums([0])
+    _, n_neg = balance.counts(counts, paddle)
+    chosen = sweeps.chosen(0, n_neg).reshape(paddle.shape(gt)) * is_negative.astype(dtype)
+    return chosen.astype(paddle.float32)
 
 
-class _Part:
-    """One term: the sums of its first sweep, what they give, and what its second sweep needs."""
+class _Sweeps:
+    """The sweeps of `dbloss.mining` over a batch, whose maps are cut into rows."""
 
-    def __init__(self, term: "Term", planes: Tensor, g: Tensor, m: Tensor) -> None:
-        self.channel, self.loss, self.balance = term.channel, term.loss, term.balance
-        self.planes, self.g, self.weights = planes, g, m
+    xp = paddle
 
-    def first_sums(self) -> list[Tensor]:
-        """Return the sums of this process that `finish` takes."""
-        sums = [_sum(self.weights)]
-        if self.balance is not None:
-            positive = self.g * self.weights
-            sums.append(_sum(positive))
-            self.negative = scratch.negate(scratch.subtract(positive, self.weights))
-            if self.balance.per_pixel:
-                return sums
-        return [*sums, *self._sums(self.loss.hardness(self._copy(), self.g))]
+    def __init__(self, maps: Tensor, terms: Sequence[Term], processes: Processes) -> None:
+        self._terms, self._processes = terms, processes
+        maps = widened(maps)
+        size = math.prod(maps.shape[-2:]) if min(maps.shape) > 0 else 1
+        self._row = math.gcd(size, _ROW)  # 1 where a static graph leaves an axis open
+        planes = _planes(_rows(maps, self._row), {term.channel for term in terms})
+        labels = {
+            id(tensor): _rows(constant(tensor.astype(maps.dtype)), self._row)
+            for term in terms
+            for tensor in (term.target, term.mask)
+        }
+        self._g = [labels[id(term.target)] for term in terms]
+        self._weights = [labels[id(term.mask)] for term in terms]
+        self._mined = [term.mined for term in terms]  # until the choice
+        self._hardness = [
+            term.loss.hardness(planes[term.channel], g) for term, g in zip(terms, self._g)
+        ]
 
-    def finish(self, sums: Sequence[Tensor], processes: Processes) -> None:
-        """Take the sums of the batch; set the value and the line of the gradient."""
-        balance, (count, *sums) = self.balance, sums
-        if balance is None:
-            self.value, self.line = self._outcome(sums, count)
-            return
-        positive, *sums = sums
-        n_pos, n_neg = balance.counts(positive, count - positive, paddle)
-        negative = self.negative
-        del self.negative
-        if balance.per_pixel:
-            hardness = self.loss.hardness(self._copy(), self.g)
-            chosen = _largest(hardness * negative, negative, n_neg, processes)
-            chosen = scratch.multiply(chosen, negative)
-            self.weights = scratch.add(scratch.subtract(chosen, negative), self.weights)
-            sums = processes.add_up(paddle.stack(self._sums(hardness))).unbind()
-            self.value, self.line = self._outcome(sums, n_pos + n_neg)
-            return
-        d, line = self._outcome(sums, count)
-        sign = 1 - 2 * (d < 0).astype(d.dtype)
-        negative = scratch.multiply(negative, sign.astype(negative.dtype))
-        chosen = sign * _sum_of_largest(negative, n_neg, processes)
-        factor = balance.factor(positive, chosen, n_pos, n_neg)
-        self.value, self.line = factor * d, tuple(factor * x for x in line)
+    def sums(self, places: Sequence[int]) -> list[Sums]:
+        """Return the sums of the terms at some places."""
+        adding: dict[Any, Tensor] = {}
+        for place in places:
+            loss, (g, w) = self._terms[place].loss, (self._g[place], self._weights[place])
+            balanced = self._terms[place].balance is not None
+            key = id(g), id(w)
+            if balanced or isinstance(loss, Mean):
+                adding[key, "total"] = w
+            if (balanced or isinstance(loss, Dice)) and (key, "positive") not in adding:
+                adding[key, "positive"] = w * g
+            if not self._mined[place]:
+                for number, part in enumerate(loss.parts(self._hardness[place], g, w)):
+                    adding[place, number] = part
+        added = dict(zip(adding, self._add_up(list(adding.values()))))
+        found = []
+        for place in places:
+            key = id(self._g[place]), id(self._weights[place])
+            total, positive = added.get((key, "total")), added.get((key, "positive"))
+            parts = tuple(added[place, number] for number in (0, 1) if (place, number) in added)
+            counts = Counts(*(x if x is None else constant(x) for x in (total, positive)))
+            found.append(Sums(parts, counts))
+        return found
 
-    def gradient(self, upstream: Tensor) -> Tensor:
-        """Return the gradient of the channel."""
-        scale = upstream.astype(paddle.float64)
-        line = tuple((scale * x).astype(self.weights.dtype) for x in self.line)
-        return scratch.multiply(self.loss.slope(self._copy(), self.g, line), self.weights)
+    def choose(self, place: int, n: Tensor) -> None:
+        """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
+        with paddle.no_grad():
+            g, m = self._g[place], self._weights[place]
+            positive = g * m
+            self._weights[place] = positive + (m - positive) * self.chosen(place, n)
+        self._mined[place] = False
 
-    def _copy(self) -> Tensor:
-        """Return the predictions, for the receiver to overwrite."""
-        return self.planes[:, self.channel].clone()
+    def chosen(self, place: int, n: Tensor) -> Tensor:
+        """Return 1 for each of the `n` hardest negatives, a tie's weight for a tie, or 0."""
+        negative = self._negative(place)
+        values = constant(self._hardness[place]) * negative
+        if not self._on_host(values):
+            threshold = self._nth_largest(values, n)
+            return _choice(values, negative, n, threshold, self._add_up, paddle)
+        array, n = values.numpy(), n.item()
+        place_of_nth = max(array.size - max(int(n), 1), 0)
+        threshold = np.partition(array, place_of_nth, axis=None)[place_of_nth]
+        weights = _choice(array, negative.numpy(), n, threshold, _count, np)
+        return paddle.to_tensor(weights, place=values.place)
 
-    def _sums(self, hardness: Tensor) -> tuple[Tensor, ...]:
-        return self.loss.sums(hardness, self.g, self.weights, _sum)
+    def largest(self, place: int, n: Tensor, d: Tensor) -> Tensor:
+        """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
+        with paddle.no_grad():
+            sign = 1 - 2 * (d < 0).astype(d.dtype)
+            values = self._negative(place) * sign.astype(self._weights[place].dtype)
+            if self._on_host(values):
+                array = values.numpy().ravel()
+                count = min(int(n), array.size)
+                rest = array.size - count
+                hardest = np.partition(array, rest)[rest:] if count else array[:0]
+                return sign * float(hardest.sum(dtype=np.float64))
+            # n times the smallest of them, plus what the others have more.
+            threshold = self._nth_largest(values, n)
+            more, all_of_them = self._add_up(
+                [(values - threshold).clip(min=0), paddle.ones_like(values)]
+            )
+            return sign * (n.minimum(all_of_them) * threshold.astype(n.dtype) + more)
 
-    def _outcome(self, sums: Sequence[Tensor], count: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        return self.loss.value(sums, count), self.loss.line(sums, count)
+    def _negative(self, place: int) -> Tensor:
+        m = self._weights[place]
+        return m - self._g[place] * m
+
+    def _on_host(self, values: Tensor) -> bool:
+        """Tell whether values can be read without waiting for a device or another process."""
+        return (
+            paddle.in_dynamic_mode() and values.place.is_cpu_place() and self._processes.size == 1
+        )
+
+    def _add_up(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the sum of each map over all processes, 0-D float64."""
+        if self._row > 1:
+            maps = [x.sum(axis=-1) for x in maps]
+        stacked = paddle.stack(list(maps))
+        axes = list(range(1, stacked.ndim))
+        sums = stacked.sum(axis=axes, dtype=paddle.float64)
+        if self._processes.size > 1:
+            here = sums.detach()
+            total = self._processes.add_up(here.clone())
+            # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
+            sums = total + self._processes.size * (sums - here)
+        added: Sequence[Tensor] = sums.unbind()
+        return added
+
+    def _nth_largest(self, values: Tensor, n: Tensor) -> Tensor:
+        """Return the n-th largest value, 0-D; the largest for n below 1, the least beyond all."""
+        if self._processes.size > 1:
+            return self._processes.nth_largest(values, n)
+        ordered = paddle.sort(values.flatten(), descending=True)
+        place = (n.clip(1) - 1).minimum(paddle.numel(values).astype(n.dtype) - 1)
+        return paddle.gather(ordered, place.astype(paddle.int64))
 
 
-def _first_sweep(maps: Tensor, terms: Sequence["Term"], processes: Processes) -> list[_Part]:
-    dtype = computed(maps)
-    planes = scratch.constant(maps.astype(dtype))
-    if maps.ndim == 3:
-        planes = planes.unsqueeze(1)
-    labels = {
-        id(tensor): scratch.constant(tensor.astype(dtype))
-        for term in terms
-        for tensor in (term.target, term.mask)
-    }
-    parts = [_Part(term, planes, labels[id(term.target)], labels[id(term.mask)]) for term in terms]
-    sums = [part.first_sums() for part in parts]
-    if processes.size > 1:
-        # One exchange for all of them: each costs a message and a wait.
-        every = iter(processes.add_up(paddle.stack([x for some in sums for x in some])).unbind())
-        sums = [[next(every) for _ in some] for some in sums]
-    for part, some in zip(parts, sums):
-        part.finish(some, processes)
-    return parts
+def _rows(maps: Tensor, row: int) -> Tensor:
+    return maps.reshape([*maps.shape[:-2], -1, row]) if row > 1 else maps
 
 
-def _sum(x: Tensor) -> Tensor:
-    return x.sum(axis=-1).astype(paddle.float64).sum()
+def _planes(maps: Tensor, channels: Collection[int]) -> Mapping[int, Tensor]:
+    """Return some channels of maps; maps without channels are channel 0."""
+    if len(maps.shape) == 3:
+        return {0: maps}
+    if not paddle.in_dynamic_mode():
+        return {channel: maps[:, channel] for channel in channels}
+    # Each operator on a channel of several images would copy it first.
+    return {c: plane.contiguous() for c, plane in enumerate(maps.unbind(1)) if c in channels}
 
 
-def _largest(values: Tensor, negative: Tensor, n: Tensor, processes: Processes) -> Tensor:
-    """Return 1 for each of the `n` largest values, a tie's weight for a tie, 0 for the others."""
-    threshold = _nth_largest(values, n, processes)
+def _choice(
+    values: Any, negative: Any, n: Any, threshold: Any, add_up: Callable[[Any], Any], xp: Any
+) -> Any:
+    """Return the weights of the `n` largest values for tensors or arrays; `xp` is their library."""
     above = (values > threshold).astype(values.dtype)
     # A pixel of no negative weight has the value 0 and takes no place.
-    tied = (values == threshold).logical_and(negative != 0).astype(values.dtype)
-    n_above, n_tied = processes.add_up(paddle.stack([_sum(above), _sum(tied)])).unbind()
-    share = tie_weight(n, n_above, n_tied, paddle)
-    return scratch.add(above, scratch.multiply(tied, share.astype(values.dtype)))
+    tied = ((values == threshold) & (negative != 0)).astype(values.dtype)
+    n_above, n_tied = add_up([above, tied])
+    return above + tied * tie_weight(n, n_above, n_tied, xp).astype(values.dtype)
 
 
-def _sum_of_largest(values: Tensor, n: Tensor, processes: Processes) -> Tensor:
-    """Return the sum of the `n` largest values, which are overwritten.
-
-    It is n times the smallest of them, plus what the others have more.
-    """
-    threshold = _nth_largest(values, n, processes)
-    more = _sum(scratch.clip(scratch.subtract(values, threshold), min=0))
-    count = paddle.numel(values).astype(n.dtype)
-    count, more = processes.add_up(paddle.stack([count, more])).unbind()
-    return paddle.minimum(n, count) * threshold.astype(n.dtype) + more
-
-
-def _nth_largest(values: Tensor, n: Tensor, processes: Processes) -> Tensor:
-    """Return the n-th largest value, 0-D; the largest for n below 1, the least for n too large.
-
-    It is found digit by digit: a histogram of the leading bits tells in which bin the n-th largest
-    lies, and a histogram of the next bits of the values in that bin narrows it further.
-
-    Every tensor made here is made like another one: alone it would land on the default device,
-    which is not always that of the maps.
-    """
-    if not paddle.in_dynamic_mode():
-        return _nth_in_order(values, n)
-    bits = values.view(paddle.int64 if values.dtype == paddle.float64 else paddle.int32).flatten()
-    prefix, above = paddle.zeros_like(n, bits.dtype), paddle.zeros_like(n)
-    rest, leading = 64 if bits.dtype == paddle.int64 else 32, True
-    while rest:
-        width = min(_DIGIT, rest)
-        rest -= width
-        bins = 1 << width
-        first = paddle.full_like(prefix, -bins // 2) if leading else prefix * bins
-        digits = scratch.subtract(_shifted(bits, rest), first)
-        counts = processes.add_up(_histogram(digits, bins))
-        rising = (paddle.ones_like(counts).cumsum(0) - 1).astype(bits.dtype)
-        falling = rising.flip(0)
-        if leading:
-            # A float is sign and magnitude: falling values are falling positive digits, and then
-            # rising negative ones.
-            order = paddle.concat([falling[: bins // 2], rising[: bins // 2]])
-        else:
-            order = paddle.where(prefix < 0, rising, falling)
-        counts = paddle.gather(counts, order).astype(n.dtype)
-        at_least = counts.cumsum(0) + above
-        # An n too large ends in the last bin that holds a value.
-        wanted = paddle.minimum(n.clip(1), at_least[-1])
-        place = (at_least < wanted).astype(paddle.int64).sum().reshape([1])
-        above = paddle.gather(at_least - counts, place).squeeze()
-        prefix = first + paddle.gather(order, place).squeeze()
-        leading = False
-    return prefix.view(values.dtype)
-
-
-def _nth_in_order(values: Tensor, n: Tensor) -> Tensor:
-    # A static graph has no operator that gives the bits of a float.
-    place = n.clip(1).minimum(paddle.numel(values).astype(n.dtype)).astype(paddle.int64) - 1
-    ordered = paddle.sort(values.flatten(), descending=True)
-    return paddle.gather(ordered, place.reshape([1])).squeeze()
-
-
-def _shifted(bits: Tensor, by: int) -> Tensor:
-    if hasattr(paddle, "bitwise_right_shift"):
-        return paddle.bitwise_right_shift(bits, paddle.full_like(bits[:1], by))
-    return bits // (1 << by)  # Paddle 2.6: slower, and rounded down as a shift is
-
-
-def _histogram(digits: Tensor, bins: int) -> Tensor:
-    # `bincount` reads values on the host, to know its size. Of this histogram the last bin, which
-    # also counts the digit above it, is cut off; other digits outside the range are not counted.
-    return paddle.histogram(digits, bins + 1, 0, bins + 1)[:-1]
+def _count(arrays: Sequence[Any]) -> list[Any]:
+    return [array.sum(dtype=np.float64) for array in arrays]

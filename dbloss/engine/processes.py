@@ -1,4 +1,4 @@
-"""The processes that a batch is spread over, and what they share: sums."""
+"""The processes that a batch is spread over, and what they share: sums, and the n-th of values."""
 
 from typing import Any, NamedTuple
 
@@ -6,6 +6,8 @@ import paddle
 from paddle import Tensor
 
 from dbloss import checks
+
+_DIGIT = 11  # bits; a GPU counts in fast memory that does not hold the bins of many more
 
 
 class Processes(NamedTuple):
@@ -22,6 +24,55 @@ class Processes(NamedTuple):
         if self.size > 1:
             paddle.distributed.all_reduce(numbers, group=self.group)
         return numbers
+
+    def nth_largest(self, values: Tensor, n: Tensor) -> Tensor:
+        """Return the n-th largest value of all processes.
+
+        It is found digit by digit: a histogram of the leading bits tells in which bin it lies, and
+        a histogram of the next bits of the values in that bin narrows it further.
+
+        Every tensor made here is made like another one: alone it would land on the default device,
+        which is not always that of the maps.
+        """
+        rest = 64 if values.dtype == paddle.float64 else 32
+        bits = _bits(values.flatten(), paddle.int64 if rest == 64 else paddle.int32)
+        prefix, above = paddle.zeros_like(n, bits.dtype), paddle.zeros_like(n)
+        leading = True
+        while rest:
+            width = min(_DIGIT, rest)
+            rest -= width
+            bins = 1 << width
+            first = paddle.full_like(prefix, -bins // 2) if leading else prefix * bins
+            digits = bits // (1 << rest) - first
+            # Of this histogram the last bin, which also counts the digit above it, is cut off;
+            # other digits outside the range are not counted. `bincount` would read on the host.
+            counts = self.add_up(paddle.histogram(digits, bins + 1, 0, bins + 1)[:-1])
+            rising = (paddle.ones_like(counts).cumsum(0) - 1).astype(bits.dtype)
+            falling = rising.flip(0)
+            if leading:
+                # A float is sign and magnitude: falling values are falling positive digits, and
+                # then rising negative ones.
+                order = paddle.concat([falling[: bins // 2], rising[: bins // 2]])
+            else:
+                order = paddle.where(prefix < 0, rising, falling)
+            counts = paddle.gather(counts, order).astype(n.dtype)
+            at_least = counts.cumsum(0) + above
+            # An n too large ends in the last bin that holds a value.
+            wanted = paddle.minimum(n.clip(1), at_least[-1])
+            place = (at_least < wanted).astype(paddle.int64).sum()
+            above = paddle.gather(at_least - counts, place)
+            prefix = first + paddle.gather(order, place)
+            leading = False
+        return _bits(prefix, values.dtype)
+
+
+def _bits(values: Tensor, dtype: Any) -> Tensor:
+    """Return the bits of values as another dtype of the same width."""
+    if paddle.get_flags("FLAGS_use_stride_kernel")["FLAGS_use_stride_kernel"]:
+        return values.view(dtype)
+    # Paddle has no other operator for it.
+    array = values.numpy().view(str(dtype).rsplit(".", 1)[-1])
+    return paddle.to_tensor(array, place=values.place)
 
 
 ALONE = Processes()

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from paddle import Tensor
 
 from dbloss import checks
+from dbloss._tensors import without_amp
 from dbloss.balance import MINED_TYPES, PIXEL_LOSSES, hard_negative_weights
 from dbloss.db import DBLoss
-from dbloss.engine import pixel_map
-from dbloss.engine.dtypes import without_amp
+from dbloss.engine.operators import pixel_map
 from dbloss.formulas import AbsoluteError, BinaryCrossEntropy, Focal, PixelLoss, SquaredError
 from dbloss.plot import panels
 from dbloss.validate import to_array
@@ -208,7 +208,7 @@ def _pixel_loss(loss_fn: DBLoss, main_loss_type: str | None) -> PixelLoss:
         return AbsoluteError()
     if main_loss_type == "DiceFocalLoss":
         layer = loss_fn.bce_loss
-        return Focal(layer.focal_alpha, layer.focal_gamma, layer.eps)
+        return Focal.of(layer.focal_alpha, layer.focal_gamma, layer.eps)
     return BinaryCrossEntropy()
 
 

@@ -1,0 +1,104 @@
+"""What the package does with a caller's tensors: dtypes, AMP, constants, changes made in place."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import paddle
+from paddle import Tensor
+
+from dbloss import checks
+
+_GREATEST_FLOAT16 = 65504.0
+
+
+def computed(prediction: Tensor) -> Any:
+    """Return the dtype of the maps that are worked on: float64 for float64, else float32."""
+    return paddle.float64 if prediction.dtype == paddle.float64 else paddle.float32
+
+
+def without_amp() -> AbstractContextManager[None]:
+    """Return a context in which operators keep the dtypes given here, whatever AMP would cast.
+
+    Sums over a million pixels overflow in float16.
+    """
+    if paddle.__version__.startswith("2."):
+        # There AMP itself would refuse the graph, and not say what to do.
+        checks.eager(
+            f"Paddle {paddle.__version__}",
+            "Compile the model alone and call the loss on what it returns, or install Paddle 3.",
+        )
+    context: AbstractContextManager[None] = paddle.amp.auto_cast(enable=False)
+    return context
+
+
+def constant(x: Tensor) -> Tensor:
+    """Return `x` without gradient: a view, but in a static graph a copy.
+
+    A view there lets operators that work in place, and in parallel, write over what it shows.
+    """
+    if paddle.in_dynamic_mode():
+        return x.detach()
+    copy = paddle.assign(x)
+    copy.stop_gradient = True
+    return copy
+
+
+def unchanged(*tensors: Tensor) -> Callable[[], None]:
+    """Return what raises if one of the tensors has been changed in place since now."""
+    versions = [(tensor, tensor.inplace_version) for tensor in tensors]
+
+    def check() -> None:
+        for tensor, version in versions:
+            if tensor.inplace_version != version:
+                raise RuntimeError(
+                    "A map or a label was changed in place between the loss and its gradient, which"
+                    f" is made of it: expected version {version} of a tensor of shape"
+                    f" {list(tensor.shape)}, got version {tensor.inplace_version}. Call .clone()"
+                    " first and change the copy, or change it after backward()."
+                )
+
+    return check
+
+
+def hold(gradient: Tensor, prediction: Tensor) -> Tensor:
+    """Return the gradient in the dtype of the prediction.
+
+    What float16 cannot hold becomes infinite, which a `GradScaler` looks for. Where the prediction
+    is exactly 0 or 1 it becomes the largest number: there the backward pass of a saturated sigmoid
+    would make NaN of an infinity, in every step.
+    """
+    if prediction.dtype == paddle.float16:
+        gradient = paddle.where(_saturated(prediction), _held(gradient), gradient)
+    return gradient.astype(prediction.dtype)
+
+
+def _saturated(prediction: Tensor) -> Tensor:
+    return (prediction == 0).logical_or(prediction == 1)
+
+
+def _held(gradient: Tensor) -> Tensor:
+    return gradient.clip(-_GREATEST_FLOAT16, _GREATEST_FLOAT16)
+
+
+def widened(maps: Tensor) -> Tensor:
+    """Return the maps in the dtype they are computed in, differentiable as `hold` says."""
+    wide = maps.astype(computed(maps))
+    if maps.dtype != paddle.float16:
+        return wide
+    if not paddle.in_dynamic_mode():
+        holding = paddle.static.nn.static_pylayer(
+            lambda x: x.astype(paddle.float32),
+            [maps],
+            lambda gradient: _held(gradient).astype(paddle.float16),
+        )
+        return paddle.where(_saturated(constant(wide)), holding, wide)
+    if not wide.stop_gradient:
+        given = maps.detach()
+
+        def before_the_cast(gradient: Tensor) -> Tensor:
+            with without_amp():
+                return hold(gradient, given).astype(paddle.float32)
+
+        wide.register_hook(before_the_cast)
+    return wide
