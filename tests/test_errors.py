@@ -62,7 +62,7 @@ def single(layer, **changed):
 
 
 @SINGLES
-@pytest.mark.parametrize("dims", [(), (W,), (H, W), (N, 1, H, W), (N, 3, H, W)])
+@pytest.mark.parametrize("dims", [(), (H, W), (N, 3, H, W)])
 def test_prediction_of_a_wrong_rank(layer, dims):
     with raises(ValueError, "pred", r"N, H, W", shape(*dims)):
         single(layer, pred=zeros(*dims))
@@ -70,9 +70,7 @@ def test_prediction_of_a_wrong_rank(layer, dims):
 
 @SINGLES
 @pytest.mark.parametrize("name", ["gt", "mask"])
-@pytest.mark.parametrize(
-    "dims", [(), (H, W), (N, 1, H, W), (N, W, H), (1, H, W), (N, H, 1), (N + 1, H, W)]
-)
+@pytest.mark.parametrize("dims", [(H, W), (N, 1, H, W), (N, W, H), (1, H, W)])
 def test_target_or_mask_of_another_shape(layer, name, dims):
     """Nothing is broadcast: a mask [1, H, W] would count its pixels once for the whole batch."""
     with raises(ValueError, name, shape(N, H, W), shape(*dims)):
@@ -87,7 +85,7 @@ def test_no_image_or_no_pixel(layer, dims):
 
 
 @SINGLES
-@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool", "complex64"])
+@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64"])
 def test_prediction_of_a_wrong_dtype(layer, dtype):
     with raises(TypeError, "pred", "float", dtype, "astype|[Cc]ast"):
         single(layer, pred=zeros(N, H, W, dtype=dtype))
@@ -302,14 +300,14 @@ def each(table):
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("value", [-1, -0.5, float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
 def test_hyperparameter_out_of_range(layer, name, value):
     with raises(ValueError, name, str(value)):
         layer(**{name: value})
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("value", [None, "3", [3], True, False, 1j])
+@pytest.mark.parametrize("value", [None, "3", True])
 def test_hyperparameter_that_is_no_number(layer, name, value):
     with raises(TypeError, name, "number", called(value)):
         layer(**{name: value})
@@ -328,13 +326,13 @@ def test_focal_alpha_above_one(layer, name):
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("kind", [int, float, np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("kind", [np.float32, np.int64])
 def test_numbers_of_every_kind_pass(layer, name, kind):
     if name != "eps" or kind(0.25):
         layer(**{name: kind(0.25 if name == "eps" else 1)})
 
 
-@each(NUMBERS)
+@each(POSITIVE | FRACTION)
 def test_hyperparameter_too_large_for_a_float(layer, name):
     with raises(ValueError, name, "finite|whole", "got 1000"):
         layer(**{name: 10**400})
@@ -366,7 +364,9 @@ def test_zero_passes(layer, name):
 @pytest.mark.parametrize("layer", [DBLoss, BalanceLoss])
 @pytest.mark.parametrize("value", ["Dice", "diceloss", "", "BCE"])
 def test_unknown_main_loss_type_lists_those_there_are(layer, value):
-    with raises(ValueError, "main_loss_type", f"['\"]{value}['\"]", *oracle.BALANCED):
+    with raises(
+        ValueError, "main_loss_type", f"['\"]{value}['\"]", "CrossEntropy", *oracle.BALANCED
+    ):
         layer(main_loss_type=value)
 
 

@@ -2,11 +2,10 @@
 
 import importlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import paddle
+import programs
 import pytest
 from helpers import PADDLE
 
@@ -29,9 +28,7 @@ def report_on_small_batch(monkeypatch, capsys):
 
 
 def test_report_of_the_command():
-    result = subprocess.run(
-        [sys.executable, "-m", "dbloss"], capture_output=True, text=True, timeout=300
-    )
+    result = programs.run("-m", "dbloss")
     assert result.returncode == 0, result.stderr
     head, table = result.stdout.split("\n\n")
     values = dict(line.split(":", 1) for line in head.splitlines())
