@@ -59,7 +59,8 @@ class BalanceLoss(TermLayer):
         group: as in `DBLoss`.
 
     Raises:
-        TypeError: a hyperparameter is of the wrong type.
+        TypeError: a hyperparameter is of the wrong type, or a keyword is close to a known one and
+            not it, such as `negative_ration`.
         ValueError: a hyperparameter is out of its range, `main_loss_type` is unknown, or there is a
             group without a global batch.
 
@@ -105,7 +106,7 @@ class BalanceLoss(TermLayer):
             "fallback_negatives", fallback_negatives, least=0, whole=True
         )
         self.smooth = checks.number("smooth", smooth, least=0)
-        checks.warn_unknown("BalanceLoss", kwargs)
+        checks.unknown(BalanceLoss, kwargs)
 
     @untranslated
     def forward(

@@ -44,6 +44,23 @@ def differentiable_binarization(
     k = checks.number("k", k, above=0)
     checks.prediction("probability_map", probability_map)
     checks.prediction("threshold_map", threshold_map)
-    checks.same_shape("threshold_map", threshold_map, "probability_map", probability_map)
-    checks.same_dtype("threshold_map", threshold_map, "probability_map", probability_map)
+    _check_alike(threshold_map, probability_map)
     return F.sigmoid(k * (probability_map - threshold_map))
+
+
+def _check_alike(threshold_map: Tensor, probability_map: Tensor) -> None:
+    """Check that the maps have one shape and one dtype."""
+    axes = range(len(probability_map.shape))
+    if len(threshold_map.shape) != len(axes) or not checks.sizes_agree(
+        threshold_map, probability_map, axes
+    ):
+        raise ValueError(
+            f"threshold_map: expected the shape of probability_map, {list(probability_map.shape)},"
+            f" got {list(threshold_map.shape)}. Pass two maps of one size."
+        )
+    if threshold_map.dtype != probability_map.dtype:
+        raise TypeError(
+            "threshold_map: expected the dtype of probability_map,"
+            f" {checks.dtype_name(probability_map)}, got {checks.dtype_name(threshold_map)}."
+            " Convert one of them with .astype."
+        )

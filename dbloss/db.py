@@ -67,7 +67,8 @@ class DBLoss(LossLayer):
             loss, with the same settings, engine and dtype, since each waits for the sums of the
             others.
         group: the processes of a global batch, from `paddle.distributed.new_group`; None for all.
-        **kwargs: anything else is accepted with a warning that names it; `name` without one.
+        **kwargs: anything else is left unused, and the logger `dbloss` names it; `name` passes
+            silently.
 
     Attributes:
         bce_loss: layer of `L_s`, called as `bce_loss(pred, gt, mask)`.
@@ -75,7 +76,8 @@ class DBLoss(LossLayer):
         dice_loss: layer of `L_b`, called likewise. Each may be replaced.
 
     Raises:
-        TypeError: a hyperparameter is of the wrong type.
+        TypeError: a hyperparameter is of the wrong type, or a keyword is close to a known one and
+            not it, such as `ohem_ration`.
         ValueError: a hyperparameter is out of its range, `main_loss_type` is unknown, or there is a
             group without a global batch.
 
@@ -125,7 +127,7 @@ class DBLoss(LossLayer):
         self.aux_weight_p2 = checks.number("aux_weight_p2", aux_weight_p2, least=0)
         # BalanceLoss checks it too, but under another name.
         checks.number("ohem_ratio", ohem_ratio, least=0)
-        checks.warn_unknown("DBLoss", kwargs)
+        checks.unknown(DBLoss, kwargs)
         # A part that is not chosen checks its settings too: an error shows at once.
         with_focal = main_loss_type == "DiceFocalLoss"
         shared = {"global_batch": global_batch, "group": group}

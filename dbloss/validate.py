@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import paddle
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from paddle import Tensor
 
 from dbloss import checks
+
+_CHANNEL_NAMES = ("(probability)", "(threshold)", "(binary)")
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def validate_batch(predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> Bat
             names map, image, pixel (y, x) and value, and how many pixels of the map share it.
         RuntimeError: Paddle is in static graph mode, where there are no values to read.
 
-    Warns:
-        UserWarning: no pixel of text counts in the batch, or no pixel at all.
+    Logs:
+        WARNING, by the logger `dbloss`: no pixel of text counts in the batch, or no pixel at all.
 
     Example:
         >>> import paddle
@@ -127,12 +129,12 @@ def validate_batch(predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> Bat
     ranges = {}
     for key, tensor in predicted.items():
         for channel, values in enumerate(np.moveaxis(to_array(tensor), 1, 0)):
-            name = checks.channel_name(key, channel)
-            ranges[name] = checks.fractions(name, values)
+            name = _channel_name(key, channel)
+            ranges[name] = _fractions(name, values)
     arrays = [to_array(target) for target in targets]
     for index, values in enumerate(arrays, start=1):
         name = checks.label_name(index)
-        ranges[name] = checks.fractions(name, values, label=True)
+        ranges[name] = _fractions(name, values, label=True)
 
     *_, g, m = arrays
     positive, negative, ignored = (
@@ -141,7 +143,7 @@ def validate_batch(predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> Bat
     )
     summary = BatchSummary(positive, negative, ignored, ranges)
     if len(summary.without_text) == summary.images:
-        checks.warn_no_text(any(negative), any(ignored))
+        _report_no_text(any(negative), any(ignored))
     return summary
 
 
@@ -151,6 +153,72 @@ def to_array(tensor: Tensor) -> NDArray[Any]:
     half = tensor.dtype in (paddle.float16, paddle.bfloat16)
     array: NDArray[Any] = (tensor.detach().astype("float32") if half else tensor.detach()).numpy()
     return array
+
+
+def _channel_name(key: str, channel: int) -> str:
+    """Return what messages call a channel of `predicts[key]`."""
+    return f'predicts["{key}"][:, {channel}] {_CHANNEL_NAMES[channel]}'
+
+
+def _fractions(name: str, values: NDArray[Any], label: bool = False) -> tuple[float, float]:
+    """Return the least and the greatest of `values`, `[N, H, W]`, if all are in [0, 1]."""
+    least, greatest = values.min(), values.max()
+    if not (least >= 0 and greatest <= 1):  # as NaN makes it
+        _refuse_values(name, values, label)
+    return float(least), float(greatest)
+
+
+def _refuse_values(name: str, values: NDArray[Any], label: bool) -> NoReturn:
+    finite = np.isfinite(values)
+    outside = finite & ~((values >= 0) & (values <= 1))
+    image, y, x = np.argwhere(outside | ~finite)[0].tolist()
+    alike = outside if finite[image, y, x] else ~finite
+    if not finite[image, y, x]:
+        advice = (
+            "Look at the polygons and the resizing that made it."
+            if label
+            else "Lower the learning rate; in half precision make the binary map with"
+            " dbloss.differentiable_binarization, which does not overflow."
+        )
+    elif not label:
+        advice = "Put a sigmoid at the end of the head; clip what rounding alone puts outside."
+    elif np.isin(values, (0, 255)).all():
+        advice = "It holds 0 and 255: divide it by 255, or compare it with > 0."
+    else:
+        advice = (
+            f"Check the order [{', '.join(checks.LABEL_NAMES)}], and divide 8-bit values by 255."
+        )
+    kind = "outside [0, 1]" if finite[image, y, x] else "NaN or Inf"
+    raise ValueError(
+        f"{name}: expected values in [0, 1], got {values[image, y, x]!s} in image {image} at pixel"
+        f" (y, x) = ({y}, {x}). Pixels of the map that are {kind}: {alike.sum()} of {alike.size}."
+        f" {advice}"
+    )
+
+
+def _report_no_text(negative: bool, ignored: bool) -> None:
+    """Report that no pixel of text counts, though pixels may that are negative."""
+    if not negative:
+        found = "every pixel of the batch is ignored"
+    elif ignored:
+        found = "no text counts in the batch, and part of it is ignored"
+    else:
+        found = "the batch has no text, and nothing in it is ignored"
+    advice = (
+        ' Look for polygons marked "###" or smaller than min_text_size after resizing.'
+        if ignored
+        else " Look for random crops that miss the words."
+    )
+    if negative:
+        advice += (
+            " To learn from such a batch: DBLoss(smooth=1.0) pushes the binary map down,"
+            ' DBLoss(main_loss_type="BCELoss", fallback_negatives=1000) the probability map.'
+        )
+    checks.LOGGER.warning(
+        f"labels: {found}. With the defaults of DBLoss, loss_shrink_maps is 0, loss_binary_maps"
+        f" is exactly 1, and neither gives a gradient.{advice}",
+        stacklevel=3,
+    )
 
 
 def _align(rows: Sequence[tuple[str, ...]], left: bool = False) -> list[str]:

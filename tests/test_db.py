@@ -255,8 +255,8 @@ def test_inputs_are_not_written_to(kind, dtype, graded):
 # A drop-in for PaddleOCR ------------------------------------------------------------------------
 
 
-def test_a_configuration_of_paddleocr_builds_it():
-    """Warnings are errors here: the configuration's `name` passes silently."""
+def test_a_configuration_of_paddleocr_builds_it(caplog):
+    """The configuration's `name` passes silently."""
     config = {
         "name": "DBLoss",
         "balance_loss": True,
@@ -268,12 +268,24 @@ def test_a_configuration_of_paddleocr_builds_it():
     batch = make_batch()
     got = run_db(DBLoss(**config), {"maps": batch.maps}, batch.labels)
     check_db(got, oracle.db({"maps": batch.maps}, batch.labels), TOLERANCE["float32"])
+    assert not caplog.records
 
 
-def test_unknown_keywords_warn_and_are_named():
-    with pytest.warns(UserWarning, match="(?s)(?=.*ohem_ration)(?=.*colour)") as caught:
-        layer = DBLoss(ohem_ration=1, colour="red", name="DBLoss")
-    assert len(caught) == 1 and caught[0].filename == __file__
+def test_a_configuration_of_text_and_ones_computes_what_its_numbers_do():
+    batch = make_batch()
+    text = {"balance_loss": 1, "alpha": "5e0", "beta": "1e+1", "ohem_ratio": "3", "eps": "1e-6"}
+    text |= {"main_loss_type": "BCELoss", "fallback_negatives": "1e2", "smooth": "0"}
+    got = run_db(DBLoss(**text), {"maps": batch.maps}, batch.labels)
+    settings = {"main_loss_type": "BCELoss"}
+    expected = oracle.db({"maps": batch.maps}, batch.labels, **settings)
+    check_db(got, expected, TOLERANCE["float32"])
+
+
+def test_unknown_keywords_are_reported_by_name(caplog):
+    layer = DBLoss(total_epoch=1, colour="red", name="DBLoss")
+    (record,) = caplog.records
+    assert record.pathname == __file__
+    assert "DBLoss does not know 'colour', 'total_epoch' and" in record.getMessage()
     batch = make_batch()
     got = run_db(layer, {"maps": batch.maps}, batch.labels)
     check_db(got, oracle.db({"maps": batch.maps}, batch.labels), TOLERANCE["float32"])

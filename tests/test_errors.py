@@ -1,13 +1,18 @@
 """Every error names the argument, what was expected, what came and what to do."""
 
+import ast
+import itertools
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import oracle
 import paddle
+import programs
 import pytest
 from helpers import PADDLE, TOLERANCE, check_db, make_batch, run_db, tensor, tensors
 
+import dbloss
 from dbloss import (
     BalanceLoss,
     DBLoss,
@@ -15,6 +20,7 @@ from dbloss import (
     DiceLoss,
     MaskL1Loss,
     differentiable_binarization,
+    hard_negative_weights,
 )
 
 SINGLE = [DiceLoss, MaskL1Loss, BalanceLoss, DiceFocalLoss]
@@ -300,17 +306,19 @@ def each(table):
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("value", [-1, float("nan"), float("inf")])
-def test_hyperparameter_out_of_range(layer, name, value):
-    with raises(ValueError, name, str(value)):
-        layer(**{name: value})
+def test_hyperparameter_out_of_range(layer, name):
+    for value in (-1, -0.5, float("nan"), float("inf"), -float("inf")):
+        with raises(ValueError, name, str(value)):
+            layer(**{name: value})
+    with raises(ValueError, name, "finite|whole", "got 1000"):
+        layer(**{name: 10**400})
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("value", [None, "3", True])
-def test_hyperparameter_that_is_no_number(layer, name, value):
-    with raises(TypeError, name, "number", called(value)):
-        layer(**{name: value})
+def test_hyperparameter_that_is_no_number(layer, name):
+    for value in (None, "", "three", "1,5", "True", [3], True, False, 1j):
+        with raises(TypeError, name, "number", called(value)):
+            layer(**{name: value})
 
 
 @each(POSITIVE)
@@ -326,16 +334,70 @@ def test_focal_alpha_above_one(layer, name):
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("kind", [np.float32, np.int64])
-def test_numbers_of_every_kind_pass(layer, name, kind):
-    if name != "eps" or kind(0.25):
-        layer(**{name: kind(0.25 if name == "eps" else 1)})
+def test_numbers_of_every_kind_pass(layer, name):
+    for kind in (int, float, np.float32, np.float64, np.int64):
+        if name != "eps" or kind(0.25):
+            layer(**{name: kind(0.25 if name == "eps" else 1)})
 
 
-@each(POSITIVE | FRACTION)
-def test_hyperparameter_too_large_for_a_float(layer, name):
-    with raises(ValueError, name, "finite|whole", "got 1000"):
-        layer(**{name: 10**400})
+TEXTS = {name: ["1", "0.25", "1e-6", " 2.5E-1 "] for name in NUMBERS}
+TEXTS |= {"fallback_negatives": ["3", "7.0", "1e3"], "eps": ["0.25", "1e-6", " 2.5E-1 "]}
+
+
+@each(NUMBERS)
+def test_a_number_written_as_text_is_read(layer, name):
+    """YAML takes 1e-6 for text, and PaddleOCR's configurations are YAML."""
+    further = [{}, {"main_loss_type": "DiceFocalLoss"}] if layer is DBLoss else [{}]
+    for text, settings in itertools.product(TEXTS[name], further):
+        number = ast.literal_eval(text.strip())
+        got, expected = (layer(**{name: value}, **settings) for value in (text, number))
+        assert str(got) == str(expected)
+        assert getattr(got, name, None) == getattr(expected, name, None)
+
+
+@each(NUMBERS)
+def test_a_number_written_as_text_is_held_to_the_range(layer, name):
+    for text in ("-1", "nan", "inf", "-Infinity", "1e999", "9" * 5000):
+        with raises(ValueError, name, "finite|whole"):
+            layer(**{name: text})
+
+
+def test_functions_read_numbers_written_as_text():
+    batch = make_batch()
+    p, g, m = tensors(batch.single)
+    for one, other in (
+        (hard_negative_weights(p, g, m, "1.5"), hard_negative_weights(p, g, m, 1.5)),
+        (
+            hard_negative_weights(p, 0 * g, m, fallback_negatives="1e1"),
+            hard_negative_weights(p, 0 * g, m, fallback_negatives=10),
+        ),
+        (differentiable_binarization(p, g, "5e1"), differentiable_binarization(p, g, 50)),
+    ):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+FLAGS = pytest.mark.parametrize(
+    "layer, name",
+    [(DBLoss, "balance_loss"), (BalanceLoss, "balance_loss"), (BalanceLoss, "return_origin")]
+    + [(layer, "global_batch") for layer in (DBLoss, *SINGLE)],
+)
+
+
+@FLAGS
+def test_0_and_1_pass_for_a_flag(layer, name):
+    for value in (0, 1, np.int64(0), np.int64(1), np.bool_(False), 0.0, 1.0):
+        made = layer(**{name: value})
+        owner = made.bce_loss if (layer, name) == (DBLoss, "balance_loss") else made
+        assert getattr(owner, name) is bool(value)
+        for part in made.sublayers():
+            assert name != "global_batch" or part.global_batch is bool(value)
+
+
+@FLAGS
+def test_anything_else_is_no_flag(layer, name):
+    for value in (None, "True", "0", "1", 2, -1, 0.5, float("nan"), [], [1]):
+        with raises(TypeError, name, "True or False", called(value)):
+            layer(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta", "ohem_ratio", "smooth"])
@@ -387,6 +449,100 @@ def test_balance_has_no_dice_focal_and_names_the_class_that_does():
         BalanceLoss(main_loss_type="DiceFocalLoss")
 
 
+# Keywords that nothing reads --------------------------------------------------------------------
+
+SLIPS = [
+    (DBLoss, "ohem_ration", "ohem_ratio"),
+    (DBLoss, "ohemratio", "ohem_ratio"),
+    (DBLoss, "OHEM_ratio", "ohem_ratio"),
+    (DBLoss, "Alpha", "alpha"),
+    (DBLoss, "aplha", "alpha"),
+    (DBLoss, "alphs", "alpha"),
+    (DBLoss, "betta", "beta"),
+    (DBLoss, "epss", "eps"),
+    (DBLoss, "balanced_loss", "balance_loss"),
+    (DBLoss, "mian_loss_type", "main_loss_type"),
+    (DBLoss, "focal_gama", "focal_gamma"),
+    (DBLoss, "aux_weights_p3", "aux_weight_p3"),
+    (DBLoss, "fallback_negative", "fallback_negatives"),
+    (BalanceLoss, "negative_ration", "negative_ratio"),
+    (BalanceLoss, "retrun_origin", "return_origin"),
+    (BalanceLoss, "smoth", "smooth"),
+]
+# Those of PaddleOCR's data code and distillation losses, of other DB losses, and plain words.
+UNRELATED = [
+    "colour",
+    "kwargs",
+    "weight",
+    "key",
+    "model_name_list",
+    "model_name_pairs",
+    "maps_name",
+]
+UNRELATED += ["reduction", "type", "bbce_loss", "bce_scale", "l1_scale", "total_epoch", "use_log"]
+
+
+@pytest.mark.parametrize("layer, slip, meant", SLIPS)
+def test_a_keyword_close_to_a_known_one_is_an_error_that_names_it(layer, slip, meant, caplog):
+    with raises(TypeError, layer.__name__, f"'{slip}'", f"Did you mean '{meant}'", "spelling"):
+        layer(**{slip: 1})
+    with raises(TypeError, f"'{slip}'", f"'{meant}'"):
+        layer(**{slip: 1, "colour": "red"})
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("layer", [DBLoss, BalanceLoss])
+@pytest.mark.parametrize("name", UNRELATED)
+def test_any_other_keyword_is_reported(layer, name, caplog):
+    layer(**{name: 1})
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("dbloss", "WARNING")
+    assert record.getMessage() == (
+        f"{layer.__name__} does not know {name!r} and leaves it unused."
+        " Correct the spelling, or delete it."
+    )
+    assert record.pathname == __file__
+
+
+# What PaddleOCR does: it has Python's warnings ignored, and a logger of its own.
+SCRIPT = """
+import logging, sys, warnings
+import paddle
+from dbloss import DBLoss, validate_batch
+warnings.simplefilter("ignore")
+ppocr = logging.getLogger("ppocr")
+ppocr.addHandler(logging.StreamHandler(sys.stdout))
+ppocr.setLevel(logging.INFO)
+half, ones = paddle.full([1, 4, 4], 0.5), paddle.ones([1, 4, 4])
+before = list(logging.root.handlers)
+for configured in sys.argv[1:]:
+    logging.root.handlers[:] = before
+    print("----", file=sys.stderr, flush=True)
+    exec(configured)
+    DBLoss(colour="red")
+    validate_batch({"maps": paddle.stack([half] * 3, axis=1)}, [None, half, ones, 0 * ones, ones])
+"""
+REPORTED = ("DBLoss does not know 'colour' and leaves it", "labels: the batch has no text")
+CONFIGURATIONS = [
+    "",  # Paddle 3 gives the root logger a handler, older ones do not
+    "logging.root.handlers.clear()",
+    "logging.basicConfig(force=True)",
+    "logging.getLogger('dbloss').addHandler(logging.StreamHandler());"
+    " logging.getLogger('dbloss').propagate = False",
+]
+
+
+def test_what_is_reported_is_printed_once_though_warnings_are_ignored():
+    done = programs.run("-c", SCRIPT, *CONFIGURATIONS)
+    assert done.returncode == 0, done.stderr
+    _, *parts = done.stderr.split("----\n")
+    assert len(parts) == len(CONFIGURATIONS)
+    for text in REPORTED:
+        for configured, part in zip(CONFIGURATIONS, parts):
+            assert part.count(text) == 1, (configured, part)
+        assert text not in done.stdout
+
+
 # The binarization -------------------------------------------------------------------------------
 
 
@@ -398,7 +554,7 @@ def test_balance_has_no_dice_focal_and_names_the_class_that_does():
         ({"probability_map": zeros(N, H, W, dtype="int64")}, TypeError, ("float", "int64")),
         ({"threshold_map": zeros(N, H, W, dtype="bool")}, TypeError, ("float", "bool")),
         ({"threshold_map": zeros(N, W, H)}, ValueError, (shape(N, H, W), shape(N, W, H))),
-        ({"k": "50"}, TypeError, ("number", "str")),
+        ({"k": "steep"}, TypeError, ("number", "str")),
         ({"k": True}, TypeError, ("number", "bool")),
         ({"k": float("nan")}, ValueError, ("nan",)),
     ],
@@ -415,3 +571,23 @@ def test_static_graph_of_paddle_2():
     layer = paddle.jit.to_static(DBLoss(), full_graph=True)
     with pytest.raises(Exception, match=r"Paddle 2.*expected eager mode, got a static graph"):
         layer({"maps": tensor(batch.maps)}, [None, *tensors(batch.labels[1:])])
+
+
+# Where messages stand ----------------------------------------------------------------------------
+
+
+def test_checks_holds_what_several_modules_use_and_what_the_losses_take():
+    """A message about an argument of any other single module stands in that module."""
+    root = Path(dbloss.__file__).parent
+    losses = {"_layer.py", "balance.py", "db.py", "dice.py", "focal.py", "mask_l1.py", "engine"}
+    users = {}
+    for file in root.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "checks":
+                users.setdefault(node.attr, set()).add(file.relative_to(root).parts[0])
+    own = ast.parse((root / "checks.py").read_text("utf-8"))
+    shared = {node.id for node in ast.walk(own) if isinstance(node, ast.Name)}
+    for node in own.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            files = users[node.name]
+            assert files & losses or len(files) > 1 or node.name in shared, node.name

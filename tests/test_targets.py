@@ -156,7 +156,7 @@ def test_threshold_map_runs_from_thresh_min_to_thresh_max():
     np.testing.assert_array_equal(flat.threshold_map, np.float32(0.5))
 
 
-@pytest.mark.parametrize("number", [np.float32, np.float64, Fraction])
+@pytest.mark.parametrize("number", [np.float32, np.float64, Fraction, str])
 def test_settings_are_numbers_of_any_type(number):
     settings = {"shrink_ratio": 0.5, "thresh_min": 0.25, "thresh_max": 0.75, "min_text_size": 8}
     converted = {name: number(value) for name, value in settings.items()}
@@ -595,7 +595,7 @@ def test_a_wrong_polygon_is_named(polygon, error, parts):
         ({"shrink_ratio": 0}, ValueError, ["shrink_ratio", "at least 0.01", "got 0"]),
         ({"shrink_ratio": 1}, ValueError, ["shrink_ratio", "below 1"]),
         ({"shrink_ratio": math.nan}, ValueError, ["shrink_ratio", "finite"]),
-        ({"shrink_ratio": "0.4"}, TypeError, ["shrink_ratio", "str"]),
+        ({"shrink_ratio": "less"}, TypeError, ["shrink_ratio", "str"]),
         ({"thresh_min": 0.8}, ValueError, ["thresh_min", "at most 0.7", "0.8"]),
         ({"thresh_min": -0.1}, ValueError, ["thresh_min", "at least 0"]),
         ({"thresh_max": 1.5}, ValueError, ["thresh_max", "at most 1"]),

@@ -1,6 +1,7 @@
 """The maps, targets, losses and hard negatives of one image of a batch."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,12 +114,13 @@ def plot_batch(
     """
     checks.eager("plot_batch")
     loss_type = "DiceLoss" if main_loss_type is None else main_loss_type
+    ohem_ratio = checks.number("ohem_ratio", ohem_ratio, least=0)
     loss_fn = DBLoss(main_loss_type=loss_type, ohem_ratio=ohem_ratio)
     maps = checks.maps(predicts, channels=1)
     if maps.shape[1] != 1:
         maps = checks.maps(predicts)
     n, channels, height, width = maps.shape
-    index = checks.index("index", index, n, "images in the batch")
+    index = _checked_index(index, n)
     if labels is not None:
         checks.labels(labels, maps)
     picture = _read_picture(image, labels, index)
@@ -250,6 +252,21 @@ def _draw_mined(
     return legend
 
 
+def _checked_index(index: Any, count: int) -> int:
+    """Return `index` if it is that of one of `count` images, raise otherwise."""
+    if isinstance(index, bool) or not isinstance(index, Integral):
+        raise TypeError(
+            f"index: expected a whole number, got {checks.describe(index)}. Pass an int."
+        )
+    place = int(index)
+    if not 0 <= place < count:
+        raise ValueError(
+            f"index: expected 0 to {count - 1}, for there are {count} images in the batch,"
+            f" got {index}. Count from 0."
+        )
+    return place
+
+
 def _read_picture(image: Any, labels: Sequence[Any] | None, index: int) -> _Array | None:
     """Return what matplotlib draws, `[h, w, 3]`, or None where there is no image."""
     grey = image is None
@@ -264,7 +281,7 @@ def _read_picture(image: Any, labels: Sequence[Any] | None, index: int) -> _Arra
     array = np.asarray(image)
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
         array = np.moveaxis(array, 0, 2)
-    checks.picture("image", array.shape)
+    _check_picture(array.shape)
     if array.dtype != np.uint8:
         array = array.astype(np.float32)
         finite = array[np.isfinite(array)]
@@ -274,3 +291,13 @@ def _read_picture(image: Any, labels: Sequence[Any] | None, index: int) -> _Arra
     if grey:
         array = array.mean(axis=2, keepdims=True)
     return np.broadcast_to(array, (*array.shape[:2], 3)).astype(np.uint8)
+
+
+def _check_picture(shape: Sequence[int]) -> None:
+    """Check that `shape` is that of an image whose channels, if it has any, come last."""
+    channels = shape[2] if len(shape) == 3 else 1
+    if len(shape) not in (2, 3) or channels not in (1, 3, 4) or 0 in shape:
+        raise ValueError(
+            "image: expected the shape [h, w], [h, w, C] or [C, h, w] with 1, 3 or 4 channels,"
+            f" got {list(shape)}. Of a batch pass one image."
+        )

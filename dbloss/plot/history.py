@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def plot_history(records: Sequence[Mapping[str, Any]]) -> Figure:
     Source:
         Colours: Okabe and Ito, "Color Universal Design", 2008.
     """
-    steps = checks.records(records)
+    steps = _read_records(records)
     names = dict.fromkeys(name for step in steps for name in step)
     numbers = np.arange(1, len(steps) + 1)
     window = min(len(steps), max(20, len(steps) // 50))
@@ -87,3 +88,37 @@ def plot_history(records: Sequence[Mapping[str, Any]]) -> Figure:
     columns = 4 if len(names) + broken <= 4 else 3
     figure.legend(ncols=columns, loc="outside upper center", frameon=False, fontsize=12)
     return figure
+
+
+def _read_records(values: Any) -> list[dict[str, float]]:
+    """Return the losses of each step as dicts of floats."""
+    if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
+        raise TypeError(
+            "records: expected a list with one dict of losses per step,"
+            f" got {checks.describe(values)}."
+            " Append what the loss returns to a list, and pass that."
+        )
+    if not values:
+        raise ValueError(
+            "records: expected at least one step, got an empty list. Append the losses of each"
+            " step: records.append({name: float(loss) for name, loss in losses.items()})."
+        )
+    return [_read_record(f"records[{step}]", record) for step, record in enumerate(values)]
+
+
+def _read_record(name: str, record: Any) -> dict[str, float]:
+    if not isinstance(record, Mapping):
+        raise TypeError(
+            f"{name}: expected a dict of losses, got {checks.describe(record)}."
+            " Append the dict that the loss returns."
+        )
+    for key, value in record.items():
+        if not isinstance(value, Real) and getattr(value, "size", None) != 1:
+            raise TypeError(
+                f"{name}[{key!r}]: expected a number or a tensor that holds one,"
+                f" got {checks.describe(value)}. Leave out what is no loss."
+            )
+    return {
+        str(key): float(value if isinstance(value, Real) else value.item())
+        for key, value in record.items()
+    }
