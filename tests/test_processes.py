@@ -320,10 +320,3 @@ def test_a_group_without_a_global_batch_is_a_value_error(layer):
     group = SimpleNamespace(nranks=2, rank=0, ranks=[0, 1])
     with pytest.raises(ValueError, match=r"group: expected None .*Add global_batch=True"):
         layer(group=group)
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-def test_global_batch_is_true_or_false(layer):
-    for value in (1, "yes", None):
-        with pytest.raises(TypeError, match="global_batch: expected True or False, got"):
-            layer(global_batch=value)
