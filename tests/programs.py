@@ -1,6 +1,7 @@
 """Starting Python programs, and leaving none behind: not after a failure, Ctrl-C or a hang."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -48,13 +49,13 @@ def run(*words, **settings):
 
 
 def interrupted(*words, once, stream="stderr", **settings):
-    """The same of a program that gets Ctrl-C once a line of the stream holds a text.
+    """The same of a program that gets Ctrl-C once a line of the stream matches a pattern.
 
     The pipes close when the last process that it has started ends.
     """
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with started(*words, **pipes, **settings) as program:
-        seen = any(once in line for line in getattr(program, stream))
+        seen = any(re.search(once, line) for line in getattr(program, stream))
         if seen:
             program.send_signal(signal.SIGINT)
         stdout, stderr = program.communicate()

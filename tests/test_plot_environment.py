@@ -34,7 +34,7 @@ def test_without_matplotlib_the_import_says_what_to_install(monkeypatch):
 
 
 def test_without_opencv_the_command_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "dbloss.plot.__main__")
+    monkeypatch.delitem(sys.modules, "dbloss.plot.__main__", raising=False)
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(ImportError, match=r'cv2.*pip install "dbloss\[targets\]"'):
         importlib.import_module("dbloss.plot.__main__")

@@ -98,9 +98,9 @@ def test_the_same_seed_gives_the_same_run(finished, example, monkeypatch, capsys
 
 def test_ctrl_c_leaves_pictures_and_model_of_the_steps_done(tmp_path):
     options = ["--steps", 1000, "--out", tmp_path]
-    done = programs.interrupted(EXAMPLE, *options, once=" 2/1000 ")
+    done = programs.interrupted(EXAMPLE, *options, once=r" [1-9]\d*/1000 ")
     assert done.returncode == 0, done.stderr
-    assert 2 <= int(re.search(r"^step (\d+):", done.stdout, re.MULTILINE)[1]) < 1000
+    assert 1 <= int(re.search(r"^step (\d+):", done.stdout, re.MULTILINE)[1]) < 1000
     assert "Traceback" not in done.stderr
     assert_outputs(tmp_path)
 
