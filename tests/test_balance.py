@@ -253,6 +253,14 @@ def test_a_negative_scalar_loss_keeps_its_own_order(dtype, soft_mask):
     check_balance("DiceLoss", (p, g, m), dtype, ratio=30)
 
 
+def test_a_scalar_loss_is_negative_of_predictions_above_one_too():
+    """With labels of 0 and 1, where no order needs to be looked for as long as d is not below 0."""
+    p, g, m = make_batch(seed=16).single
+    p = np.float32(np.where(g * m == 1, 5, 0.01 * p))
+    assert oracle.dice(p, g, m)[0] < 0
+    check_balance("DiceLoss", (p, g, m), ratio=1)
+
+
 @BOTH
 @pytest.mark.parametrize("kind", oracle.MINED)
 def test_a_threshold_below_zero(dtype, kind):
