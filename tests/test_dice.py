@@ -15,6 +15,7 @@ pytestmark = pytest.mark.usefixtures("engine")
         ("binary", (1, 1, 1), "float32", {}),
         ("soft", (3, 5, 2), "float64", {"eps": 0.5}),
         ("soft", (2, 8, 12), "float32", {"smooth": 2.0}),
+        ("soft", (2, 8, 12), "float64", {}),
         ("noise", (2, 8, 12), "float64", {}),
         ("noise", (1, 1, 7), "float32", {"eps": 0.5, "smooth": 2.0}),
         ("masks_255", (2, 8, 12), "float64", {"eps": 0.5, "smooth": 2.0}),

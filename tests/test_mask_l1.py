@@ -14,6 +14,7 @@ pytestmark = pytest.mark.usefixtures("engine")
         ("binary", (2, 8, 12), "float32", 1e-6),
         ("binary", (1, 1, 1), "float64", 0.5),
         ("soft", (3, 5, 2), "float32", 0.5),
+        ("soft", (2, 8, 12), "float64", 1e-6),
         ("noise", (2, 8, 12), "float32", 1e-6),
         ("noise", (1, 1, 7), "float64", 1e-6),
         ("masks_255", (2, 8, 12), "float64", 0.5),
