@@ -1,5 +1,13 @@
+import signal
+
 import pytest
 from helpers import PADDLE
+
+
+def pytest_configure():
+    """Lets tests end the programs that they have started where pytest itself is told to end."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
 
 
 @pytest.fixture(params=["operators", "fused"])

@@ -50,7 +50,8 @@ def squared(p, g):
     return (p - g) ** 2, 2 * (p - g)
 
 
-PIXEL_LOSS = {"BCELoss": bce, "CrossEntropy": bce, "Euclidean": squared}
+# Not "CrossEntropy", another name of BCELoss: test_balance.py.
+PIXEL_LOSS = {"BCELoss": bce, "Euclidean": squared}
 MINED = (*PIXEL_LOSS, "OHEMDiceLoss")
 BALANCED = ("DiceLoss", "MaskL1Loss", *MINED)
 MAIN_LOSS_TYPES = (*BALANCED, "DiceFocalLoss")

@@ -1,8 +1,6 @@
 """The comparison of losses: a small one as a program, its table, and what it is made of."""
 
 import re
-import signal
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -10,15 +8,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import programs
 import pytest
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "compare_losses.py"
 LOSSES, SEEDS = ["BCELoss", "DiceFocalLoss"], [3, 8]
-
-
-def run(*options):
-    command = [sys.executable, str(EXAMPLE), *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def cells(markdown):
@@ -36,7 +30,7 @@ def example(monkeypatch):
 @pytest.fixture(scope="module")
 def finished():
     options = ["--steps", 2, "--held-out", 5, "--losses", *LOSSES, "--seeds", *SEEDS]
-    done = run(*options, "--jobs", 2)
+    done = programs.run(EXAMPLE, *options, "--jobs", 2)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -119,32 +113,29 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch):
 
 
 def test_ctrl_c_ends_the_workers_too():
-    command = [sys.executable, str(EXAMPLE), "--steps", "100000"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as program:
-        try:
-            seen = next((line for line in program.stderr if " 2/100000 " in line), None)
-            assert seen, "no second step"
-            program.send_signal(signal.SIGINT)
-            # The pipes close when the last worker has ended.
-            stdout, stderr = program.communicate(timeout=60)
-        finally:
-            program.kill()
-    assert program.returncode == 130
-    assert not stdout
-    assert "Traceback" not in stderr
+    done = programs.interrupted(EXAMPLE, "--steps", 1000, once=r" [1-9]\d*/1000 ")
+    assert done.returncode == 130
+    assert not done.stdout
+    assert "Traceback" not in done.stderr
 
 
-def test_help_names_every_option():
-    done = run("--help")
-    assert done.returncode == 0
+def said(example, monkeypatch, capsys, *options):
+    """The status of the program, which ends before it trains, and what it prints."""
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *options])
+    with pytest.raises(SystemExit) as ended:
+        example.main()
+    return ended.value.code, *capsys.readouterr()
+
+
+def test_help_names_every_option(example, monkeypatch, capsys):
+    status, printed, _ = said(example, monkeypatch, capsys, "--help")
+    assert status == 0
     for option in ("--losses", "--seeds", "--steps", "--held-out", "--jobs", "--help"):
-        assert option in done.stdout
+        assert option in printed
 
 
 @pytest.mark.parametrize(
-    "options, said",
+    "options, complaint",
     [
         (["--steps", "0"], "--steps, --held-out and --jobs must be at least 1"),
         (["--jobs", "0"], "--jobs must be at least 1"),
@@ -154,8 +145,7 @@ def test_help_names_every_option():
         (["--epochs", "3"], "--epochs"),
     ],
 )
-def test_a_bad_option_exits_with_2(options, said):
-    done = run(*options)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_bad_option_exits_with_2(example, monkeypatch, capsys, options, complaint):
+    status, _, message = said(example, monkeypatch, capsys, *options)
+    assert status == 2
+    assert complaint in message

@@ -2,14 +2,13 @@
 
 import ast
 import itertools
-import subprocess
-import sys
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import oracle
 import paddle
+import programs
 import pytest
 from helpers import PADDLE, TOLERANCE, check_db, make_batch, run_db, tensor, tensors
 
@@ -69,7 +68,7 @@ def single(layer, **changed):
 
 
 @SINGLES
-@pytest.mark.parametrize("dims", [(), (W,), (H, W), (N, 1, H, W), (N, 3, H, W)])
+@pytest.mark.parametrize("dims", [(), (H, W), (N, 3, H, W)])
 def test_prediction_of_a_wrong_rank(layer, dims):
     with raises(ValueError, "pred", r"N, H, W", shape(*dims)):
         single(layer, pred=zeros(*dims))
@@ -77,9 +76,7 @@ def test_prediction_of_a_wrong_rank(layer, dims):
 
 @SINGLES
 @pytest.mark.parametrize("name", ["gt", "mask"])
-@pytest.mark.parametrize(
-    "dims", [(), (H, W), (N, 1, H, W), (N, W, H), (1, H, W), (N, H, 1), (N + 1, H, W)]
-)
+@pytest.mark.parametrize("dims", [(H, W), (N, 1, H, W), (N, W, H), (1, H, W)])
 def test_target_or_mask_of_another_shape(layer, name, dims):
     """Nothing is broadcast: a mask [1, H, W] would count its pixels once for the whole batch."""
     with raises(ValueError, name, shape(N, H, W), shape(*dims)):
@@ -94,7 +91,7 @@ def test_no_image_or_no_pixel(layer, dims):
 
 
 @SINGLES
-@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "bool", "complex64"])
+@pytest.mark.parametrize("dtype", ["int64", "bool", "complex64"])
 def test_prediction_of_a_wrong_dtype(layer, dtype):
     with raises(TypeError, "pred", "float", dtype, "astype|[Cc]ast"):
         single(layer, pred=zeros(N, H, W, dtype=dtype))
@@ -110,12 +107,10 @@ def test_target_or_mask_of_a_wrong_dtype(layer, name, dtype):
 
 @SINGLES
 @pytest.mark.parametrize("name", ["pred", "gt", "mask"])
-@pytest.mark.parametrize(
-    "value, got", [(np.zeros((N, H, W)), "ndarray"), ([[0.0]], "list"), ("x", "str")]
-)
-def test_not_a_tensor(layer, name, value, got):
-    with raises(TypeError, name, "[Tt]ensor", got, "to_tensor"):
-        single(layer, **{name: value})
+def test_not_a_tensor(layer, name):
+    for value, got in ((np.zeros((N, H, W)), "ndarray"), ([[0.0]], "list"), ("x", "str")):
+        with raises(TypeError, name, "[Tt]ensor", got, "to_tensor"):
+            single(layer, **{name: value})
 
 
 @pytest.mark.parametrize("layer", [DiceLoss, MaskL1Loss])
@@ -230,10 +225,10 @@ class TestLabel:
 
 
 @pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
-@pytest.mark.parametrize("name", LABELS)
-def test_every_main_loss_type_calls_a_label_by_its_name(kind, name):
-    with raises(ValueError, name):
-        DBLoss(main_loss_type=kind)(maps(), labels(**{name: zeros(N, W, H)}))
+def test_every_main_loss_type_calls_a_label_by_its_name(kind):
+    for name in LABELS:
+        with raises(ValueError, name):
+            DBLoss(main_loss_type=kind)(maps(), labels(**{name: zeros(N, W, H)}))
 
 
 @pytest.mark.parametrize(
@@ -309,17 +304,19 @@ def each(table):
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("value", [-1, -0.5, float("nan"), float("inf"), -float("inf")])
-def test_hyperparameter_out_of_range(layer, name, value):
-    with raises(ValueError, name, str(value)):
-        layer(**{name: value})
+def test_hyperparameter_out_of_range(layer, name):
+    for value in (-1, -0.5, float("nan"), float("inf"), -float("inf")):
+        with raises(ValueError, name, str(value)):
+            layer(**{name: value})
+    with raises(ValueError, name, "finite|whole", "got 1000"):
+        layer(**{name: 10**400})
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("value", [None, "", "three", "1,5", "True", [3], True, False, 1j])
-def test_hyperparameter_that_is_no_number(layer, name, value):
-    with raises(TypeError, name, "number", called(value)):
-        layer(**{name: value})
+def test_hyperparameter_that_is_no_number(layer, name):
+    for value in (None, "", "three", "1,5", "True", [3], True, False, 1j):
+        with raises(TypeError, name, "number", called(value)):
+            layer(**{name: value})
 
 
 @each(POSITIVE)
@@ -335,10 +332,10 @@ def test_focal_alpha_above_one(layer, name):
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("kind", [int, float, np.float32, np.float64, np.int64])
-def test_numbers_of_every_kind_pass(layer, name, kind):
-    if name != "eps" or kind(0.25):
-        layer(**{name: kind(0.25 if name == "eps" else 1)})
+def test_numbers_of_every_kind_pass(layer, name):
+    for kind in (int, float, np.float32, np.float64, np.int64):
+        if name != "eps" or kind(0.25):
+            layer(**{name: kind(0.25 if name == "eps" else 1)})
 
 
 TEXTS = {name: ["1", "0.25", "1e-6", " 2.5E-1 "] for name in NUMBERS}
@@ -357,10 +354,10 @@ def test_a_number_written_as_text_is_read(layer, name):
 
 
 @each(NUMBERS)
-@pytest.mark.parametrize("text", ["-1", "nan", "inf", "-Infinity", "1e999", "9" * 5000])
-def test_a_number_written_as_text_is_held_to_the_range(layer, name, text):
-    with raises(ValueError, name, "finite|whole"):
-        layer(**{name: text})
+def test_a_number_written_as_text_is_held_to_the_range(layer, name):
+    for text in ("-1", "nan", "inf", "-Infinity", "1e999", "9" * 5000):
+        with raises(ValueError, name, "finite|whole"):
+            layer(**{name: text})
 
 
 def test_functions_read_numbers_written_as_text():
@@ -385,26 +382,20 @@ FLAGS = pytest.mark.parametrize(
 
 
 @FLAGS
-@pytest.mark.parametrize("value", [0, 1, np.int64(0), np.int64(1), np.bool_(False), 0.0, 1.0])
-def test_0_and_1_pass_for_a_flag(layer, name, value):
-    made = layer(**{name: value})
-    owner = made.bce_loss if (layer, name) == (DBLoss, "balance_loss") else made
-    assert getattr(owner, name) is bool(value)
-    for part in made.sublayers():
-        assert name != "global_batch" or part.global_batch is bool(value)
+def test_0_and_1_pass_for_a_flag(layer, name):
+    for value in (0, 1, np.int64(0), np.int64(1), np.bool_(False), 0.0, 1.0):
+        made = layer(**{name: value})
+        owner = made.bce_loss if (layer, name) == (DBLoss, "balance_loss") else made
+        assert getattr(owner, name) is bool(value)
+        for part in made.sublayers():
+            assert name != "global_batch" or part.global_batch is bool(value)
 
 
 @FLAGS
-@pytest.mark.parametrize("value", [None, "True", "0", "1", 2, -1, 0.5, float("nan"), [], [1]])
-def test_anything_else_is_no_flag(layer, name, value):
-    with raises(TypeError, name, "True or False", called(value)):
-        layer(**{name: value})
-
-
-@each(NUMBERS)
-def test_hyperparameter_too_large_for_a_float(layer, name):
-    with raises(ValueError, name, "finite|whole", "got 1000"):
-        layer(**{name: 10**400})
+def test_anything_else_is_no_flag(layer, name):
+    for value in (None, "True", "0", "1", 2, -1, 0.5, float("nan"), [], [1]):
+        with raises(TypeError, name, "True or False", called(value)):
+            layer(**{name: value})
 
 
 @pytest.mark.parametrize("name", ["alpha", "beta", "ohem_ratio", "smooth"])
@@ -433,7 +424,9 @@ def test_zero_passes(layer, name):
 @pytest.mark.parametrize("layer", [DBLoss, BalanceLoss])
 @pytest.mark.parametrize("value", ["Dice", "diceloss", "", "BCE"])
 def test_unknown_main_loss_type_lists_those_there_are(layer, value):
-    with raises(ValueError, "main_loss_type", f"['\"]{value}['\"]", *oracle.BALANCED):
+    with raises(
+        ValueError, "main_loss_type", f"['\"]{value}['\"]", "CrossEntropy", *oracle.BALANCED
+    ):
         layer(main_loss_type=value)
 
 
@@ -497,16 +490,17 @@ def test_a_keyword_close_to_a_known_one_is_an_error_that_names_it(layer, slip, m
 
 
 @pytest.mark.parametrize("layer", [DBLoss, BalanceLoss])
-@pytest.mark.parametrize("name", UNRELATED)
-def test_any_other_keyword_is_reported(layer, name, caplog):
-    layer(**{name: 1})
-    (record,) = caplog.records
-    assert (record.name, record.levelname) == ("dbloss", "WARNING")
-    assert record.getMessage() == (
-        f"{layer.__name__} does not know {name!r} and leaves it unused."
-        " Correct the spelling, or delete it."
-    )
-    assert record.pathname == __file__
+def test_any_other_keyword_is_reported(layer, caplog):
+    for name in UNRELATED:
+        caplog.clear()
+        layer(**{name: 1})
+        (record,) = caplog.records
+        assert (record.name, record.levelname) == ("dbloss", "WARNING")
+        assert record.getMessage() == (
+            f"{layer.__name__} does not know {name!r} and leaves it unused."
+            " Correct the spelling, or delete it."
+        )
+        assert record.pathname == __file__
 
 
 # What PaddleOCR does: it has Python's warnings ignored, and a logger of its own.
@@ -518,30 +512,33 @@ warnings.simplefilter("ignore")
 ppocr = logging.getLogger("ppocr")
 ppocr.addHandler(logging.StreamHandler(sys.stdout))
 ppocr.setLevel(logging.INFO)
-{configured}
-DBLoss(colour="red")
 half, ones = paddle.full([1, 4, 4], 0.5), paddle.ones([1, 4, 4])
-validate_batch({{"maps": paddle.stack([half] * 3, axis=1)}}, [None, half, ones, 0 * ones, ones])
+before = list(logging.root.handlers)
+for configured in sys.argv[1:]:
+    logging.root.handlers[:] = before
+    print("----", file=sys.stderr, flush=True)
+    exec(configured)
+    DBLoss(colour="red")
+    validate_batch({"maps": paddle.stack([half] * 3, axis=1)}, [None, half, ones, 0 * ones, ones])
 """
 REPORTED = ("DBLoss does not know 'colour' and leaves it", "labels: the batch has no text")
+CONFIGURATIONS = [
+    "",  # Paddle 3 gives the root logger a handler, older ones do not
+    "logging.root.handlers.clear()",
+    "logging.basicConfig(force=True)",
+    "logging.getLogger('dbloss').addHandler(logging.StreamHandler());"
+    " logging.getLogger('dbloss').propagate = False",
+]
 
 
-@pytest.mark.parametrize(
-    "configured",
-    [
-        "",  # Paddle 3 gives the root logger a handler, older ones do not
-        "logging.root.handlers.clear()",
-        "logging.basicConfig(force=True)",
-        "logging.getLogger('dbloss').addHandler(logging.StreamHandler());"
-        " logging.getLogger('dbloss').propagate = False",
-    ],
-)
-def test_what_is_reported_is_printed_once_though_warnings_are_ignored(configured):
-    script = SCRIPT.format(configured=configured)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+def test_what_is_reported_is_printed_once_though_warnings_are_ignored():
+    done = programs.run("-c", SCRIPT, *CONFIGURATIONS)
     assert done.returncode == 0, done.stderr
+    _, *parts = done.stderr.split("----\n")
+    assert len(parts) == len(CONFIGURATIONS)
     for text in REPORTED:
-        assert done.stderr.count(text) == 1, done.stderr
+        for configured, part in zip(CONFIGURATIONS, parts):
+            assert part.count(text) == 1, (configured, part)
         assert text not in done.stdout
 
 

@@ -8,11 +8,19 @@ from dbloss import MaskL1Loss
 pytestmark = pytest.mark.usefixtures("engine")
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 7), (3, 5, 2), (2, 8, 12)])
-@pytest.mark.parametrize("kind", ["binary", "soft", "noise", "masks_255"])
-@pytest.mark.parametrize("eps", [1e-6, 0.5])
-def test_value_and_gradient(dtype, shape, kind, eps):
+@pytest.mark.parametrize(
+    ("kind", "shape", "dtype", "eps"),
+    [
+        ("binary", (2, 8, 12), "float32", 1e-6),
+        ("binary", (1, 1, 1), "float64", 0.5),
+        ("soft", (3, 5, 2), "float32", 0.5),
+        ("soft", (2, 8, 12), "float64", 1e-6),
+        ("noise", (2, 8, 12), "float32", 1e-6),
+        ("noise", (1, 1, 7), "float64", 1e-6),
+        ("masks_255", (2, 8, 12), "float64", 0.5),
+    ],
+)
+def test_value_and_gradient(kind, shape, dtype, eps):
     batch = make_batch(kind, shape, seed=2)
     layer, (target, mask) = MaskL1Loss(eps=eps), tensors((batch.t, batch.k))
     p = batch.maps[:, 1]

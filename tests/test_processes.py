@@ -1,18 +1,17 @@
 """Several processes compute one loss: that of their images as one batch.
 
-Each test runs with two and with three processes, which Paddle's launcher starts once for all.
+Paddle's launcher starts three of them once for all tests. (test_train_multi_process.py starts two.)
 """
 
 from pathlib import Path
 from types import SimpleNamespace
 
-import launcher
 import numpy as np
 import oracle
+import programs
 import pytest
 from helpers import (
     GOLDEN,
-    GOLDEN_CASES,
     GOLDEN_WEIGHTS,
     TOLERANCE,
     Tolerance,
@@ -26,9 +25,10 @@ from helpers import (
 )
 from processes_worker import (
     CASES,
+    GOLDEN_CASES,
     GROUPS,
+    SIZE,
     STEPS,
-    TRAINED,
     TYPES,
     batches,
     run,
@@ -61,16 +61,16 @@ class Results(list):
         return together(self.of(name)) / len(self)
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=lambda size: f"{size} processes")
-def launched(request, tmp_path_factory):
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
     """What each process has saved, or the error of the launch."""
     folder = tmp_path_factory.mktemp("processes")
     try:
-        launcher.launch(request.param, folder, WORKER, folder)
+        programs.launch(SIZE, folder, WORKER, folder)
     except AssertionError as error:
         return error
     everything = []
-    for rank in range(request.param):
+    for rank in range(SIZE):
         with np.load(folder / f"{rank}.npz") as arrays:
             everything.append(dict(arrays))
     return everything
@@ -159,22 +159,21 @@ def test_whole_batch(processes, name):
 
 
 def test_the_cases_are_what_they_are_named():
-    for size in (2, 3):
-        ties = batches("ties", size)
-        for kind, hardness in (("BCELoss", oracle.bce), ("OHEMDiceLoss", lambda p, g: (p, None))):
-            p, g, m = whole(ties).single
-            weights = oracle.hard_negative_weights(hardness(p, g)[0], g, m)
-            shared = (weights > 0) & (weights < 1)
-            parts = np.split(shared.ravel(), np.cumsum([b.g.size for b in ties])[:-1])
-            assert all(part.any() for part in parts), kind
-        (negative, _) = oracle.dice(*whole(batches("negative Dice", size)).single)
-        assert negative < 0
-        assert not batches("no text in one", size)[0].g.any()
-        assert not batches("one ignored", size)[0].m.any()
-        assert [b.g.size > 1 << 17 for b in batches("large and tiny", size)] == [
-            True,
-            *[False] * (size - 1),
-        ]
+    ties = batches("ties", SIZE)
+    for kind, hardness in (("BCELoss", oracle.bce), ("OHEMDiceLoss", lambda p, g: (p, None))):
+        p, g, m = whole(ties).single
+        weights = oracle.hard_negative_weights(hardness(p, g)[0], g, m)
+        shared = (weights > 0) & (weights < 1)
+        parts = np.split(shared.ravel(), np.cumsum([b.g.size for b in ties])[:-1])
+        assert all(part.any() for part in parts), kind
+    (negative, _) = oracle.dice(*whole(batches("negative Dice", SIZE)).single)
+    assert negative < 0
+    assert not batches("no text in one", SIZE)[0].g.any()
+    assert not batches("one ignored", SIZE)[0].m.any()
+    assert [b.g.size > 1 << 17 for b in batches("large and tiny", SIZE)] == [
+        True,
+        *[False] * (SIZE - 1),
+    ]
 
 
 @pytest.mark.parametrize("name", GOLDEN_CASES)
@@ -210,18 +209,15 @@ def test_gradient_of_a_mix_of_the_parts_accumulates(processes, kind):
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_a_group(processes, kind):
-    """The processes of a group share a batch; the one outside computes its own."""
-    shares = batches("unequal", len(processes))
-    inside = GROUPS[len(processes)]
-    (outside,) = set(range(len(processes))) - set(inside)
-    for ranks in (inside, [outside]):
-        some = Results(processes[rank] for rank in ranks)
-        batch = whole([shares[rank] for rank in ranks])
-        losses, grads = oracle.db({"maps": batch.maps}, batch.labels, main_loss_type=kind)
-        check_losses(some, f"group {kind}", losses, TOLERANCE["float32"])
-        got = some.gradient(f"group {kind}: gradient")
-        check_gradient(got, grads["maps"], TOLERANCE["float32"])
+@pytest.mark.parametrize("ranks", GROUPS, ids=str)
+def test_a_group(processes, kind, ranks):
+    """The processes of a group share a batch."""
+    some, shares = Results(processes[rank] for rank in ranks), batches("unequal", SIZE)
+    batch = whole([shares[rank] for rank in ranks])
+    losses, grads = oracle.db({"maps": batch.maps}, batch.labels, main_loss_type=kind)
+    check_losses(some, f"group {kind}", losses, TOLERANCE["float32"])
+    got = some.gradient(f"group {kind}: gradient")
+    check_gradient(got, grads["maps"], TOLERANCE["float32"])
 
 
 @pytest.mark.parametrize("kind", TYPES)
@@ -258,7 +254,7 @@ def test_hard_negatives_are_those_of_the_own_images(processes):
 # Training ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", TRAINED)
+@pytest.mark.parametrize("kind", TYPES)
 def test_training_is_that_of_one_process(processes, kind):
     want = train(kind)
     for key, value in want.items():
@@ -266,7 +262,7 @@ def test_training_is_that_of_one_process(processes, kind):
             np.testing.assert_allclose(got, value, rtol=1e-5, atol=1e-4 * np.abs(value).max())
 
 
-@pytest.mark.parametrize("kind", TRAINED)
+@pytest.mark.parametrize("kind", TYPES)
 def test_training_without_a_global_batch_is_another(processes, kind):
     want = train(kind)
     for key in ("gradient 0", f"loss {STEPS - 1}", "weight 0"):
@@ -294,14 +290,15 @@ def test_without_parallelism_nothing_changes_for_single_losses(engine, layer):
     assert scalar(layer(global_batch=True)(pred, *labels)) == scalar(layer()(pred, *labels))
 
 
-def test_a_process_outside_the_group_is_told(processes):
-    (rank,) = set(range(len(processes))) - set(GROUPS[len(processes)])
-    said = str(processes[rank]["outsider"])
-    assert said.startswith(
-        f"RuntimeError: group: expected one that holds this process, rank {rank}"
-    )
-    assert f"got the ranks {GROUPS[len(processes)]}" in said
-    assert "leave the group out for all processes" in said
+@pytest.mark.parametrize("ranks", GROUPS, ids=str)
+def test_a_process_outside_the_group_is_told(processes, ranks):
+    for rank in set(range(SIZE)) - set(ranks):
+        said = str(processes[rank]["outsider"])
+        assert said.startswith(
+            f"RuntimeError: group: expected one that holds this process, rank {rank}"
+        )
+        assert f"got the ranks {ranks}" in said
+        assert "leave the group out for all processes" in said
 
 
 def test_a_static_graph_is_told(processes):
@@ -311,11 +308,11 @@ def test_a_static_graph_is_told(processes):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("group", [2, "all", [0, 1]], ids=repr)
 @pytest.mark.parametrize("global_batch", [True, False])
-def test_what_is_no_group_is_a_type_error(layer, group, global_batch):
-    with pytest.raises(TypeError, match="group: expected a group of processes or None, got"):
-        layer(global_batch=global_batch, group=group)
+def test_what_is_no_group_is_a_type_error(layer, global_batch):
+    for group in (2, "all", [0, 1]):
+        with pytest.raises(TypeError, match="group: expected a group of processes or None, got"):
+            layer(global_batch=global_batch, group=group)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -323,10 +320,3 @@ def test_a_group_without_a_global_batch_is_a_value_error(layer):
     group = SimpleNamespace(nranks=2, rank=0, ranks=[0, 1])
     with pytest.raises(ValueError, match=r"group: expected None .*Add global_batch=True"):
         layer(group=group)
-
-
-@pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("value", [1, "yes", None], ids=repr)
-def test_global_batch_is_true_or_false(layer, value):
-    with pytest.raises(TypeError, match="global_batch: expected True or False, got"):
-        layer(global_batch=value)

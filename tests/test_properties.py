@@ -39,11 +39,11 @@ LAYERS = {
     "DiceLoss()": DiceLoss(),
     "MaskL1Loss()": MaskL1Loss(),
     "DiceFocalLoss()": DiceFocalLoss(eps=2.0**-10),
-    **{kind: BalanceLoss(main_loss_type=kind, negative_ratio=1) for kind in oracle.BALANCED},
     **{
-        f"{kind}, fallback": BalanceLoss(main_loss_type=kind, fallback_negatives=3, smooth=0.5)
+        kind: BalanceLoss(main_loss_type=kind, negative_ratio=1, fallback_negatives=3)
         for kind in oracle.BALANCED
     },
+    "smooth OHEMDiceLoss": BalanceLoss(main_loss_type="OHEMDiceLoss", smooth=0.5),
 }
 EACH = pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
 

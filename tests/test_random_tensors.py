@@ -1,23 +1,16 @@
 """The first example runs and prints what it says."""
 
-import os
 import re
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "random_tensors.py"
 
 
-def test_it_prints_losses_norm_and_time():
-    result = subprocess.run(
-        [sys.executable, "-W", "ignore", str(EXAMPLE)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "DBLOSS_ENGINE": "auto"},
-    )
-    assert result.returncode == 0, result.stderr
-    batches = result.stdout.strip().split("\n\n")
+def test_it_prints_losses_norm_and_time(monkeypatch, capsys):
+    monkeypatch.setenv("DBLOSS_ENGINE", "auto")
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    batches = capsys.readouterr().out.strip().split("\n\n")
     assert len(batches) == 2
     for batch in batches:
         rows = dict(re.findall(r"^  (.+?)  +(\S+)", batch, re.MULTILINE))

@@ -1,11 +1,10 @@
 """The site builds without a warning, draws its formulas, and takes nothing from another host."""
 
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import programs
 import pytest
 
 pytest.importorskip("mkdocs", reason='needs pip install ".[docs]"')
@@ -28,8 +27,7 @@ PAGES = [
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    build = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    build = programs.run("-m", "mkdocs", "build", "--strict", "--site-dir", folder, cwd=ROOT)
     assert build.returncode == 0, build.stderr
     return folder
 

@@ -4,13 +4,13 @@ import importlib.util
 import json
 import math
 import os
-import subprocess
 import sys
 import textwrap
 from fractions import Fraction
 
 import cv2
 import numpy as np
+import programs
 import pytest
 from helpers import DATA
 from hypothesis import given, settings
@@ -77,9 +77,8 @@ def assert_no_text(targets):
 
 def run(code):
     """Run it in a fresh process."""
-    script = "import warnings\nwarnings.simplefilter('ignore')\n" + textwrap.dedent(code)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr.decode()
+    done = programs.run("-W", "ignore", "-c", textwrap.dedent(code))
+    assert done.returncode == 0, done.stderr
 
 
 def raises(error, *parts):
@@ -89,13 +88,14 @@ def raises(error, *parts):
 # PaddleOCR's own maps ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("container", CONTAINERS)
 @pytest.mark.parametrize("name", CASES)
-def test_golden(name, container):
+def test_golden(name):
     case = CASES[name]
-    polygons = [CONTAINERS[container](polygon) for polygon in case["polygons"]]
-    got = make_targets(polygons, case["ignored"], case["height"], case["width"], **case["kwargs"])
-    assert_same(got, Targets(*(GOLDEN[f"{name}.{field}"] for field in Targets._fields)))
+    size = case["height"], case["width"]
+    expected = Targets(*(GOLDEN[f"{name}.{field}"] for field in Targets._fields))
+    for convert in CONTAINERS.values():
+        polygons = [convert(polygon) for polygon in case["polygons"]]
+        assert_same(make_targets(polygons, case["ignored"], *size, **case["kwargs"]), expected)
 
 
 # Closed forms -----------------------------------------------------------------------------------
@@ -487,8 +487,8 @@ def test_it_starts_no_thread_and_leaves_the_threads_of_opencv_alone():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
-@pytest.mark.parametrize("used", [False, True], ids=["imported", "used"])
-def test_in_forked_workers(used):
+def test_in_forked_workers():
+    """Which fork where it is imported, and where it has been used."""
     code = """
         import multiprocessing
         import numpy as np
@@ -502,16 +502,17 @@ def test_in_forked_workers(used):
             assert not recorder.buffer, "compiled in a worker"
             return [target.sum() for target in targets]
 
-        expected = [work(seed) for seed in range(4 * USED)]
-        with multiprocessing.get_context("fork").Pool(2) as pool:
-            got = pool.map_async(work, range(4)).get(timeout=60)
-        assert got == (expected or [work(seed) for seed in range(4)])
+        def in_workers():
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                return pool.map(work, range(4))
+
+        before = in_workers()
+        assert before == [work(seed) for seed in range(4)] == in_workers()
         """
-    run(code.replace("USED", str(used)))
+    run(code)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_in_workers_of_a_data_loader(shared):
+def test_in_workers_of_a_data_loader():
     code = """
         import cv2, paddle
         import numpy as np
@@ -525,15 +526,17 @@ def test_in_workers_of_a_data_loader(shared):
                 polygons = np.random.default_rng(index).uniform(-20, 300, (10, 5, 2))
                 return *make_targets(polygons, [False] * 10, 320, 320), cv2.getNumThreads()
 
-        labels, settings = Labels(), {"batch_size": 4, "use_shared_memory": SHARED}
+        labels = Labels()
         labels[0]
-        for number, batch in enumerate(paddle.io.DataLoader(labels, num_workers=2, **settings)):
-            pages = [labels[index] for index in range(4 * number, 4 * number + 4)]
-            for got, expected in zip(batch, zip(*pages)):
-                np.testing.assert_array_equal(got.numpy(), np.stack(expected))
-        assert number == 1
+        for shared in (False, True):
+            settings = {"batch_size": 4, "num_workers": 2, "use_shared_memory": shared}
+            for number, batch in enumerate(paddle.io.DataLoader(labels, **settings)):
+                pages = [labels[index] for index in range(4 * number, 4 * number + 4)]
+                for got, expected in zip(batch, zip(*pages)):
+                    np.testing.assert_array_equal(got.numpy(), np.stack(expected))
+            assert number == 1
         """
-    run(code.replace("SHARED", str(shared)))
+    run(code)
 
 
 def test_without_a_folder_for_compiled_code(monkeypatch):

@@ -2,25 +2,18 @@
 
 import csv
 import re
-import signal
-import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
 
-import launcher
 import numpy as np
 import paddle
+import programs
 import pytest
 from paddle import nn
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_multi_process.py"
 SHORT = ("--steps", 3, "--batch", 4, "--dtype", "float64", "--seed", 3)
-
-
-def run(*options, **settings):
-    command = [sys.executable, str(EXAMPLE), *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **settings)
 
 
 @pytest.fixture
@@ -32,7 +25,7 @@ def example(monkeypatch):
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     folder = tmp_path_factory.mktemp("one")
-    done = run(*SHORT, "--out", folder)
+    done = programs.run(EXAMPLE, *SHORT, "--out", folder)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
 
@@ -41,7 +34,7 @@ def one(tmp_path_factory):
 def two(one, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     others = one[0] / "losses.csv"
-    launcher.launch(2, folder, EXAMPLE, *SHORT, "--out", folder, "--compare", others)
+    programs.launch(2, folder, EXAMPLE, *SHORT, "--out", folder, "--compare", others)
     return folder, [(folder / f"workerlog.{rank}").read_text() for rank in range(2)]
 
 
@@ -111,25 +104,20 @@ def test_compare_takes_the_step_furthest_apart(example):
 
 
 def test_ctrl_c_ends_it_without_a_traceback():
-    command = [sys.executable, str(EXAMPLE), "--steps", "100000", "--batch", "1"]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as program:
-        try:
-            assert program.stdout.readline().startswith("step 10:")
-            program.send_signal(signal.SIGINT)
-            stderr = program.communicate(timeout=60)[1]
-        finally:
-            program.kill()
-    assert program.returncode == 130
-    assert "Traceback" not in stderr
+    options = ["--steps", 1000, "--batch", 1]
+    done = programs.interrupted(EXAMPLE, *options, once="step 10:", stream="stdout")
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
 
 
-def test_help_names_every_option():
-    done = run("--help")
-    assert done.returncode == 0
+def test_help_names_every_option(example, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), "--help"])
+    with pytest.raises(SystemExit) as ended:
+        example.main()
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
     for option in ("steps", "batch", "loss", "no-global-batch", "dtype", "seed", "out", "compare"):
-        assert f"--{option}" in done.stdout
+        assert f"--{option}" in said
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 import importlib.util
 import re
-import signal
-import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import Mock
@@ -11,16 +9,12 @@ from unittest.mock import Mock
 import cv2
 import numpy as np
 import paddle
+import programs
 import pytest
 from PIL import Image
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_text_detector.py"
 PICTURES = ("photograph.png", "maps.png", "losses.png")
-
-
-def run(*options):
-    command = [sys.executable, str(EXAMPLE), *map(str, options)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def figures(stdout, label):
@@ -44,7 +38,7 @@ def assert_outputs(folder):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("finished") / "made" / "by the example"
-    done = run("--steps", 3, "--seed", 5, "--out", folder)
+    done = programs.run(EXAMPLE, "--steps", 3, "--seed", 5, "--out", folder)
     assert done.returncode == 0, done.stderr
     return done, folder
 
@@ -83,32 +77,31 @@ def test_prints_hmean_with_its_precision_and_recall(finished):
     assert min(precision, recall) <= hmean <= max(precision, recall)
 
 
-def test_the_same_seed_gives_the_same_run(finished, tmp_path):
+def run_here(example, monkeypatch, *options):
+    """Run it in this process, with as few pages held out as it takes for the pictures."""
+    monkeypatch.setattr(example, "HELD_OUT", 9)
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, options)])
+    example.main()
+
+
+def test_the_same_seed_gives_the_same_run(finished, example, monkeypatch, capsys, tmp_path):
     first, folder = finished
-    again = run("--steps", 3, "--seed", 5, "--out", tmp_path)
-    other = run("--steps", 3, "--seed", 6, "--out", tmp_path / "other")
+    run_here(example, monkeypatch, "--steps", 3, "--seed", 5, "--out", tmp_path)
+    again = capsys.readouterr().out
+    run_here(example, monkeypatch, "--steps", 3, "--seed", 6, "--out", tmp_path / "other")
     losses = figures(first.stdout, "step 3")
-    assert figures(again.stdout, "step 3") == losses
-    assert figures(other.stdout, "step 3") != losses
+    assert figures(again, "step 3") == losses
+    assert figures(capsys.readouterr().out, "step 3") != losses
     for name in PICTURES:
         assert (folder / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 def test_ctrl_c_leaves_pictures_and_model_of_the_steps_done(tmp_path):
-    command = [sys.executable, str(EXAMPLE), "--steps", "100000", "--out", str(tmp_path)]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as program:
-        try:
-            seen = next((line for line in program.stderr if " 2/100000 " in line), None)
-            assert seen, "no second step"
-            program.send_signal(signal.SIGINT)
-            stdout, stderr = program.communicate(timeout=120)
-        finally:
-            program.kill()
-    assert program.returncode == 0, stderr
-    assert 2 <= int(re.search(r"^step (\d+):", stdout, re.MULTILINE)[1]) < 100
-    assert "Traceback" not in stderr
+    options = ["--steps", 1000, "--out", tmp_path]
+    done = programs.interrupted(EXAMPLE, *options, once=r" [1-9]\d*/1000 ")
+    assert done.returncode == 0, done.stderr
+    assert 1 <= int(re.search(r"^step (\d+):", done.stdout, re.MULTILINE)[1]) < 1000
+    assert "Traceback" not in done.stderr
     assert_outputs(tmp_path)
 
 
@@ -116,10 +109,7 @@ def test_ctrl_c_leaves_pictures_and_model_of_the_steps_done(tmp_path):
 def test_maps_and_losses_are_drawn_by_the_library(example, monkeypatch, tmp_path, loss, drawn):
     for name in ("plot_batch", "plot_history"):
         monkeypatch.setattr(example, name, Mock(wraps=getattr(example, name)))
-    monkeypatch.setattr(example, "HELD_OUT", 9)
-    options = ["--steps", "2", "--seed", "3", "--loss", loss, "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", ["train_text_detector.py", *options])
-    example.main()
+    run_here(example, monkeypatch, "--steps", 2, "--seed", 3, "--loss", loss, "--out", tmp_path)
     assert_outputs(tmp_path)
 
     (history,) = example.plot_history.call_args.args
@@ -137,11 +127,13 @@ def test_maps_and_losses_are_drawn_by_the_library(example, monkeypatch, tmp_path
         assert labels[3][fullest, y, x] == 1
 
 
-def test_help_names_every_option():
-    done = run("--help")
-    assert done.returncode == 0
+def test_help_names_every_option(example, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_here(example, monkeypatch, "--help")
+    assert ended.value.code == 0
+    said = capsys.readouterr().out
     for option in ("--steps", "--loss", "--seed", "--out", "--help"):
-        assert option in done.stdout
+        assert option in said
 
 
 @pytest.mark.parametrize(
@@ -155,11 +147,11 @@ def test_help_names_every_option():
         (["--out", str(EXAMPLE)], "exists"),
     ],
 )
-def test_a_bad_option_exits_with_2(options, said):
-    done = run(*options)
-    assert done.returncode == 2
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_bad_option_exits_with_2(example, monkeypatch, capsys, options, said):
+    with pytest.raises(SystemExit) as ended:
+        run_here(example, monkeypatch, *options)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 def test_words_lie_where_their_corners_say(example):

@@ -99,8 +99,17 @@ def test_labels_in_between_count_by_their_weight():
     assert f"{(g * m)[1].sum():.1f}" in str(summary).splitlines()[2]
 
 
-@pytest.mark.parametrize("label_dtype", ["bool", "uint8", "int8", "int64", "float16", "float64"])
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+@pytest.mark.parametrize(
+    ("dtype", "label_dtype"),
+    [
+        ("float16", "bool"),
+        ("float16", "float16"),
+        ("bfloat16", "uint8"),
+        ("bfloat16", "int8"),
+        ("float64", "int64"),
+        ("float64", "float64"),
+    ],
+)
 def test_dtypes(dtype, label_dtype):
     batch = arrays()
     batch["threshold_map"][:] = 1
@@ -143,8 +152,9 @@ def test_changes_nothing_of_the_caller():
 # Wrong values -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(np.nan, "float16"), (np.inf, "bfloat16"), (-np.inf, "float32")]
+)
 @pytest.mark.parametrize("channel", CHANNELS)
 def test_nan_or_inf_in_a_prediction(channel, value, dtype):
     batch = arrays()
