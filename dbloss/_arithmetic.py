@@ -42,22 +42,25 @@ def slope(loss: Any, p: Any, g: Any) -> Any:
 
 
 def cross_entropy(q: Any, r: Any, g: Any, least: float) -> Any:
-    """Return `-(g * log q + (1-g) * log r)` with `r = 1 - q`; below `least` both count as `least`.
+    """Return `-(g * log q + (1-g) * log r)` with `r = 1 - q`.
 
-    Neither NaN nor infinity arises on the way.
+    `least` is a number that q and r are not below, 0 if there is none. Then a logarithm below -100,
+    or of a number that is not positive, counts as -100. Nothing infinite arises on the way.
     """
+    log = paddle.log if least else _log
     with paddle.no_grad():  # of a small q, 1 - q has lost digits
         lost = (constant(r) - 1) + constant(q)
-    return (g - 1) * (_log(r, least) - lost) - g * _log(q, least)
+    return (g - 1) * (log(r) - lost) - g * log(q)
 
 
-def _log(x: Tensor, least: float) -> Tensor:
-    tiny = float(paddle.finfo(x.dtype).tiny)
-    if least >= tiny:
-        return paddle.log(x.clip(min=least))
-    # Below the numbers that the dtype holds in full it goes down in a line.
-    short = math.log(tiny) - math.log(least)
-    return paddle.log(x.clip(min=tiny)) + paddle.scale(x.clip(0, tiny) * (1 / tiny), short, -short)
+def _log(x: Tensor) -> Tensor:
+    tiny = max(float(paddle.finfo(x.dtype).tiny), math.exp(-100))
+    log = paddle.log(x.clip(min=tiny))
+    short = math.log(tiny) + 100
+    if short < 1:
+        return log
+    # Below the numbers that float32 holds in full it goes down in a line.
+    return log + paddle.scale(x.clip(0, tiny) * (1 / tiny), short, -short)
 
 
 def clip(x: Any, least: float, most: float) -> Any:
@@ -66,8 +69,13 @@ def clip(x: Any, least: float, most: float) -> Any:
 
 
 def mix(q: Any, r: Any, g: Any) -> Any:
-    """Return q where g is 0, r where it is 1, and a share of both in between."""
+    """Return q where g is 0, `r = 1 - q` where it is 1, and a share of both in between."""
     return q + g * (r - q)
+
+
+def linear(x: Any, slope: float, offset: float) -> Any:
+    """Return `slope * x + offset`."""
+    return paddle.scale(x, slope, offset)
 
 
 class Half(NamedTuple):

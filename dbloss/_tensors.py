@@ -1,7 +1,7 @@
 """What the package does with a caller's tensors: dtypes, AMP, constants, changes made in place."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import paddle
@@ -28,6 +28,8 @@ def without_amp() -> AbstractContextManager[None]:
             f"Paddle {paddle.__version__}",
             "Compile the model alone and call the loss on what it returns, or install Paddle 3.",
         )
+    if not getattr(paddle.amp, "is_autocast_enabled", lambda: True)():
+        return nullcontext()
     context: AbstractContextManager[None] = paddle.amp.auto_cast(enable=False)
     return context
 

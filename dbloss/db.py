@@ -6,7 +6,7 @@ from typing import Any
 from paddle import Tensor, nn
 
 from dbloss import checks
-from dbloss._layer import LossLayer
+from dbloss._layer import LossLayer, total, weighted
 from dbloss._static import untraced, untranslated
 from dbloss._tensors import without_amp
 from dbloss.balance import BALANCED_TYPES, BalanceLoss
@@ -189,21 +189,20 @@ class DBLoss(LossLayer):
             "loss_threshold_maps": threshold,
             "loss_binary_maps": binary,
         }
-        # In a static graph Paddle overwrites the first operand of an addition, even if that is a
-        # result. Here it is the 0 that `sum` begins with.
-        total = sum(losses.values())
+        weights = dict.fromkeys(losses, 1.0)
         if "distance_maps" in predicts:
             cbn = checks.maps(predicts, "cbn_maps", channels=1, like=maps)
             *_, shrink_map, shrink_mask = targets
             losses["loss_cbn"] = self.bce_loss(cbn[:, 0], shrink_map, shrink_mask)
-            total = total + losses["loss_cbn"]
+            weights["loss_cbn"] = 1.0
         for level in ("p4", "p3", "p2"):
             name, weight = f"aux_maps_{level}", getattr(self, f"aux_weight_{level}")
             if weight > 0 and name in predicts:
                 auxiliary = checks.maps(predicts, name, like=maps)
-                losses[f"loss_{name}"] = sum(self._parts(auxiliary, targets))
-                total = total + weight * losses[f"loss_{name}"]
-        return {"loss": total, **losses}
+                losses[f"loss_{name}"] = total(self._parts(auxiliary, targets))
+                weights[f"loss_{name}"] = weight
+        weighted_losses = [weighted(weights[name], loss) for name, loss in losses.items()]
+        return {"loss": total(weighted_losses), **losses}
 
     def _parts(self, maps: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         threshold_map, threshold_mask, shrink_map, shrink_mask = targets
@@ -226,7 +225,7 @@ class DBLoss(LossLayer):
             else:
                 parts.append(layer(maps[:, channel], gt, mask))
         shrink, threshold, binary = parts
-        return self.alpha * shrink, self.beta * threshold, binary
+        return weighted(self.alpha, shrink), weighted(self.beta, threshold), binary
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

@@ -6,7 +6,7 @@ from typing import Any
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer
+from dbloss._layer import TermLayer, weighted
 from dbloss._static import untraced, untranslated
 from dbloss.formulas import Dice, Focal, Mean
 from dbloss.mining import Term
@@ -99,7 +99,7 @@ class DiceFocalLoss(TermLayer):
 
     def _combine(self, losses: Sequence[Tensor]) -> Tensor:
         dice, focal = losses
-        return self.dice_weight * dice + self.focal_weight * focal
+        return weighted(self.dice_weight, dice) + weighted(self.focal_weight, focal)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

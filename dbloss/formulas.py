@@ -15,7 +15,18 @@ dh/dp.
 
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from dbloss._arithmetic import clip, cross_entropy, exponent, mix, power, sign, slope, value, where
+from dbloss._arithmetic import (
+    clip,
+    cross_entropy,
+    exponent,
+    linear,
+    mix,
+    power,
+    sign,
+    slope,
+    value,
+    where,
+)
 
 
 class Counts(NamedTuple):
@@ -54,15 +65,19 @@ class Dice(NamedTuple):
 
     def value(self, sums: Any, counts: Counts) -> Any:
         """Return L."""
-        return 1 - (2 * sums[0] + self.smooth) / self._union(sums, counts)
+        return 1 - self._overlap(sums) / self._union(sums, counts)
 
     def line(self, sums: Any, counts: Counts) -> tuple[Any, ...]:
         """Return the derivatives of L in the two sums."""
         union = self._union(sums, counts)
-        return -2 / union, (2 * sums[0] + self.smooth) / (union * union)
+        return -2 / union, self._overlap(sums) / (union * union)
+
+    def _overlap(self, sums: Any) -> Any:
+        # On a GPU a 0 that is added is a launch too.
+        return 2 * sums[0] + self.smooth if self.smooth else 2 * sums[0]
 
     def _union(self, sums: Any, counts: Counts) -> Any:
-        return sums[1] + counts.positive + (self.eps + self.smooth)
+        return sums[1] + (counts.positive + (self.eps + self.smooth))
 
 
 class PixelLoss(Protocol):
@@ -111,9 +126,7 @@ class Mean(NamedTuple):
 
     def value(self, sums: Any, counts: Counts) -> Any:
         """Return L."""
-        total = sums[0]
-        # inf - inf is NaN, so that an infinite prediction cannot pass for a large loss.
-        return (total + (total - total)) / (counts.total + self.eps)
+        return sums[0] / (counts.total + self.eps)
 
     def line(self, sums: Any, counts: Counts) -> tuple[Any, ...]:
         """Return the derivative of L in the sum."""
@@ -166,7 +179,7 @@ class BinaryCrossEntropy(NamedTuple):
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
         # What is not finite is lost in a clip: 0 * p brings it back, as NaN.
-        return 0 * p + cross_entropy(p, 1 - p, g, 3.720075976020836e-44)  # e^-100
+        return 0 * p + cross_entropy(p, 1 - p, g, 0)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
@@ -200,7 +213,7 @@ class Focal(NamedTuple):
         """Return `l`."""
         q, r = clip(p, self.eps, 1 - self.eps), clip(1 - p, self.eps, 1 - self.eps)
         miss = mix(q, r, g)
-        weight = power(miss, self.exponent) * ((1 - self.alpha) + (2 * self.alpha - 1) * g)
+        weight = power(miss, self.exponent) * linear(g, 2 * self.alpha - 1, 1 - self.alpha)
         # What is not finite is lost in the clip: 0 * p brings it back, as NaN.
         return 0 * p + weight * cross_entropy(q, r, g, self.eps)
 
@@ -208,7 +221,7 @@ class Focal(NamedTuple):
         """Return `dl/dp`."""
         q, r = clip(p, self.eps, 1 - self.eps), clip(1 - p, self.eps, 1 - self.eps)
         miss = mix(q, r, g)
-        weight = power(miss, self.exponent) * ((1 - self.alpha) + (2 * self.alpha - 1) * g)
+        weight = power(miss, self.exponent) * linear(g, 2 * self.alpha - 1, 1 - self.alpha)
         through_weight = self.gamma * (1.0 - 2.0 * g) * cross_entropy(q, r, g, self.eps)
         # One division, which takes as long as all the rest but the logarithm.
         slope = weight * (through_weight * (q * r) + (q - g) * miss) / (miss * (q * r))

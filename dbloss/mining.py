@@ -70,6 +70,11 @@ class Term(NamedTuple):
         return self.balance is not None and self.balance.per_pixel
 
 
+def labels_of(terms: Sequence[Term]) -> dict[int, Tensor]:
+    """Return the targets and masks of the terms, each once, by their `id`."""
+    return {id(tensor): tensor for term in terms for tensor in (term.target, term.mask)}
+
+
 class Sums(NamedTuple):
     """What the pixels of a term add up to, over all processes."""
 
@@ -88,7 +93,10 @@ class Sweeps(Protocol):
         """The library of the numbers, numpy or paddle."""
 
     def sums(self, places: Sequence[int]) -> list[Sums]:
-        """Return the sums of the terms at some places."""
+        """Return the sums of the terms at some places; one that is infinite is NaN.
+
+        An infinite prediction must not pass for a large loss, or for none.
+        """
 
     def choose(self, place: int, n: Any) -> None:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on.

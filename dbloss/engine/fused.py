@@ -28,7 +28,7 @@ from dbloss._tensors import computed, hold, unchanged, without_amp
 from dbloss.engine import loops
 from dbloss.engine.processes import ALONE, Processes
 from dbloss.formulas import BinaryCrossEntropy, Counts, Dice, Loss, Mean
-from dbloss.mining import Balance, Sums, Term, outcomes, tie_weight
+from dbloss.mining import Balance, Sums, Term, labels_of, outcomes, tie_weight
 
 _Array: TypeAlias = NDArray[Any]
 _Block: TypeAlias = tuple[int, slice]
@@ -87,11 +87,8 @@ class _Layer(PyLayer):  # type: ignore[misc]
     ) -> tuple[Tensor, ...]:
         dtype = computed(maps)
         planes = _rows(maps, dtype)
-        labels = {
-            id(tensor): _rows(tensor, dtype)[:, 0]
-            for term in terms
-            for tensor in (term.target, term.mask)
-        }
+        given = labels_of(terms)
+        labels = {key: _rows(tensor, dtype)[:, 0] for key, tensor in given.items()}
         written = None if maps.stop_gradient else _empty(tuple(maps.shape), planes.dtype)
         sweeps = _Sweeps(
             terms,
@@ -107,8 +104,8 @@ class _Layer(PyLayer):  # type: ignore[misc]
             ctx.lines = [outcome.line for outcome in found]
         ctx.sweeps, ctx.written, ctx.maps = sweeps, written, maps.detach()
         ctx.processes, ctx.used = processes, used
-        ctx.check = unchanged(maps, *(t for term in terms for t in (term.target, term.mask)))
-        return tuple(paddle.to_tensor(value, paddle.float32, "cpu") for value in values)
+        ctx.check = unchanged(maps, *given.values())
+        return tuple(_tensor(np.array(values, np.float32)).unbind())
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Tensor:
@@ -120,16 +117,11 @@ class _Layer(PyLayer):  # type: ignore[misc]
         ctx.check()
         ctx.used.append(True)
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
-        scales = [ctx.processes.size * float(scale) for scale in upstream]
+        scales = [ctx.processes.size * scale.item() for scale in upstream]
         lines = [tuple(scale * float(x) for x in line) for scale, line in zip(scales, ctx.lines)]
         ctx.sweeps.write(lines)
         with without_amp():
-            # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given
-            # back, and two threads that do so wait for each other.
-            gradient = paddle.Tensor(
-                value=ctx.written, place=paddle.CPUPlace(), persistable=False, zero_copy=True
-            )
-            return hold(gradient, ctx.maps)
+            return hold(_tensor(ctx.written), ctx.maps)
 
 
 class _Sweeps:
@@ -293,7 +285,8 @@ class _Sweeps:
             loops.first_sweep(what, *(tuple(a[block] for a in some) for some in arrays), out)
             return out
 
-        return _add_up(np.sum(_spread(work, self._blocks), axis=0), processes)
+        sums = _add_up(np.sum(_spread(work, self._blocks), axis=0), processes)
+        return sums + (sums - sums)  # inf - inf is NaN
 
 
 class _Job(NamedTuple):
@@ -365,6 +358,13 @@ def _rows(tensor: Tensor, dtype: Any) -> _Array:
     channels = array.shape[1] if array.ndim == 4 else 1
     rows = array.reshape(array.shape[0], channels, -1)
     return _read_only(rows if rows.strides[2] == rows.itemsize else np.ascontiguousarray(rows))
+
+
+def _tensor(array: _Array) -> Tensor:
+    """Return a tensor in the memory of an array."""
+    # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given back, and
+    # two threads that do so wait for each other.
+    return paddle.Tensor(value=array, place=paddle.CPUPlace(), persistable=False, zero_copy=True)
 
 
 def _read_only(array: _Array) -> _Array:

@@ -132,6 +132,14 @@ def _(loss, p, g):
     return loss.instance_class.slope
 
 
+@_with_body(_arithmetic.linear)
+def _(x, slope, offset):
+    dtype = _dtype(x)
+    if isinstance(x, types.Boolean):
+        return lambda x, slope, offset: slope + offset if x else offset
+    return lambda x, slope, offset: dtype(slope) * x + dtype(offset)
+
+
 @_with_body(_arithmetic.clip)
 def _(x, least, most):
     dtype = _dtype(x)
@@ -284,7 +292,7 @@ def _add(job, p, g, w, v, out):
 def _add_binary(job, p, g, w, v, out):
     fractions = 0
     for i in range(g.size):
-        fractions += (g[i] != 0) & (g[i] != 1)
+        fractions += (w[i] != 0) & (g[i] != 0) & (g[i] != 1)
     total = 0.0
     if fractions:
         for i in range(p.size):

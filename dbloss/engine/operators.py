@@ -17,7 +17,7 @@ from dbloss._arithmetic import value
 from dbloss._tensors import computed, constant, widened
 from dbloss.engine.processes import ALONE, Processes
 from dbloss.formulas import Counts, Dice, Mean, PixelLoss
-from dbloss.mining import Balance, Sums, Term, outcomes, tie_weight
+from dbloss.mining import Balance, Sums, Term, labels_of, outcomes, tie_weight
 
 _ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows are float64
 
@@ -25,7 +25,9 @@ _ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows
 def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
     """Return the losses of the terms, 0-D float32, each differentiable in the maps."""
     found = outcomes(_Sweeps(maps, terms, processes), terms)
-    return tuple(outcome.value.astype(paddle.float32) for outcome in found)
+    values = paddle.stack([outcome.value for outcome in found])
+    losses: list[Tensor] = values.astype(paddle.float32).unbind()
+    return tuple(losses)
 
 
 def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
@@ -62,9 +64,8 @@ class _Sweeps:
         self._row = math.gcd(size, _ROW)  # 1 where a static graph leaves an axis open
         planes = _planes(_rows(maps, self._row), {term.channel for term in terms})
         labels = {
-            id(tensor): _rows(constant(tensor.astype(maps.dtype)), self._row)
-            for term in terms
-            for tensor in (term.target, term.mask)
+            key: _rows(constant(tensor.astype(maps.dtype)), self._row)
+            for key, tensor in labels_of(terms).items()
         }
         self._g = [labels[id(term.target)] for term in terms]
         self._weights = [labels[id(term.mask)] for term in terms]
@@ -125,7 +126,7 @@ class _Sweeps:
             values = self._negative(place) * sign.astype(self._weights[place].dtype)
             if self._on_host(values):
                 array = values.numpy().ravel()
-                count = min(int(n), array.size)
+                count = min(int(n.item()), array.size)
                 rest = array.size - count
                 hardest = np.partition(array, rest)[rest:] if count else array[:0]
                 return sign * float(hardest.sum(dtype=np.float64))
@@ -158,7 +159,7 @@ class _Sweeps:
             total = self._processes.add_up(here.clone())
             # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
             sums = total + self._processes.size * (sums - here)
-        added: Sequence[Tensor] = sums.unbind()
+        added: Sequence[Tensor] = (sums + (sums - sums)).unbind()  # inf - inf is NaN
         return added
 
     def _nth_largest(self, values: Tensor, n: Tensor) -> Tensor:
