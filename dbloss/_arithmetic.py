@@ -75,7 +75,7 @@ def mix(q: Any, r: Any, g: Any) -> Any:
 
 def linear(x: Any, slope: float, offset: float) -> Any:
     """Return `slope * x + offset`."""
-    return paddle.scale(x, slope, offset)
+    return slope * x + offset if isinstance(x, float) else paddle.scale(x, slope, offset)
 
 
 class Half(NamedTuple):

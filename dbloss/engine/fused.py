@@ -10,6 +10,7 @@ are not used: they abort the process when two Python threads compute at once, or
 
 import functools
 import os
+import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -54,9 +55,10 @@ def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple
 def _refuse_twice(used: list[Any], gradient: Tensor) -> None:
     if used:
         raise RuntimeError(
-            "The fused engine gives the gradient of a loss once, and this is the second backward"
-            " pass through it (retain_graph=True). Add the losses up and call backward() once, or"
-            " set the environment variable DBLOSS_ENGINE=operators."
+            "The fused engine lets backward() run once through the losses of a batch, and this is"
+            " the second time (retain_graph=True). Add the losses up and call backward() once, ask"
+            " paddle.grad for each gradient, or set the environment variable"
+            " DBLOSS_ENGINE=operators."
         )
 
 
@@ -115,7 +117,9 @@ class _Layer(PyLayer):  # type: ignore[misc]
                 " Set the environment variable DBLOSS_ENGINE=operators."
             )
         ctx.check()
-        ctx.used.append(True)
+        # Of the functions that lead here, `paddle.grad` copies what it goes through, and may again.
+        if sys._getframe(2).f_code.co_name != "grad":
+            ctx.used.append(True)
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
         scales = [ctx.processes.size * scale.item() for scale in upstream]
         lines = [tuple(scale * float(x) for x in line) for scale, line in zip(scales, ctx.lines)]

@@ -88,14 +88,18 @@ class _Sweeps:
             if not self._mined[place]:
                 for number, part in enumerate(loss.parts(self._hardness[place], g, w)):
                     adding[place, number] = part
-        added = dict(zip(adding, self._add_up(list(adding.values()))))
+        # Apart from what is differentiated, since Paddle finds no second derivative of the two
+        # together.
+        added = {}
+        for fixed in (True, False):
+            some = [key for key, x in adding.items() if x.stop_gradient == fixed]
+            added.update(zip(some, self._add_up([adding[key] for key in some])))
         found = []
         for place in places:
             key = id(self._g[place]), id(self._weights[place])
             total, positive = added.get((key, "total")), added.get((key, "positive"))
             parts = tuple(added[place, number] for number in (0, 1) if (place, number) in added)
-            counts = Counts(*(x if x is None else constant(x) for x in (total, positive)))
-            found.append(Sums(parts, counts))
+            found.append(Sums(parts, Counts(total, positive)))
         return found
 
     def choose(self, place: int, n: Tensor) -> None:
@@ -149,6 +153,8 @@ class _Sweeps:
 
     def _add_up(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the sum of each map over all processes, 0-D float64."""
+        if not maps:
+            return []
         if self._row > 1:
             maps = [x.sum(axis=-1) for x in maps]
         stacked = paddle.stack(list(maps))
@@ -159,7 +165,9 @@ class _Sweeps:
             total = self._processes.add_up(here.clone())
             # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
             sums = total + self._processes.size * (sums - here)
-        added: Sequence[Tensor] = (sums + (sums - sums)).unbind()  # inf - inf is NaN
+        if not sums.stop_gradient:
+            sums = sums + (sums - sums)  # inf - inf is NaN
+        added: Sequence[Tensor] = sums.unbind()
         return added
 
     def _nth_largest(self, values: Tensor, n: Tensor) -> Tensor:
