@@ -197,6 +197,18 @@ def test_gradient_asked_twice_of_one_graph(kind):
     assert_grad(leaf.grad.numpy(), grad, TOLERANCE["float32"])
 
 
+@pytest.mark.parametrize("kind", ["BCELoss", "OHEMDiceLoss"])
+def test_ties_at_zero_beside_a_binary_map_of_the_same_labels(engine, kind):
+    """Places left go to negatives of probability 0 alone, which other maps must not hide."""
+    batch = make_batch("ties", seed=34)
+    maps = np.where(batch.maps > 0.6, batch.maps, 0)
+    n_neg = oracle.counts(batch.g, batch.m, 5)[1]
+    assert ((maps[:, 0] > 0) & (batch.g == 0) & (batch.m == 1)).sum() < n_neg
+    got = run_db(DBLoss(main_loss_type=kind, ohem_ratio=5), {"maps": maps}, batch.labels)
+    expected = oracle.db({"maps": maps}, batch.labels, main_loss_type=kind, ohem_ratio=5)
+    check_db(got, expected, TOLERANCE["float32"])
+
+
 # What comes out ---------------------------------------------------------------------------------
 
 

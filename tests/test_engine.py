@@ -7,11 +7,13 @@ import numpy as np
 import oracle
 import paddle
 import pytest
-from helpers import PADDLE, make_batch, tensor, tensors
+from helpers import PADDLE, check, make_batch, tensor, tensors
+from numba.core.errors import TypingError
 
 from dbloss import BalanceLoss, DBLoss, engine, hard_negative_weights
 from dbloss.balance import PIXEL_LOSSES
 from dbloss.engine import operators
+from dbloss.formulas import AbsoluteError
 
 pytestmark = pytest.mark.skipif(PADDLE < (3, 0), reason="the fused engine needs Paddle 3")
 
@@ -28,7 +30,7 @@ def test_engine_that_runs(name, monkeypatch):
     from dbloss.engine import fused
 
     expected, other = (operators, fused) if name == "operators" else (fused, operators)
-    for function in ("sweep", "hard_negatives"):
+    for function in ("evaluate", "hard_negatives"):
         monkeypatch.delattr(other, function)
     if name is None:
         monkeypatch.delenv(engine.VARIABLE, raising=False)
@@ -40,7 +42,7 @@ def test_engine_that_runs(name, monkeypatch):
 
 def test_unknown_engine(monkeypatch):
     monkeypatch.setenv(engine.VARIABLE, "quick")
-    with pytest.raises(ValueError, match="DBLOSS_ENGINE: expected 'auto', 'operators' or 'fused'"):
+    with pytest.raises(ValueError, match="DBLOSS_ENGINE: expected 'fused', 'operators' or 'auto'"):
         step()
 
 
@@ -82,26 +84,61 @@ def test_without_numba(monkeypatch):
     step()
 
 
+def test_with_nothing_compiled(monkeypatch):
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    monkeypatch.setenv(engine.VARIABLE, "fused")
+    with pytest.raises(RuntimeError, match="NUMBA_DISABLE_JIT is set"):
+        step()
+    monkeypatch.setenv(engine.VARIABLE, "auto")
+    assert engine.choose(paddle.zeros([1, 2, 2])) is operators
+
+
 class Cubic(NamedTuple):
-    """A loss of a pixel that has no kernel."""
+    """A loss of a pixel that the package does not have."""
+
+    factor: float
 
     def value(self, p, g):
-        return abs(p - g) ** 3
+        return self.factor * abs(p - g) * (p - g) * (p - g)
 
-    def derivative(self, p, g):
-        return 3 * (p - g) * abs(p - g)
+    def slope(self, p, g):
+        return 3 * self.factor * abs(p - g) * (p - g)
 
 
-def test_loss_without_a_kernel_runs_on_operators(monkeypatch):
-    monkeypatch.setenv(engine.VARIABLE, "auto")
-    monkeypatch.setitem(PIXEL_LOSSES, "Euclidean", Cubic())
+def test_a_new_loss_is_a_formula_and_a_name(engine, monkeypatch):
+    """Both engines take it as it is, mined and not."""
+    monkeypatch.setitem(PIXEL_LOSSES, "Euclidean", Cubic(2.0))
     p, g, m = make_batch().single
-    layer, labels = BalanceLoss(main_loss_type="Euclidean"), tensors((g, m))
-    _, n_neg = oracle.counts(g, m)
-    cubes = np.abs(p.astype(np.float64) - g) ** 3
-    hardest = np.sort((cubes * (1 - g) * m).ravel())[::-1][:n_neg].sum()
-    expected = ((cubes * g * m).sum() + hardest) / ((g * m).sum() + n_neg + 1e-6)
-    assert float(layer(paddle.to_tensor(p), *labels)) == pytest.approx(expected, rel=2e-6)
-    monkeypatch.setenv(engine.VARIABLE, "fused")
-    with pytest.raises(RuntimeError, match="has no kernel for one of the losses"):
-        layer(paddle.to_tensor(p), *labels)
+    d = p.astype(np.float64) - g
+    monkeypatch.setitem(
+        oracle.PIXEL_LOSS, "Euclidean", lambda p, g: (2 * np.abs(d) ** 3, 6 * d * np.abs(d))
+    )
+    labels = tensors((g, m))
+    for balanced in (True, False):
+        layer = BalanceLoss(balanced, "Euclidean")
+        check(lambda x, f=layer: f(x, *labels), p, oracle.balance(p, g, m, "Euclidean", balanced))
+
+
+class Twice(NamedTuple):
+    """A formula with a setting that nothing reads, and no slope."""
+
+    first: float
+
+    def value(self, p, g):
+        return p - g
+
+
+@pytest.mark.parametrize("loss", [Twice(1.0), AbsoluteError])
+def test_a_loss_without_a_formula_is_an_error(engine, loss, monkeypatch):
+    """Whatever is missing, no number comes out."""
+    monkeypatch.setitem(PIXEL_LOSSES, "Euclidean", loss)
+    p, g, m = make_batch().single
+    leaf, labels = tensor(p, grad=True), tensors((g, m))
+    monkeypatch.setattr(Twice, "value", None, raising=False)
+    with pytest.raises((TypeError, AttributeError, TypingError)):
+        BalanceLoss(main_loss_type="Euclidean")(leaf, *labels).backward()
+
+
+def test_a_setting_too_many_is_an_error():
+    with pytest.raises(TypeError):
+        AbsoluteError(1.0)

@@ -4,9 +4,10 @@ import numpy as np
 import oracle
 import paddle
 import pytest
-from helpers import make_batch, tensor, tensors
+from helpers import check, make_batch, tensor, tensors
 
 from dbloss import BalanceLoss, DBLoss, DiceFocalLoss, DiceLoss, MaskL1Loss, hard_negative_weights
+from dbloss.engine import operators
 
 READS = ["__int__", "__float__", "__bool__", "__index__", "__array__", "numpy", "item", "tolist"]
 
@@ -41,6 +42,8 @@ def guarded(monkeypatch):
         return raises
 
     monkeypatch.setenv("DBLOSS_ENGINE", "operators")
+    # As for tensors on a device; those on the CPU may be read.
+    monkeypatch.setattr(operators._Sweeps, "_on_host", lambda *_: False)
     with monkeypatch.context() as patch:
         yield lambda: [patch.setattr(paddle.Tensor, name, forbid(name)) for name in READS]
 
@@ -84,3 +87,54 @@ def test_hard_negatives(data, guarded):
     hardness, gt, mask = tensors(make_batch(data).single)
     guarded()
     assert hard_negative_weights(hardness, gt, mask).shape == hardness.shape
+
+
+# What is chosen by operators alone -----------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """The operators engine as it chooses where tensors cannot be read."""
+    monkeypatch.setenv("DBLOSS_ENGINE", "operators")
+    monkeypatch.setattr(operators._Sweeps, "_on_host", lambda *_: False)
+
+
+@pytest.mark.parametrize("kind", [*oracle.BALANCED])
+@pytest.mark.parametrize(
+    "data", ["binary", "soft", "ties", "masks_255", "negative_dice", "no_text"]
+)
+def test_the_choice_is_the_same(kind, data, elsewhere):
+    p, g, m = make_batch(data, seed=70).single
+    layer = BalanceLoss(main_loss_type=kind, fallback_negatives=5, smooth=1.0)
+    labels = tensors((g, m))
+    expected = oracle.balance(p, g, m, kind, fallback=5, smooth=1.0)
+    check(lambda x: layer(x, *labels), p, expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"),
+    [("DiceLoss", 130), ("BCELoss", 150), ("OHEMDiceLoss", 150), ("DiceFocalLoss", 180)],
+)
+def test_operators_of_a_step(kind, most, elsewhere, tmp_path, monkeypatch):
+    """On a GPU each is a launch. Forward and backward, as Paddle's profiler counts them."""
+    monkeypatch.chdir(tmp_path)  # where the profiler writes
+    batch = make_batch(shape=(1, 16, 16), seed=71)
+    labels, layer = tensors(batch.labels), DBLoss(main_loss_type=kind)
+    maps = tensor(batch.maps, grad=True)
+
+    def step():
+        maps.clear_gradient()
+        layer({"maps": maps}, labels)["loss"].backward()
+
+    step()
+    profiler = paddle.profiler.Profiler(targets=[paddle.profiler.ProfilerTarget.CPU])
+    profiler.start()
+    step()
+    profiler.stop()
+    nodes, names = list(profiler.profiler_result.get_data().values()), []
+    while nodes:
+        node = nodes.pop()
+        nodes += node.children_node
+        names += [node.name] * (node.type == paddle.profiler.TracerEventType.Operator)
+    print(kind, len(names))
+    assert 50 < len(names) <= most, len(names)

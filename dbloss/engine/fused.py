@@ -117,15 +117,19 @@ class _Layer(PyLayer):  # type: ignore[misc]
                 " Set the environment variable DBLOSS_ENGINE=operators."
             )
         ctx.check()
-        # Of the functions that lead here, `paddle.grad` copies what it goes through, and may again.
-        if sys._getframe(2).f_code.co_name != "grad":
+        again = sys._getframe(2).f_code.co_name == "grad"  # which copies what it goes through
+        if not again:
             ctx.used.append(True)
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
         scales = [ctx.processes.size * scale.item() for scale in upstream]
         lines = [tuple(scale * float(x) for x in line) for scale, line in zip(scales, ctx.lines)]
-        ctx.sweeps.write(lines)
+        written = ctx.written
+        if again:
+            written = _empty(written.shape, written.dtype)
+            written[:] = ctx.written
+        ctx.sweeps.write(lines, written)
         with without_amp():
-            return hold(_tensor(ctx.written), ctx.maps)
+            return hold(_tensor(written), ctx.maps)
 
 
 class _Sweeps:
@@ -173,10 +177,10 @@ class _Sweeps:
         out = self._first_sweep(jobs, self._processes)
         found = []
         for place in places:
-            key = id(self._g[place]), id(self._weights[place])
             row, parts = out[adding[place]], ()
-            counts = out[counting[key]] if key in counting else row
+            counts = row  # a rank counts too, and more closely
             if place in self._chosen or not self._terms[place].mined:
+                counts = out[counting[id(self._g[place]), id(self._weights[place])]]
                 parts = tuple(row[: loops.TOTAL])
             self._counted[place] = counts
             found.append(Sums(parts, Counts(counts[loops.TOTAL], counts[loops.POSITIVE])))
@@ -211,10 +215,12 @@ class _Sweeps:
             equal -= counted[loops.BLANK]
         return values, threshold, float(tie_weight(n, above, equal, np))
 
-    def write(self, lines: Sequence[tuple[float, ...]]) -> None:
-        """Write the gradient of the losses, whose derivatives in their sums are the lines."""
-        rows = self._written
-        assert rows is not None
+    def write(self, lines: Sequence[tuple[float, ...]], gradient: _Array) -> None:
+        """Write the gradient of the losses, whose derivatives in their sums are the lines.
+
+        `gradient` is what was given to the sweeps, or a copy: the slopes that are kept stand in it.
+        """
+        rows = gradient.reshape(gradient.shape[0], -1, self._p[0].shape[1])
         # What is kept stands where the gradient goes, and is overwritten first.
         places = sorted(range(len(lines)), key=lambda place: place not in self._kept)
         jobs = [

@@ -69,6 +69,7 @@ class _Sweeps:
         }
         self._g = [labels[id(term.target)] for term in terms]
         self._weights = [labels[id(term.mask)] for term in terms]
+        self._positives: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._mined = [term.mined for term in terms]  # until the choice
         self._hardness = [
             term.loss.hardness(planes[term.channel], g) for term, g in zip(terms, self._g)
@@ -78,19 +79,20 @@ class _Sweeps:
         """Return the sums of the terms at some places."""
         adding: dict[Any, Tensor] = {}
         for place in places:
-            loss, (g, w) = self._terms[place].loss, (self._g[place], self._weights[place])
-            balanced = self._terms[place].balance is not None
+            term, g, w = self._terms[place], self._g[place], self._weights[place]
+            loss, counted = term.loss, term.balance is not None
+            chosen = term.mined and not self._mined[place]
             key = id(g), id(w)
-            if balanced or isinstance(loss, Mean):
+            if not chosen and (counted or isinstance(loss, Mean)):
                 adding[key, "total"] = w
-            if (balanced or isinstance(loss, Dice)) and (key, "positive") not in adding:
-                adding[key, "positive"] = w * g
+            if isinstance(loss, Dice) or (counted and not chosen):
+                adding[key, "positive"] = self._positive(place)
             if not self._mined[place]:
                 for number, part in enumerate(loss.parts(self._hardness[place], g, w)):
                     adding[place, number] = part
         # Apart from what is differentiated, since Paddle finds no second derivative of the two
         # together.
-        added = {}
+        added: dict[Any, Tensor] = {}
         for fixed in (True, False):
             some = [key for key, x in adding.items() if x.stop_gradient == fixed]
             added.update(zip(some, self._add_up([adding[key] for key in some])))
@@ -105,9 +107,8 @@ class _Sweeps:
     def choose(self, place: int, n: Tensor) -> None:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
         with paddle.no_grad():
-            g, m = self._g[place], self._weights[place]
-            positive = g * m
-            self._weights[place] = positive + (m - positive) * self.chosen(place, n)
+            negative = self._negative(place)
+            self._weights[place] = self._positive(place) + negative * self.chosen(place, n)
         self._mined[place] = False
 
     def chosen(self, place: int, n: Tensor) -> Tensor:
@@ -116,7 +117,7 @@ class _Sweeps:
         values = constant(self._hardness[place]) * negative
         if not self._on_host(values):
             threshold = self._nth_largest(values, n)
-            return _choice(values, negative, n, threshold, self._add_up, paddle)
+            return _choice(values, negative, n, threshold, self._count, paddle)
         array, n = values.numpy(), n.item()
         place_of_nth = max(array.size - max(int(n), 1), 0)
         threshold = np.partition(array, place_of_nth, axis=None)[place_of_nth]
@@ -136,14 +137,22 @@ class _Sweeps:
                 return sign * float(hardest.sum(dtype=np.float64))
             # n times the smallest of them, plus what the others have more.
             threshold = self._nth_largest(values, n)
-            more, all_of_them = self._add_up(
-                [(values - threshold).clip(min=0), paddle.ones_like(values)]
-            )
-            return sign * (n.minimum(all_of_them) * threshold.astype(n.dtype) + more)
+            (more,) = self._add_up([(values - threshold).clip(min=0)])
+            size = _size(values, n)
+            if self._processes.size > 1:
+                (size,) = self._over_processes([paddle.full_like(n, size)])
+            return sign * (n.clip(max=size) * threshold.astype(n.dtype) + more)
+
+    def _positive(self, place: int) -> Tensor:
+        """Return `g*w`, which is made once for all terms of one target and one mask."""
+        g, w = self._g[place], self._weights[place]
+        key = id(g), id(w)
+        if key not in self._positives:
+            self._positives[key] = g, w, g * w  # while it holds them, no other has their `id`
+        return self._positives[key][-1]
 
     def _negative(self, place: int) -> Tensor:
-        m = self._weights[place]
-        return m - self._g[place] * m
+        return self._weights[place] - self._positive(place)
 
     def _on_host(self, values: Tensor) -> bool:
         """Tell whether values can be read without waiting for a device or another process."""
@@ -157,26 +166,47 @@ class _Sweeps:
             return []
         if self._row > 1:
             maps = [x.sum(axis=-1) for x in maps]
+        if len(maps) == 1:
+            return self._over_processes([maps[0].sum(dtype=paddle.float64)])
         stacked = paddle.stack(list(maps))
         axes = list(range(1, stacked.ndim))
         sums = stacked.sum(axis=axes, dtype=paddle.float64)
         if self._processes.size > 1:
-            here = sums.detach()
-            total = self._processes.add_up(here.clone())
-            # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
-            sums = total + self._processes.size * (sums - here)
+            sums = paddle.stack(self._over_processes(list(sums.unbind())))
         if not sums.stop_gradient:
             sums = sums + (sums - sums)  # inf - inf is NaN
         added: Sequence[Tensor] = sums.unbind()
         return added
+
+    def _count(self, masks: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return how many are True in each mask, over all processes."""
+        return self._over_processes([mask.sum(dtype=paddle.float64) for mask in masks])
+
+    def _over_processes(self, numbers: Sequence[Any]) -> Sequence[Any]:
+        """Return the sums of some numbers over all processes."""
+        if self._processes.size == 1:
+            return numbers
+        here = paddle.stack(list(numbers))
+        total = self._processes.add_up(here.detach().clone())
+        if not here.stop_gradient:
+            # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
+            total = total + self._processes.size * (here - here.detach())
+        summed: Sequence[Tensor] = total.unbind()
+        return summed
 
     def _nth_largest(self, values: Tensor, n: Tensor) -> Tensor:
         """Return the n-th largest value, 0-D; the largest for n below 1, the least beyond all."""
         if self._processes.size > 1:
             return self._processes.nth_largest(values, n)
         ordered = paddle.sort(values.flatten(), descending=True)
-        place = (n.clip(1) - 1).minimum(paddle.numel(values).astype(n.dtype) - 1)
+        place = (n - 1).clip(0, _size(values, n) - 1)
         return paddle.gather(ordered, place.astype(paddle.int64))
+
+
+def _size(values: Tensor, like: Tensor) -> Any:
+    """Return the number of values, where it is open in a static graph as a tensor."""
+    size = math.prod(values.shape)
+    return size if min(values.shape) > 0 else paddle.numel(values).astype(like.dtype)
 
 
 def _rows(maps: Tensor, row: int) -> Tensor:
@@ -194,14 +224,15 @@ def _planes(maps: Tensor, channels: Collection[int]) -> Mapping[int, Tensor]:
 
 
 def _choice(
-    values: Any, negative: Any, n: Any, threshold: Any, add_up: Callable[[Any], Any], xp: Any
+    values: Any, negative: Any, n: Any, threshold: Any, count: Callable[[Any], Any], xp: Any
 ) -> Any:
     """Return the weights of the `n` largest values for tensors or arrays; `xp` is their library."""
-    above = (values > threshold).astype(values.dtype)
+    above = values > threshold
     # A pixel of no negative weight has the value 0 and takes no place.
-    tied = ((values == threshold) & (negative != 0)).astype(values.dtype)
-    n_above, n_tied = add_up([above, tied])
-    return above + tied * tie_weight(n, n_above, n_tied, xp).astype(values.dtype)
+    tied = (values == threshold) & (negative != 0)
+    n_above, n_tied = count([above, tied])
+    share = tie_weight(n, n_above, n_tied, xp).astype(values.dtype)
+    return above.astype(values.dtype) + tied.astype(values.dtype) * share
 
 
 def _count(arrays: Sequence[Any]) -> list[Any]:
