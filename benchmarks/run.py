@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from time import perf_counter
+from unittest.mock import patch
 
 import numba
 import numpy as np
@@ -28,6 +29,7 @@ from tqdm import tqdm
 
 import dbloss
 from dbloss import _plain, targets
+from dbloss.engine import operators
 
 try:
     import torch
@@ -47,6 +49,9 @@ SIZES = [
 ]
 QUICK_SIZES = [(1, 64, 64), (8, 640, 640)]
 LOSSES = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "Euclidean", "MaskL1Loss", "DiceFocalLoss"]
+# What the newest configurations of PaddleOCR train with: four maps of one size.
+PP_OCR_V6 = "PP-OCRv6"
+AUXILIARY = {"aux_maps_p4": 0.2, "aux_maps_p3": 0.3, "aux_maps_p2": 0.4}
 REFERENCE_SIZE = (8, 640, 640)
 PAGE = 640
 TEXTS = {"20 quads": (20, 2), "100 quads": (100, 2), "20 curved": (20, 7)}  # points along a side
@@ -83,33 +88,57 @@ def make_texts(count: int, points: int) -> list[np.ndarray]:
 
 
 class PaddleStep:
-    """Forward and backward of a loss on a Paddle tensor that is no leaf, like a model's output."""
+    """Forward and backward of a loss on Paddle tensors that are no leaves, like a model's output.
 
-    def __init__(self, loss: Callable[..., paddle.Tensor], batch: Batch, engine: str) -> None:
+    The loss takes as many maps as `count` says, and the labels.
+    """
+
+    def __init__(
+        self, loss: Callable[..., paddle.Tensor], batch: Batch, engine: str, count: int = 1
+    ) -> None:
         self.loss, self.engine = loss, engine
         maps, labels = batch
         self.shape = list(maps.shape)
-        self.leaf = paddle.to_tensor(maps).flatten(2)
-        self.leaf.stop_gradient = False
+        self.leaves = [paddle.to_tensor(maps).flatten(2) for _ in range(count)]
+        for leaf in self.leaves:
+            leaf.stop_gradient = False
         self.labels = [None, *map(paddle.to_tensor, labels)]
 
     def forward(self) -> paddle.Tensor:
         """Return the total loss."""
         os.environ["DBLOSS_ENGINE"] = self.engine
-        return self.loss(self.leaf.reshape(self.shape), self.labels)
+        return self.loss(*(leaf.reshape(self.shape) for leaf in self.leaves), self.labels)
 
     def backward(self, loss: paddle.Tensor) -> None:
         """Compute the gradient of the maps."""
         loss.backward()
 
     def clear(self) -> None:
-        """Drop the gradient."""
-        self.leaf.grad = None
+        """Drop the gradients."""
+        for leaf in self.leaves:
+            leaf.grad = None
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
-        if not self.leaf.place.is_cpu_place():
+        if not self.leaves[0].place.is_cpu_place():
             paddle.device.synchronize()
+
+    def operators(self) -> int:
+        """Return how many operators of Paddle a step takes where no value is read on the host."""
+        tracing = paddle.profiler.Profiler(
+            targets=[paddle.profiler.ProfilerTarget.CPU], on_trace_ready=lambda _: None
+        )
+        with patch.object(operators._Sweeps, "_on_host", lambda *_: False):
+            tracing.start()
+            self.backward(self.forward())
+            tracing.stop()
+        self.clear()
+        nodes, count = list(tracing.profiler_result.get_data().values()), 0
+        while nodes:
+            node = nodes.pop()
+            nodes += node.children_node
+            count += node.type == paddle.profiler.TracerEventType.Operator
+        return count
 
 
 class TorchStep:
@@ -194,6 +223,8 @@ def _write(a, b, c, d, e, f, g, x, y, z):
 
 def providers(batch: Batch, kind: str, device: str) -> dict[str, object]:
     """Return a step of each provider that has this loss."""
+    if kind == PP_OCR_V6:
+        return v6_providers(batch, device)
     layer = dbloss.DBLoss(main_loss_type=kind)
 
     def ours(maps: paddle.Tensor, labels: list[paddle.Tensor]) -> paddle.Tensor:
@@ -216,6 +247,27 @@ def providers(batch: Batch, kind: str, device: str) -> dict[str, object]:
             steps["PyTorch eager"] = TorchStep(torch_plain.db_loss, batch, where)
             steps["PyTorch compiled"] = TorchStep(torch_plain.compiled(), batch, where)
     return steps
+
+
+def v6_providers(batch: Batch, device: str) -> dict[str, object]:
+    """Return a step of each provider with the four maps of PP-OCRv6."""
+    weights = {f"aux_weight_{name[-2:]}": weight for name, weight in AUXILIARY.items()}
+    layer = dbloss.DBLoss(
+        main_loss_type="DiceFocalLoss", focal_alpha=0.25, focal_gamma=2.5, **weights
+    )
+
+    def ours(*given: object) -> paddle.Tensor:
+        *maps, labels = given
+        return layer(dict(zip(("maps", *AUXILIARY), maps)), labels)["loss"]
+
+    def formulas(*given: object) -> paddle.Tensor:
+        *maps, labels = given
+        losses = [_plain.db_loss(x, labels, "DiceFocalLoss", gamma=2.5) for x in maps]
+        return sum(weight * loss for weight, loss in zip((1, *AUXILIARY.values()), losses))
+
+    engines = ["fused", "operators"] if device == "cpu" else ["operators"]
+    steps = {f"dbloss {engine}": PaddleStep(ours, batch, engine, 4) for engine in engines}
+    return steps | {"plain formulas": PaddleStep(formulas, batch, "auto", 4)}
 
 
 def measure(
@@ -341,7 +393,7 @@ def main() -> None:
     arguments = parser.parse_args()
     paddle.set_device(arguments.device)
     sizes = QUICK_SIZES if arguments.quick else SIZES
-    losses = LOSSES[:3] if arguments.quick else LOSSES
+    losses = [*(LOSSES[:3] if arguments.quick else LOSSES), PP_OCR_V6]
     cases = [
         (size, kind)
         for size in sizes
@@ -367,6 +419,9 @@ def main() -> None:
             steps = providers(make_batch(*size), kind, arguments.device)
             case = known | dict(zip(("images", "height", "width"), size)) | {"main_loss_type": kind}
             add(case, measure(steps, arguments.seconds))
+            for name, step in steps.items():
+                if isinstance(step, PaddleStep) and step.engine != "fused":
+                    add(case, [(name, "operators", "operators", [step.operators()])])
             for name, step in steps.items():
                 values = [peak_memory(step, arguments.device) for _ in range(3)]
                 add(case, [(name, "peak memory", "MiB", values)])

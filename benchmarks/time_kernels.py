@@ -48,11 +48,10 @@ def steps_of(kind: str, count: int) -> list[dict[str, float]]:
     )
     clock: dict[str, float] = {}
     # The names that the engine looks up at each call.
-    usual = fused._first_sweep, fused._nth_largest, fused._second_sweep, fused._Part._choose
-    fused._first_sweep = timed(clock, SWEEP, fused._first_sweep)
-    fused._nth_largest = timed(clock, SEARCH, fused._nth_largest)
-    fused._second_sweep = timed(clock, GRADIENT, fused._second_sweep)
-    fused._Part._choose = timed(clock, WEIGHTS, fused._Part._choose)
+    names = {"_first_sweep": SWEEP, "_nth_largest": SEARCH, "write": GRADIENT, "_weigh": WEIGHTS}
+    usual = {name: getattr(fused._Sweeps, name) for name in names}
+    for name, part in names.items():
+        setattr(fused._Sweeps, name, timed(clock, part, usual[name]))
     rows = []
     for _ in range(count + 2):  # the first two warm up
         clock.update(dict.fromkeys(PARTS, 0.0))
@@ -62,7 +61,8 @@ def steps_of(kind: str, count: int) -> list[dict[str, float]]:
         step.clear()
         clock[WEIGHTS] -= clock[SEARCH]  # which it calls
         rows.append(clock | {REST: whole - sum(clock.values())})
-    fused._first_sweep, fused._nth_largest, fused._second_sweep, fused._Part._choose = usual
+    for name, method in usual.items():
+        setattr(fused._Sweeps, name, method)
     return rows[2:]
 
 

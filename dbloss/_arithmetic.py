@@ -102,6 +102,11 @@ def power(x: Any, exponent: Any) -> Any:
     return paddle.square(x) if exponent == 2 else x**exponent
 
 
+def absolute(x: Any) -> Any:
+    """Return `|x|`."""
+    return x.abs()
+
+
 def sign(x: Any) -> Any:
     """Return -1, 0 or 1."""
     return paddle.sign(x)

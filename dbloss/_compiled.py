@@ -1,5 +1,6 @@
 """What compiles the loops of this package."""
 
+import pickle
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,8 @@ class _Compiled:
     def __call__(self, *arguments: Any) -> Any:
         try:
             return self._run(*arguments)
-        except OSError:
+        except (OSError, ImportError, AttributeError, pickle.PickleError):
+            # The disk is full, or what is on it is of a class that is not there any more.
             self._run = self._without_cache()
             return self._run(*arguments)
 

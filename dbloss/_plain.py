@@ -86,15 +86,19 @@ BALANCED = {
 
 
 def db_loss(
-    maps: Tensor, labels: Sequence[Tensor], main_loss_type: str = "DiceLoss", ratio: float = 3
+    maps: Tensor,
+    labels: Sequence[Tensor],
+    main_loss_type: str = "DiceLoss",
+    ratio: float = 3,
+    gamma: float = 2.0,
 ) -> Tensor:
     """Return the total loss of a batch, with alpha = 5 and beta = 10."""
     t, k, g, m = labels[1:]
     shrink_map, threshold_map, binary_map = maps[:, 0], maps[:, 1], maps[:, 2]
     binary = dice(binary_map, g, m)
     if main_loss_type == "DiceFocalLoss":
-        shrink = dice(shrink_map, g, m) + focal(shrink_map, g, m)
-        binary = binary + focal(binary_map, g, m)
+        shrink = dice(shrink_map, g, m) + focal(shrink_map, g, m, gamma=gamma)
+        binary = binary + focal(binary_map, g, m, gamma=gamma)
     elif main_loss_type == "OHEMDiceLoss":
         shrink = ohem_dice(shrink_map, g, m, ratio)
     else:

@@ -16,6 +16,7 @@ dh/dp.
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from dbloss._arithmetic import (
+    absolute,
     clip,
     cross_entropy,
     exponent,
@@ -78,7 +79,8 @@ class Dice(NamedTuple):
         return sums[0] + self.smooth / 2 if self.smooth else sums[0]
 
     def _union(self, sums: Any, counts: Counts) -> Any:
-        return sums[1] + (counts.positive + (self.eps + self.smooth))
+        constant = counts.positive + self.eps
+        return sums[1] + (constant + self.smooth if self.smooth else constant)
 
 
 class PixelLoss(Protocol):
@@ -142,7 +144,7 @@ class AbsoluteError(NamedTuple):
 
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
-        return abs(p - g)
+        return absolute(p - g)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""

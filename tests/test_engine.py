@@ -11,6 +11,7 @@ from helpers import PADDLE, check, make_batch, tensor, tensors
 from numba.core.errors import TypingError
 
 from dbloss import BalanceLoss, DBLoss, engine, hard_negative_weights
+from dbloss._arithmetic import absolute
 from dbloss.balance import PIXEL_LOSSES
 from dbloss.engine import operators
 from dbloss.formulas import AbsoluteError
@@ -93,18 +94,28 @@ def test_with_nothing_compiled(monkeypatch):
     assert engine.choose(paddle.zeros([1, 2, 2])) is operators
 
 
+@pytest.fixture
+def nothing_kept(monkeypatch):
+    """Keeps what is compiled for the losses of these tests off the disk."""
+    from dbloss.engine import loops
+
+    for sweep in (loops.first_sweep, loops.second_sweep):
+        monkeypatch.setattr(sweep, "_run", sweep._without_cache())
+
+
 class Cubic(NamedTuple):
     """A loss of a pixel that the package does not have."""
 
     factor: float
 
     def value(self, p, g):
-        return self.factor * abs(p - g) * (p - g) * (p - g)
+        return self.factor * absolute(p - g) * (p - g) * (p - g)
 
     def slope(self, p, g):
-        return 3 * self.factor * abs(p - g) * (p - g)
+        return 3 * self.factor * absolute(p - g) * (p - g)
 
 
+@pytest.mark.usefixtures("nothing_kept")
 def test_a_new_loss_is_a_formula_and_a_name(engine, monkeypatch):
     """Both engines take it as it is, mined and not."""
     monkeypatch.setitem(PIXEL_LOSSES, "Euclidean", Cubic(2.0))
@@ -128,6 +139,7 @@ class Twice(NamedTuple):
         return p - g
 
 
+@pytest.mark.usefixtures("nothing_kept")
 @pytest.mark.parametrize("loss", [Twice(1.0), AbsoluteError])
 def test_a_loss_without_a_formula_is_an_error(engine, loss, monkeypatch):
     """Whatever is missing, no number comes out."""

@@ -198,3 +198,101 @@ def test_labels_whose_negative_weights_only_look_binary(kind, engine):
     value, gradient = oracle.balance(p, g, m, kind, ratio=0.3)
     np.testing.assert_allclose(float(loss), value, rtol=2e-6)
     np.testing.assert_allclose(pred.grad.numpy(), gradient, rtol=1e-5, atol=1e-9)
+
+
+# Where it runs ----------------------------------------------------------------------------------
+
+
+def test_a_thread_that_outlives_the_main_one_and_atexit():
+    """No helper can be started any more: the calling thread does it all."""
+    printed = run("""
+        import atexit
+        here = step(shape=(1, 600, 600))
+        def again():
+            print(step(shape=(1, 600, 600)) == here)
+        def later():
+            threading.main_thread().join()
+            again()
+        threading.Thread(target=later).start()
+        atexit.register(again)
+        """)
+    assert printed.split() == ["True", "True"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ImportError("gone")])
+def test_without_what_is_kept_on_disk(error, monkeypatch):
+    from dbloss._compiled import compiled
+
+    def plus_one(x):
+        return x + 1
+
+    def refuse(*_):
+        raise error
+
+    function = compiled(fastmath=set())(plus_one)
+    monkeypatch.setattr(function, "_run", refuse)
+    assert function(2) == 3 and function(2.5) == 3.5
+
+
+def test_a_full_disk_where_a_signature_is_compiled_at_once(monkeypatch):
+    from dbloss import _compiled
+
+    usual = _compiled.njit
+
+    def njit(*signature, cache=False, **options):
+        if cache:
+            raise OSError(28, "No space left on device")
+        return usual(*signature, **options)
+
+    monkeypatch.setattr(_compiled, "njit", njit)
+    assert _compiled.compiled("f8(f8)", fastmath=set())(lambda x: x + 1)(2.0) == 3.0
+
+
+def test_the_logarithm_is_as_good_as_it_says():
+    """3e-12 of it in float64; in float32 what rounding leaves, near 1 too where 1 - x is given."""
+    import math
+
+    from numba import njit
+
+    from dbloss.engine import loops
+
+    log_float64, log_float32 = njit(lambda x, r: loops.log_float64(x, r)), loops.log_float32
+    rng = np.random.default_rng(0)
+    points = [*10.0 ** rng.uniform(-43, 0, 2000), *rng.uniform(0, 1, 2000), 0.75, 1.5]
+    for x in points:
+        assert log_float64(x, 1 - x) == pytest.approx(math.log(x), rel=3e-12)
+    for rest in [*10.0 ** rng.uniform(-12, -1, 2000), *rng.uniform(0, 1, 2000)]:
+        small = np.float32(rest)
+        got = log_float32(np.float32(1) - small, small)
+        assert got == pytest.approx(math.log1p(-float(small)), rel=3e-7)
+    for x in (1e-37, 1e-40, 1e-43):  # what float32 holds in part
+        x = np.float32(x)
+        assert log_float32(x, np.float32(1)) == pytest.approx(math.log(float(x)), rel=3e-7)
+    assert log_float32(np.float32(0), np.float32(1)) == -100 == log_float64(0.0, 1.0)
+
+
+def test_a_layer_made_before_the_package_was_imported_anew():
+    printed = run(
+        """
+        import importlib
+        rng = np.random.default_rng(0)
+        maps = paddle.to_tensor(rng.random((1, 3, 8, 8), dtype=np.float32))
+        text = paddle.to_tensor((rng.random((1, 8, 8)) < 0.5).astype(np.float32))
+        labels = [None, *[paddle.ones([1, 8, 8])] * 2, text, paddle.ones([1, 8, 8])]
+        kinds = ["DiceLoss", "BCELoss", "DiceFocalLoss"]
+
+        def losses(layers):
+            return [float(layer({"maps": maps}, labels)["loss"]) for layer in layers]
+
+        for used in (False, True):
+            old = [sys.modules["dbloss"].DBLoss(main_loss_type=kind) for kind in kinds]
+            if used:
+                losses(old)
+            for name in [name for name in sys.modules if name.split(".")[0] == "dbloss"]:
+                del sys.modules[name]
+            new = [importlib.import_module("dbloss").DBLoss(main_loss_type=kind) for kind in kinds]
+            print(np.allclose(losses(old), losses(new), rtol=1e-6))
+        """,
+        DBLOSS_ENGINE="auto",
+    )
+    assert printed.split() == ["True", "True"]

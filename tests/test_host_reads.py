@@ -136,5 +136,5 @@ def test_operators_of_a_step(kind, most, elsewhere, tmp_path, monkeypatch):
         node = nodes.pop()
         nodes += node.children_node
         names += [node.name] * (node.type == paddle.profiler.TracerEventType.Operator)
-    print(kind, len(names))
+
     assert 50 < len(names) <= most, len(names)

@@ -489,7 +489,7 @@ def test_the_operators_engine_runs_by_itself(mode, monkeypatch):
     def sweep(*args):
         raise FusedCalledError
 
-    monkeypatch.setattr(fused, "sweep", sweep)
+    monkeypatch.setattr(fused, "evaluate", sweep)
     monkeypatch.delenv("DBLOSS_ENGINE", raising=False)
     with pytest.raises(FusedCalledError):
         step(DBLoss())

@@ -12,6 +12,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
@@ -20,6 +21,7 @@ from paddle import Tensor
 
 from dbloss import checks
 from dbloss._tensors import without_amp
+from dbloss.engine import operators
 from dbloss.engine.processes import Processes
 from dbloss.mining import Balance, Term
 
@@ -51,6 +53,8 @@ def why_not_fused(maps: Tensor) -> str | None:
         return f"it needs tensors on the CPU and these are on {maps.place}"
     if not _has_numba():
         return 'numba is not installed (pip install "dbloss[cpu]")'
+    if "fused" not in _loaded and sys.modules[__name__].__dict__ is not globals():
+        return "dbloss was imported anew since this layer was made"
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT is set, so that numba compiles nothing"
     if not hasattr(maps, "__dlpack__"):
@@ -83,8 +87,11 @@ def choose(maps: Tensor) -> ModuleType:
     checks.refuse_engine(VARIABLE, asked, str(reason))
 
 
-@functools.cache
+# A layer made before the package was imported anew goes on with what it was made with.
+_loaded: dict[str, ModuleType] = {"operators": operators}
+
+
 def _module(name: str) -> ModuleType:
-    # Not before it is needed: numba takes a while to import. And once: a layer made before the
-    # package was imported anew goes on with what it was made with.
-    return importlib.import_module(f"{__name__}.{name}")
+    if name not in _loaded:  # numba takes a while to import
+        _loaded[name] = importlib.import_module(f"{__name__}.{name}")
+    return _loaded[name]

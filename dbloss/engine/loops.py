@@ -165,6 +165,11 @@ def _(x, exponent):
     return lambda x, exponent: exp(exponent * log_float64(np.float64(x), 0.0))
 
 
+@_with_body(_arithmetic.absolute)
+def _(x):
+    return lambda x: abs(x)
+
+
 @_with_body(_arithmetic.sign)
 def _(x):
     dtype = _dtype(x)

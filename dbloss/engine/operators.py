@@ -167,20 +167,19 @@ class _Sweeps:
         if self._row > 1:
             maps = [x.sum(axis=-1) for x in maps]
         if len(maps) == 1:
-            return self._over_processes([maps[0].sum(dtype=paddle.float64)])
+            (total,) = self._over_processes([maps[0].sum(dtype="float64")])
+            return [_nan_for_infinity(total)]
         stacked = paddle.stack(list(maps))
         axes = list(range(1, stacked.ndim))
-        sums = stacked.sum(axis=axes, dtype=paddle.float64)
+        sums = stacked.sum(axis=axes, dtype="float64")
         if self._processes.size > 1:
             sums = paddle.stack(self._over_processes(list(sums.unbind())))
-        if not sums.stop_gradient:
-            sums = sums + (sums - sums)  # inf - inf is NaN
-        added: Sequence[Tensor] = sums.unbind()
+        added: Sequence[Tensor] = _nan_for_infinity(sums).unbind()
         return added
 
     def _count(self, masks: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return how many are True in each mask, over all processes."""
-        return self._over_processes([mask.sum(dtype=paddle.float64) for mask in masks])
+        return self._over_processes([mask.sum(dtype="float64") for mask in masks])
 
     def _over_processes(self, numbers: Sequence[Any]) -> Sequence[Any]:
         """Return the sums of some numbers over all processes."""
@@ -201,6 +200,11 @@ class _Sweeps:
         ordered = paddle.sort(values.flatten(), descending=True)
         place = (n - 1).clip(0, _size(values, n) - 1)
         return paddle.gather(ordered, place.astype(paddle.int64))
+
+
+def _nan_for_infinity(sums: Tensor) -> Tensor:
+    # Sums of labels alone have no infinite prediction in them.
+    return sums if sums.stop_gradient else sums + (sums - sums)
 
 
 def _size(values: Tensor, like: Tensor) -> Any:
