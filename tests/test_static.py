@@ -681,6 +681,8 @@ def test_inputs_of_a_single_loss_are_not_written_to(kind, mode):
 
 @in_modes(dynamic=["DiceLoss", *oracle.PIXEL_LOSS], sot=["BCELoss"])
 def test_inputs_of_a_loss_with_its_origin_are_not_written_to(kind, mode):
+    if mode == "sot" and PADDLE < (3, 1):
+        pytest.skip("Paddle 3.0 fails on it, with an UnboundLocalError of its own")
     call = compiled(BalanceLoss(True, kind, return_origin=True), mode, *specs([P, G, M]))
     for graded in (False, True):
         check_left_alone(call, graded, *tensors([P, G, M]))

@@ -20,6 +20,7 @@ import paddle
 from paddle import Tensor
 
 from dbloss import checks
+from dbloss._static import untranslated
 from dbloss._tensors import without_amp
 from dbloss.engine import operators
 from dbloss.engine.processes import Processes
@@ -53,13 +54,21 @@ def why_not_fused(maps: Tensor) -> str | None:
         return f"it needs tensors on the CPU and these are on {maps.place}"
     if not _has_numba():
         return 'numba is not installed (pip install "dbloss[cpu]")'
-    if "fused" not in _loaded and sys.modules[__name__].__dict__ is not globals():
+    if "fused" not in _loaded and _imported_anew():
         return "dbloss was imported anew since this layer was made"
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT is set, so that numba compiles nothing"
     if not hasattr(maps, "__dlpack__"):
         return f"Paddle {paddle.__version__} does not share memory with NumPy; 3.0 and newer do"
     return None
+
+
+@untranslated
+def _imported_anew() -> bool:
+    return sys.modules[__name__] is not _THIS
+
+
+_THIS = sys.modules[__name__]
 
 
 @functools.cache
