@@ -7,6 +7,7 @@ a target may also be a bool, where every one of them is 0 or 1: that saves a log
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -66,6 +67,17 @@ def _log(x: Tensor) -> Tensor:
 def clip(x: Any, least: float, most: float) -> Any:
     """Return `min(max(x, least), most)`."""
     return x.clip(least, most)
+
+
+def within(p: Any, eps: float) -> tuple[Any, Any]:
+    """Return p and 1 - p, clipped to [eps, 1 - eps]; at the ends and beyond the derivative is 0."""
+    # Paddle's clip has the derivative 1 at its own ends. So they are the last numbers inside, of
+    # 1 - p those that its rounding cannot have taken there from outside.
+    dtype = np.float64 if p.dtype == paddle.float64 else np.float32
+    least, most = dtype(eps), dtype(1 - eps)
+    first = float(np.nextafter(least, dtype(1)) if least <= eps else least)
+    last = float(np.nextafter(most, dtype(0)) if most >= 1 - eps else most)
+    return p.clip(first, last), (1 - p).clip(first, float(np.nextafter(most, dtype(0))))
 
 
 def mix(q: Any, r: Any, g: Any) -> Any:

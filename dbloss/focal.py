@@ -25,7 +25,7 @@ class DiceFocalLoss(TermLayer):
         focal_weight: weight of the focal loss, at least 0.
         focal_alpha: share of the positives in the focal loss, in [0, 1].
         focal_gamma: exponent that takes weight from easy pixels, at least 0.
-        eps: added to the denominators, and the margin of the clip; above 0 and below 0.5.
+        eps: added to the denominators, and the margin of the clip; at least 1.2e-38 and below 0.5.
         smooth: as in `DiceLoss`.
         global_batch: as in `DBLoss`.
         group: as in `DBLoss`.
@@ -65,7 +65,8 @@ class DiceFocalLoss(TermLayer):
         self.focal_weight = checks.number("focal_weight", focal_weight, least=0)
         self.focal_alpha = checks.number("focal_alpha", focal_alpha, least=0, most=1)
         self.focal_gamma = checks.number("focal_gamma", focal_gamma, least=0)
-        self.eps = checks.number("eps", eps, above=0, below=0.5)
+        # Below the numbers that float32 holds in full, 1 / eps would be infinite.
+        self.eps = checks.number("eps", eps, above=0, below=0.5, least=2.0**-126)
         self.smooth = checks.number("smooth", smooth, least=0)
 
     @untranslated

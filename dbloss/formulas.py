@@ -27,6 +27,7 @@ from dbloss._arithmetic import (
     slope,
     value,
     where,
+    within,
 )
 
 
@@ -214,7 +215,7 @@ class Focal(NamedTuple):
 
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
-        q, r = clip(p, self.eps, 1 - self.eps), clip(1 - p, self.eps, 1 - self.eps)
+        q, r = within(p, self.eps)
         miss = mix(q, r, g)
         weight = power(miss, self.exponent) * linear(g, 2 * self.alpha - 1, 1 - self.alpha)
         # What is not finite is lost in the clip: 0 * p brings it back, as NaN.
@@ -222,7 +223,7 @@ class Focal(NamedTuple):
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
-        q, r = clip(p, self.eps, 1 - self.eps), clip(1 - p, self.eps, 1 - self.eps)
+        q, r = within(p, self.eps)
         miss = mix(q, r, g)
         weight = power(miss, self.exponent) * linear(g, 2 * self.alpha - 1, 1 - self.alpha)
         through_weight = self.gamma * (1.0 - 2.0 * g) * cross_entropy(q, r, g, self.eps)

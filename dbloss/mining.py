@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from paddle import Tensor
 
-from dbloss.formulas import Counts, Loss
+from dbloss.formulas import Counts, Dice, Loss
 
 
 class Balance(NamedTuple):
@@ -53,6 +53,17 @@ def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
     It is at most 1: where there are more places than values, each value counts fully.
     """
     return xp.clip((n_neg - n_above) / xp.clip(n_equal, 1, None), 0, 1)
+
+
+def nth_place(n: float, size: int) -> int:
+    """Return the place among `size` values in rising order of the n-th largest, n being any number.
+
+    That is the largest for n below 1, or NaN as labels make it, and the least for n too large.
+    """
+    return size - int(min(max(1.0, n), size))
+
+
+BY_PREDICTION = Dice(1.0, 0.0)  # a loss that ranks negatives by what is predicted
 
 
 class Term(NamedTuple):

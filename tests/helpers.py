@@ -147,6 +147,17 @@ def check(loss, pred, expected, dtype="float32"):
     assert_grad(grad, expected[1], TOLERANCE[dtype])
 
 
+def numeric_gradient(f, p, h=1e-5):
+    """The gradient of `f` by finite differences."""
+    p, grad = np.array(p, np.float64), np.zeros(np.shape(p))
+    for i in np.ndindex(p.shape):
+        up, down = p.copy(), p.copy()
+        up[i] += h
+        down[i] -= h
+        grad[i] = (f(up) - f(down)) / (2 * h)
+    return grad
+
+
 def run_db(layer, predicts, labels, dtype="float32", label_dtype="float32"):
     """Losses as numbers, and the gradient of "loss" to each prediction or None."""
     leaves = {key: tensor(p, dtype, grad=True) for key, p in predicts.items()}

@@ -285,3 +285,15 @@ def test_settings_changed_later_take_effect():
     check(lambda x: layer(x, gt, mask), p, oracle.balance(p, g, m, "BCELoss", False, eps=5.0))
     layer.balance_loss = layer.return_origin = True
     assert len(layer(paddle.to_tensor(p), gt, mask)) == 2
+
+
+def test_predictions_above_one_are_equally_hard():
+    """Their logarithm is -100 for each, so they share the one place, whichever is larger."""
+    p = np.array([[[0.6, 1.5, 1.2, 0.3, 0.9]]], np.float32)
+    g = np.array([[[1, 0, 0, 0, 0]]], np.float32)
+    loss, slope = oracle.bce(p, g)
+    weight = np.array([[[1, 0.5, 0.5, 0, 0]]])
+    layer = BalanceLoss(main_loss_type="BCELoss", negative_ratio=1)
+    gt, mask = tensors((g, np.ones_like(g)))
+    expected = (weight * loss).sum() / 2, weight * slope / 2
+    check(lambda x: layer(x, gt, mask), p, expected)

@@ -225,6 +225,20 @@ def test_nan_or_inf_everywhere(kind):
 # Masked-out pixels ------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", ["DiceLoss", "BCELoss", "OHEMDiceLoss"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [3, 4])
+def test_nan_or_inf_in_a_label(engine, kind, bad, place):
+    """The counts are NaN then, and so is the loss; nothing stops."""
+    batch = make_batch(seed=41)
+    labels = [None, *(label.copy() for label in batch.labels[1:])]
+    labels[place][0, 0, 0] = bad
+    leaf = tensor(batch.maps, grad=True)
+    loss = DBLoss(main_loss_type=kind)({"maps": leaf}, tensors(labels))["loss"]
+    loss.backward()
+    assert np.isnan(float(loss))
+
+
 @TYPES
 @pytest.mark.parametrize("balance_loss", [True, False])
 def test_masked_out_pixels_change_nothing(kind, balance_loss):

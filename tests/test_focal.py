@@ -92,3 +92,20 @@ def test_labels_that_are_no_floats(dtype):
     layer, (gt, mask) = DiceFocalLoss(), tensors((g, m), dtype)
     check(lambda x: layer(x, gt, mask), p, oracle.dice_focal(p, g, m))
     check(lambda x: layer(x, gt), p, oracle.dice_focal(p, g, np.ones_like(m)))
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-9])
+@pytest.mark.parametrize("g", [0.0, 1.0])
+def test_at_the_ends_of_the_clip(eps, g):
+    """At 0, at 1 and at the float32 nearest to 1e-6, whatever eps is; a pixel of 0.5 beside it."""
+    for at in (0.0, 1.0, np.float32(1e-6)):
+        p = np.array([[[at, 0.5]]], np.float32)
+        gt, mask = np.array([[[g, 1 - g]]], np.float32), np.ones_like(p)
+        layer, labels = DiceFocalLoss(eps=eps, dice_weight=0.0), tensors((gt, mask))
+        expected = oracle.dice_focal(p, gt, mask, dice_weight=0.0, eps=eps)
+        check(lambda x, f=layer, y=labels: f(x, *y), p, expected)
+
+
+def test_an_eps_that_float32_does_not_hold():
+    with pytest.raises(ValueError, match=r"eps: expected .* at least 1\.17549e-38, got 1e-39"):
+        DiceFocalLoss(eps=1e-39)

@@ -1,5 +1,6 @@
 import numpy as np
 import oracle
+import paddle
 import pytest
 from helpers import LABEL_DTYPES, check, make_batch, tensors, value_and_grad
 
@@ -49,3 +50,18 @@ def test_eps_changed_later_takes_effect():
     layer, (target, mask) = MaskL1Loss(), tensors((batch.t, batch.k))
     layer.eps, p = 5.0, batch.maps[:, 1]
     check(lambda x: layer(x, target, mask), p, oracle.masked_l1(p, batch.t, batch.k, 5.0))
+
+
+def test_more_pixels_than_float32_can_count():
+    """A float32 that counts them one by one stays at 2^24: the mean would be 1/16, not 1/17."""
+    p = paddle.zeros([1, 17, 2**20])
+    p[:, 16] = 1
+    p.stop_gradient = False
+    loss = MaskL1Loss()(p, paddle.zeros([1, 17, 2**20]), paddle.ones([1, 17, 2**20]))
+    assert float(loss) == pytest.approx(1 / 17, rel=1e-6)
+
+
+def test_one_wide_row():
+    p = paddle.full([1, 1, 409_600], 0.1)
+    loss = MaskL1Loss()(p, paddle.zeros_like(p), paddle.ones_like(p))
+    assert float(loss) == pytest.approx(float(np.float32(0.1)), rel=1e-6)

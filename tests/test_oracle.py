@@ -11,6 +11,7 @@ from helpers import (
     check_db,
     golden_batch,
     make_batch,
+    numeric_gradient,
 )
 
 
@@ -32,16 +33,6 @@ def test_oracle_gives_the_weighted_dice_of_paddleocr():
     value, grad = oracle.dice(a["pred"], a["gt"], a["mask"], a["weights"])
     assert value == pytest.approx(GOLDEN_WEIGHTS.output, rel=GOLDEN.value)
     assert_grad(grad, a["grad"], GOLDEN)
-
-
-def numeric_gradient(f, p, h=1e-5):
-    p, grad = np.array(p, np.float64), np.zeros(np.shape(p))
-    for i in np.ndindex(p.shape):
-        up, down = p.copy(), p.copy()
-        up[i] += h
-        down[i] -= h
-        grad[i] = (f(up) - f(down)) / (2 * h)
-    return grad
 
 
 @pytest.mark.parametrize("kind", ["binary", "soft", "masks_255", "negative_dice"])

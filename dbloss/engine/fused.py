@@ -28,8 +28,17 @@ from paddle.autograd import PyLayer
 from dbloss._tensors import computed, hold, unchanged, without_amp
 from dbloss.engine import loops
 from dbloss.engine.processes import ALONE, Processes
-from dbloss.formulas import BinaryCrossEntropy, Counts, Dice, Loss, Mean
-from dbloss.mining import Balance, Sums, Term, labels_of, outcomes, tie_weight
+from dbloss.formulas import BinaryCrossEntropy, Counts, Loss, Mean
+from dbloss.mining import (
+    BY_PREDICTION,
+    Balance,
+    Sums,
+    Term,
+    labels_of,
+    nth_place,
+    outcomes,
+    tie_weight,
+)
 
 _Array: TypeAlias = NDArray[Any]
 _Block: TypeAlias = tuple[int, slice]
@@ -38,21 +47,20 @@ _Result = TypeVar("_Result")
 
 _BLOCK_PIXELS = 1 << 17  # enough work for the call of a loop, few enough to share out evenly
 
-_BY_PREDICTION = Dice(1.0, 0.0)  # Dice ranks negatives by what is predicted
-
 
 def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
     """Return the losses of the terms, 0-D float32, each differentiable in the maps, once."""
-    context: list[Any] = []
-    losses: tuple[Tensor, ...] = _Layer.apply(maps, terms, processes, context)
-    for loss in losses:
-        if not loss.stop_gradient:
+    graded = paddle.is_grad_enabled() and not maps.stop_gradient
+    used: list[bool] = []
+    losses: tuple[Tensor, ...] = _Layer.apply(maps, terms, processes, graded, used)
+    if graded:
+        for loss in losses:
             # Paddle's second way through a layer of Python ends the process.
-            loss.register_hook(functools.partial(_refuse_twice, context))
+            loss.register_hook(functools.partial(_refuse_twice, used))
     return losses
 
 
-def _refuse_twice(used: list[Any], gradient: Tensor) -> None:
+def _refuse_twice(used: list[bool], gradient: Tensor) -> None:
     if used:
         raise RuntimeError(
             "The fused engine lets backward() run once through the losses of a batch, and this is"
@@ -68,7 +76,7 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     p, g, m = (_rows(tensor, dtype)[:, 0] for tensor in (hardness, gt, mask))
     # What counts as no negative must not matter, not even where infinity times 0 would be NaN.
     p = _read_only(np.where(m != m * g, p, 0))
-    term = Term(_BY_PREDICTION, gt, mask, balance=balance)
+    term = Term(BY_PREDICTION, gt, mask, balance=balance)
     sweeps = _Sweeps([term], [p], [g], [m], None, ALONE)
     ((_, counts),) = sweeps.sums([0])
     _, n_neg = balance.counts(counts, np)
@@ -85,13 +93,14 @@ class _Layer(PyLayer):  # type: ignore[misc]
         maps: Tensor,
         terms: Sequence[Term],
         processes: Processes,
-        used: list[Any],
+        graded: bool,
+        used: list[bool],
     ) -> tuple[Tensor, ...]:
         dtype = computed(maps)
         planes = _rows(maps, dtype)
         given = labels_of(terms)
         labels = {key: _rows(tensor, dtype)[:, 0] for key, tensor in given.items()}
-        written = None if maps.stop_gradient else _empty(tuple(maps.shape), planes.dtype)
+        written = _empty(tuple(maps.shape), planes.dtype) if graded else None
         sweeps = _Sweeps(
             terms,
             [planes[:, term.channel] for term in terms],
@@ -316,7 +325,7 @@ def _ranked_by(loss: Loss) -> Loss:
     the sums tell whether they are.
     """
     if isinstance(loss, Mean) and isinstance(loss.pixel_loss, BinaryCrossEntropy):
-        return _BY_PREDICTION
+        return BY_PREDICTION
     return loss
 
 
@@ -327,9 +336,10 @@ def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[An
     values it lies, but for rare cases; all values are counted against these, and those in between
     are few.
     """
-    n = min(max(int(n), 1), values.size)
+    nth = nth_place(n, values.size)
+    n = values.size - nth
     sample = np.sort(values.ravel()[:: max(values.size >> 15, 1) | 1])
-    middle = sample.size - n * sample.size / values.size
+    middle = nth * sample.size / values.size
     margin = 2 * np.sqrt(sample.size)  # four standard deviations, or more
     low, high = (sample[int(np.clip(middle + x, 0, sample.size - 1))] for x in (-margin, margin))
     everything = (values.dtype.type(-np.inf), values.dtype.type(np.inf))
@@ -455,5 +465,6 @@ def _spare(size: int) -> _Array | None:
     return None
 
 
-# A step leaves two: its gradient and, where negatives are mined, their hardness.
-_spares: deque[_Array] = deque(maxlen=2)
+# A step leaves its gradient and, where negatives are mined, their hardness; with auxiliary maps it
+# leaves four gradients.
+_spares: deque[_Array] = deque(maxlen=5)

@@ -1,9 +1,10 @@
 """The loops of the fused engine, compiled by numba: each takes one block of pixels.
 
 Arrays are 1-D and contiguous: a prediction `p`, its target `g`, the weights `w` (the mask `m` where
-nothing was chosen), and the hardness `v` of negatives. Sums are float64 and run over every pixel,
-so that a NaN or an infinity shows in the loss wherever it stands, as in the formulas (`0 * NaN` is
-NaN). A loop is compiled for the type of the settings it is given, and so for one formula.
+nothing was chosen), and the hardness `v` of negatives. Short runs are added up in the dtype of the
+maps and the runs in float64, over every pixel, so that a NaN or an infinity shows in the loss
+wherever it stands, as in the formulas (`0 * NaN` is NaN). A loop is compiled for the type of the
+settings it is given, and so for one formula.
 """
 
 from collections.abc import Callable
@@ -114,6 +115,17 @@ def _(q, r, g, least):
     return body
 
 
+@_with_body(_arithmetic.within)
+def _(p, eps):
+    dtype = _dtype(p)
+
+    def body(p, eps):
+        least, most = dtype(eps), dtype(1 - eps)
+        return min(max(p, least), most), min(max(1 - np.float64(p), eps), 1 - eps)
+
+    return body
+
+
 @_with_body(_arithmetic.mix)
 def _(q, r, g):
     dtype = _dtype(q)
@@ -152,11 +164,9 @@ def _(x, exponent):
     one = dtype(1)
 
     def products(x, exponent):
-        double = x * x
         single = x if exponent & 1 else one
-        return (
-            single * (double if exponent & 2 else one) * (double * double if exponent & 4 else one)
-        )
+        double = x * x if exponent & 2 else one
+        return single * double * (x * x * x * x if exponent & 4 else one)
 
     if isinstance(exponent, types.Integer):
         return products
@@ -405,7 +415,7 @@ def _scale(job, p, g, w, out, add):
 
 @_outer
 def second_sweep(jobs, ps, gs, ws, outs, adds):
-    """Take a block through all jobs, piece by piece; job j writes to `outs[j]`, or `adds[j]`."""
+    """Take a block through all jobs, piece by piece; job j writes to `outs[j]`, or adds to it."""
     for start in range(0, ps[0].size, _PIECE):
         stop = min(start + _PIECE, ps[0].size)
         j = 0

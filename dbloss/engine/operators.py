@@ -17,7 +17,16 @@ from dbloss._arithmetic import value
 from dbloss._tensors import computed, constant, widened
 from dbloss.engine.processes import ALONE, Processes
 from dbloss.formulas import Counts, Dice, Mean, PixelLoss
-from dbloss.mining import Balance, Sums, Term, labels_of, outcomes, tie_weight
+from dbloss.mining import (
+    BY_PREDICTION,
+    Balance,
+    Sums,
+    Term,
+    labels_of,
+    nth_place,
+    outcomes,
+    tie_weight,
+)
 
 _ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows are float64
 
@@ -44,12 +53,11 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     # What counts as no negative must not matter, not even where infinity times 0 would be NaN.
     is_negative = (mask - gt * mask) != 0
     hardness = paddle.where(is_negative, hardness, paddle.zeros_like(hardness))
-    # Dice ranks negatives by what is predicted: here, by the hardness.
-    sweeps = _Sweeps(hardness, [Term(Dice(1.0, 0.0), gt, mask, balance=balance)], ALONE)
+    sweeps = _Sweeps(hardness, [Term(BY_PREDICTION, gt, mask, balance=balance)], ALONE)
     ((_, counts),) = sweeps.sums([0])
     _, n_neg = balance.counts(counts, paddle)
-    chosen = sweeps.chosen(0, n_neg).reshape(paddle.shape(gt)) * is_negative.astype(dtype)
-    return chosen.astype(paddle.float32)
+    chosen = sweeps.chosen(0, sweeps.negative(0), n_neg).reshape(paddle.shape(gt))
+    return (chosen * is_negative.astype(dtype)).astype(paddle.float32)
 
 
 class _Sweeps:
@@ -107,20 +115,20 @@ class _Sweeps:
     def choose(self, place: int, n: Tensor) -> None:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
         with paddle.no_grad():
-            negative = self._negative(place)
-            self._weights[place] = self._positive(place) + negative * self.chosen(place, n)
+            negative = self.negative(place)
+            chosen = self.chosen(place, negative, n)
+            self._weights[place] = self._positive(place) + negative * chosen
         self._mined[place] = False
 
-    def chosen(self, place: int, n: Tensor) -> Tensor:
+    def chosen(self, place: int, negative: Tensor, n: Tensor) -> Tensor:
         """Return 1 for each of the `n` hardest negatives, a tie's weight for a tie, or 0."""
-        negative = self._negative(place)
         values = constant(self._hardness[place]) * negative
         if not self._on_host(values):
             threshold = self._nth_largest(values, n)
             return _choice(values, negative, n, threshold, self._count, paddle)
         array, n = values.numpy(), n.item()
-        place_of_nth = max(array.size - max(int(n), 1), 0)
-        threshold = np.partition(array, place_of_nth, axis=None)[place_of_nth]
+        nth = nth_place(n, array.size)
+        threshold = np.partition(array, nth, axis=None)[nth]
         weights = _choice(array, negative.numpy(), n, threshold, _count, np)
         return paddle.to_tensor(weights, place=values.place)
 
@@ -128,19 +136,18 @@ class _Sweeps:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
         with paddle.no_grad():
             sign = 1 - 2 * (d < 0).astype(d.dtype)
-            values = self._negative(place) * sign.astype(self._weights[place].dtype)
+            values = self.negative(place) * sign.astype(self._weights[place].dtype)
             if self._on_host(values):
-                array = values.numpy().ravel()
-                count = min(int(n.item()), array.size)
-                rest = array.size - count
-                hardest = np.partition(array, rest)[rest:] if count else array[:0]
+                array, n = values.numpy(), n.item()
+                nth = nth_place(n, array.size)
+                hardest = np.partition(array, nth, axis=None)[nth:] if n >= 1 else array[:0]
                 return sign * float(hardest.sum(dtype=np.float64))
             # n times the smallest of them, plus what the others have more.
             threshold = self._nth_largest(values, n)
             (more,) = self._add_up([(values - threshold).clip(min=0)])
             size = _size(values, n)
             if self._processes.size > 1:
-                (size,) = self._over_processes([paddle.full_like(n, size)])
+                size = self._over_processes(paddle.full_like(n, size))
             return sign * (n.clip(max=size) * threshold.astype(n.dtype) + more)
 
     def _positive(self, place: int) -> Tensor:
@@ -151,7 +158,8 @@ class _Sweeps:
             self._positives[key] = g, w, g * w  # while it holds them, no other has their `id`
         return self._positives[key][-1]
 
-    def _negative(self, place: int) -> Tensor:
+    def negative(self, place: int) -> Tensor:
+        """Return `(1-g)*w`."""
         return self._weights[place] - self._positive(place)
 
     def _on_host(self, values: Tensor) -> bool:
@@ -167,31 +175,32 @@ class _Sweeps:
         if self._row > 1:
             maps = [x.sum(axis=-1) for x in maps]
         if len(maps) == 1:
-            (total,) = self._over_processes([maps[0].sum(dtype="float64")])
+            total = self._over_processes(maps[0].sum(dtype="float64"))
             return [_nan_for_infinity(total)]
         stacked = paddle.stack(list(maps))
         axes = list(range(1, stacked.ndim))
-        sums = stacked.sum(axis=axes, dtype="float64")
-        if self._processes.size > 1:
-            sums = paddle.stack(self._over_processes(list(sums.unbind())))
+        sums = self._over_processes(stacked.sum(axis=axes, dtype="float64"))
         added: Sequence[Tensor] = _nan_for_infinity(sums).unbind()
         return added
 
     def _count(self, masks: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return how many are True in each mask, over all processes."""
-        return self._over_processes([mask.sum(dtype="float64") for mask in masks])
+        counts = [mask.sum(dtype="float64") for mask in masks]
+        if self._processes.size == 1:
+            return counts
+        counted: Sequence[Tensor] = self._over_processes(paddle.stack(counts)).unbind()
+        return counted
 
-    def _over_processes(self, numbers: Sequence[Any]) -> Sequence[Any]:
-        """Return the sums of some numbers over all processes."""
+    def _over_processes(self, numbers: Tensor) -> Tensor:
+        """Return the sum of `numbers` over all processes."""
         if self._processes.size == 1:
             return numbers
-        here = paddle.stack(list(numbers))
-        total = self._processes.add_up(here.detach().clone())
-        if not here.stop_gradient:
-            # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
-            total = total + self._processes.size * (here - here.detach())
-        summed: Sequence[Tensor] = total.unbind()
-        return summed
+        here = numbers.detach()
+        total = self._processes.add_up(here.clone())
+        if numbers.stop_gradient:
+            return total
+        # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
+        return total + self._processes.size * (numbers - here)
 
     def _nth_largest(self, values: Tensor, n: Tensor) -> Tensor:
         """Return the n-th largest value, 0-D; the largest for n below 1, the least beyond all."""
