@@ -7,10 +7,10 @@ import paddle
 from paddle import Tensor, nn
 
 from dbloss import checks
-from dbloss._tensors import without_amp
+from dbloss._tensors import computed, without_amp
 from dbloss.engine import evaluate
 from dbloss.engine.processes import ALONE, Processes, processes_of
-from dbloss.mining import Term
+from dbloss.mining import Pixels, Term
 
 
 def weighted(weight: float, loss: Tensor) -> Tensor:
@@ -38,22 +38,33 @@ class LossLayer(nn.Layer):  # type: ignore[misc]
 class TermLayer(LossLayer):
     """A layer whose loss is made of terms, which an engine evaluates."""
 
-    def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
+    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         raise NotImplementedError
 
     def _combine(self, losses: Sequence[Tensor]) -> Tensor:
         (loss,) = losses
         return loss
 
-    def _evaluate(self, pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor:
+    def _evaluate(self, pixels: Pixels) -> Tensor:
         with without_amp():
-            return self._combine(evaluate(pred, self._terms(gt, mask), self._processes()))
+            return self._combine(evaluate(self._terms(pixels), self._processes()))
 
-    @staticmethod
-    def _checked_mask(pred: Tensor, gt: Tensor, mask: Tensor | None) -> Tensor:
-        """Check what a layer with an optional mask takes; return the mask, or ones for None."""
-        if mask is None:
-            checks.single(pred, gt)
-            return paddle.ones_like(gt)
-        checks.single(pred, gt, mask=mask)
+
+def checked_pixels(
+    pred: Tensor, gt: Tensor, mask: Tensor | None, weights: Tensor | None = None
+) -> Pixels:
+    """Check what a single loss takes and return it; without a mask every pixel counts."""
+    masks = {"mask": mask, "weights": weights}
+    checks.single(pred, gt, **{name: x for name, x in masks.items() if x is not None})
+    if mask is None:
+        mask = paddle.ones_like(gt)
+    return Pixels(pred, 0, gt, weighted_mask(mask, weights, pred), mask)
+
+
+def weighted_mask(mask: Tensor, weights: Tensor | None, *maps: Tensor) -> Tensor:
+    """Return `mask * weights` in the dtype that the maps are computed in."""
+    if weights is None:
         return mask
+    with without_amp():
+        dtype = computed(*maps)
+        return mask.astype(dtype) * weights.astype(dtype)

@@ -12,9 +12,10 @@ from dbloss import checks
 _GREATEST_FLOAT16 = 65504.0
 
 
-def computed(prediction: Tensor) -> Any:
-    """Return the dtype of the maps that are worked on: float64 for float64, else float32."""
-    return paddle.float64 if prediction.dtype == paddle.float64 else paddle.float32
+def computed(*predictions: Tensor) -> Any:
+    """Return the dtype of the maps that are worked on: float64 if one is that, else float32."""
+    wide = any(prediction.dtype == paddle.float64 for prediction in predictions)
+    return paddle.float64 if wide else paddle.float32
 
 
 def without_amp() -> AbstractContextManager[None]:
@@ -83,14 +84,14 @@ def _held(gradient: Tensor) -> Tensor:
     return gradient.clip(-_GREATEST_FLOAT16, _GREATEST_FLOAT16)
 
 
-def widened(maps: Tensor) -> Tensor:
+def widened(maps: Tensor, dtype: Any) -> Tensor:
     """Return the maps in the dtype they are computed in, differentiable as `hold` says."""
-    wide = maps.astype(computed(maps))
+    wide = maps.astype(dtype)
     if maps.dtype != paddle.float16:
         return wide
     if not paddle.in_dynamic_mode():
         holding = paddle.static.nn.static_pylayer(
-            lambda x: x.astype(paddle.float32),
+            lambda x: x.astype(dtype),
             [maps],
             lambda gradient: _held(gradient).astype(paddle.float16),
         )
@@ -100,7 +101,7 @@ def widened(maps: Tensor) -> Tensor:
 
         def before_the_cast(gradient: Tensor) -> Tensor:
             with without_amp():
-                return hold(gradient, given).astype(paddle.float32)
+                return hold(gradient, given).astype(dtype)
 
         wide.register_hook(before_the_cast)
     return wide

@@ -1,11 +1,12 @@
 """The balance between text and hard negatives (OHEM)."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer
+from dbloss._layer import TermLayer, checked_pixels, weighted
 from dbloss._static import untraced, untranslated
 from dbloss._tensors import without_amp
 from dbloss.engine import evaluate, hard_negatives
@@ -19,7 +20,7 @@ from dbloss.formulas import (
     PixelLoss,
     SquaredError,
 )
-from dbloss.mining import Balance, Term
+from dbloss.mining import Balance, Pixels, Term
 
 PIXEL_LOSSES: dict[str, PixelLoss] = {
     "BCELoss": BinaryCrossEntropy(),
@@ -27,7 +28,7 @@ PIXEL_LOSSES: dict[str, PixelLoss] = {
     "Euclidean": SquaredError(),
 }
 MINED_TYPES = (*PIXEL_LOSSES, "OHEMDiceLoss")
-BALANCED_TYPES = ("DiceLoss", "MaskL1Loss", *MINED_TYPES)
+BALANCED_TYPES = ("DiceLoss", "MaskL1Loss", *MINED_TYPES, "DiceBCELoss")
 
 
 @untraced
@@ -45,6 +46,8 @@ class BalanceLoss(TermLayer):
     - `DiceLoss` and `MaskL1Loss` are one number `d` for the batch. The same formula with `l = d`
       everywhere gives d times a factor near 1: nothing is mined. This is what PaddleOCR computes by
       default, and published configurations were tuned with it.
+    - `DiceBCELoss` is the sum of the first and the last: the loss of `DiceLoss` plus `bce_weight`
+      times that of `BCELoss`.
 
     Args:
         balance_loss: False gives the loss without balance: d, or the mean of l over the mask,
@@ -52,10 +55,12 @@ class BalanceLoss(TermLayer):
         main_loss_type: one of the names above.
         negative_ratio: hard negatives for each positive, at least 0.
         return_origin: True returns the pair of L and the loss before the balance: d, or the map of
-            l, `[N, H, W]`, or Dice over the mask. Without balance it has no effect.
+            l, `[N, H, W]`, or the loss without balance for `OHEMDiceLoss` and `DiceBCELoss`.
+            Without balance it has no effect.
         eps: added to every denominator, above 0.
         fallback_negatives: number of hard negatives where the batch has no positive, at least 0.
         smooth: as in `DiceLoss`; it reaches the Dice losses alone.
+        bce_weight: weight of the cross-entropy in `DiceBCELoss`, which alone reads it, at least 0.
         global_batch: as in `DBLoss`.
         group: as in `DBLoss`.
 
@@ -88,6 +93,7 @@ class BalanceLoss(TermLayer):
         eps: float = 1e-6,
         fallback_negatives: int = 0,
         smooth: float = 0.0,
+        bce_weight: float = 0.2,
         global_batch: bool = False,
         group: Any = None,
         **kwargs: Any,
@@ -107,11 +113,16 @@ class BalanceLoss(TermLayer):
             "fallback_negatives", fallback_negatives, least=0, whole=True
         )
         self.smooth = checks.number("smooth", smooth, least=0)
+        self.bce_weight = checks.number("bce_weight", bce_weight, least=0)
         checks.unknown(BalanceLoss, kwargs)
 
     @untranslated
     def forward(
-        self, pred: Tensor, gt: Tensor, mask: Tensor | None = None
+        self,
+        pred: Tensor,
+        gt: Tensor,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Return the loss of a batch, and with `return_origin` the loss before the balance.
 
@@ -120,6 +131,9 @@ class BalanceLoss(TermLayer):
             gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
             mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; float, bool or integer. None
                 counts every pixel.
+            weights: what a pixel weighs beside, `[N, H, W]`, above 0; float, bool or integer. They
+                multiply the mask in every sum over pixels, but not
+                where `n_pos` and `n_neg` are counted.
 
         Returns:
             The loss, 0-D float32. With `return_origin` the pair of it and the loss before the
@@ -133,36 +147,48 @@ class BalanceLoss(TermLayer):
             RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
                 engine that cannot run.
         """
-        mask = self._checked_mask(pred, gt, mask)
-        balanced = self._evaluate(pred, gt, mask)
+        pixels = checked_pixels(pred, gt, mask, weights)
+        balanced = self._evaluate(pixels)
         if not (self.balance_loss and self.return_origin):
             return balanced
         with without_amp():
             if self.main_loss_type in PIXEL_LOSSES:
                 return balanced, pixel_map(pred, gt, PIXEL_LOSSES[self.main_loss_type])
-            (origin,) = evaluate(pred, (Term(self._loss(), gt, mask),), self._processes())
-            return balanced, origin
+            terms = [term._replace(balance=None) for term in self._terms(pixels)]
+            return balanced, self._combine(evaluate(terms, self._processes()))
 
-    def _loss(self) -> Loss:
-        if self.main_loss_type in ("DiceLoss", "OHEMDiceLoss"):
-            return Dice(self.eps, self.smooth)
-        if self.main_loss_type == "MaskL1Loss":
-            return Mean(AbsoluteError(), self.eps)
-        return Mean(PIXEL_LOSSES[self.main_loss_type], self.eps)
+    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
+        return tuple(Term(loss, pixels, self._balance(mined)) for loss, mined in self._losses())
 
-    def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
-        balance = None
-        if self.balance_loss:
-            per_pixel = self.main_loss_type in MINED_TYPES
-            balance = Balance(self.negative_ratio, self.fallback_negatives, per_pixel, self.eps)
-        return (Term(self._loss(), gt, mask, channel, balance),)
+    def _losses(self) -> Sequence[tuple[Loss, bool]]:
+        """Return the losses that are added up, and whether each is mined."""
+        name, dice = self.main_loss_type, Dice(self.eps, self.smooth)
+        if name == "MaskL1Loss":
+            return [(Mean(AbsoluteError(), self.eps), False)]
+        if name == "DiceBCELoss":
+            return [(dice, False), (Mean(BinaryCrossEntropy(), self.eps), True)]
+        if name in PIXEL_LOSSES:
+            return [(Mean(PIXEL_LOSSES[name], self.eps), True)]
+        return [(dice, name == "OHEMDiceLoss")]
+
+    def _balance(self, mined: bool) -> Balance | None:
+        if not self.balance_loss:
+            return None
+        return Balance(self.negative_ratio, self.fallback_negatives, mined, self.eps)
+
+    def _combine(self, losses: Sequence[Tensor]) -> Tensor:
+        loss, *others = losses
+        for cross_entropy in others:
+            loss = loss + weighted(self.bce_weight, cross_entropy)
+        return loss
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""
         return (
             f"balance_loss={self.balance_loss}, main_loss_type={self.main_loss_type!r},"
             f" negative_ratio={self.negative_ratio}, return_origin={self.return_origin},"
-            f" eps={self.eps}, fallback_negatives={self.fallback_negatives}, smooth={self.smooth}"
+            f" eps={self.eps}, fallback_negatives={self.fallback_negatives}, smooth={self.smooth},"
+            f" bce_weight={self.bce_weight}"
         )
 
 

@@ -28,6 +28,7 @@ _LABEL_DTYPES = (
     paddle.int64,
 )
 LABEL_NAMES = ("image", "threshold_map", "threshold_mask", "shrink_map", "shrink_mask")
+WEIGHTS_NAME = "text_weights"  # the sixth label, which may be left out
 _IMAGE_AXES = (0, -2, -1)  # N, H and W of maps with or without channels
 _OPEN = -1  # what a static graph gives for the size of an axis that the run decides
 
@@ -249,26 +250,27 @@ def maps(
     return tensor
 
 
-def labels(values: Any, like: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the four label maps, each `[N, H, W]` with the N, H and W of the maps `like`."""
+def labels(values: Any, like: Tensor) -> tuple[Tensor, ...]:
+    """Return the four or five label maps, `[N, H, W]` with the N, H and W of the maps `like`."""
     if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
         raise TypeError(
             f"labels: expected a list of 5 tensors [{', '.join(LABEL_NAMES)}],"
             f" got {describe(values)}. Pass the batch as PaddleOCR's data loader gives it."
         )
-    if len(values) != 5:
+    if len(values) not in (5, 6):
         raise ValueError(
-            f"labels: expected 5 entries [{', '.join(LABEL_NAMES)}], got {len(values)}."
-            " The image comes first and is not read: None will do for it."
+            f"labels: expected 5 entries [{', '.join(LABEL_NAMES)}], or text_weights as the"
+            f" sixth, got {len(values)}. The image comes first and is not read: None will do for"
+            " it."
         )
-    for index in range(1, len(LABEL_NAMES)):
+    for index in range(1, len(values)):
         _label(label_name(index), values[index], like, 'predicts["maps"]')
     return tuple(values[1:])
 
 
 def label_name(index: int) -> str:
     """Return what messages call a label."""
-    return f"labels[{index}] ({LABEL_NAMES[index]})"
+    return f"labels[{index}] ({(*LABEL_NAMES, WEIGHTS_NAME)[index]})"
 
 
 def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from paddle import Tensor, nn
 
 from dbloss import checks
-from dbloss._layer import LossLayer, total, weighted
+from dbloss._layer import LossLayer, total, weighted, weighted_mask
 from dbloss._static import untraced, untranslated
 from dbloss._tensors import without_amp
 from dbloss.balance import BALANCED_TYPES, BalanceLoss
@@ -15,7 +15,9 @@ from dbloss.engine import evaluate
 from dbloss.engine.processes import Processes
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
+from dbloss.mining import Pixels
 
+_Key = tuple[str, int]  # the name of some maps, and a channel
 _OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss)
 
 
@@ -35,6 +37,7 @@ class DBLoss(LossLayer):
             - `"BCELoss"`, `"CrossEntropy"` (the same), `"Euclidean"` (squared error): a loss of
               each pixel, over the positives and the hardest negatives.
             - `"OHEMDiceLoss"`: Dice over the positives and the hardest negatives.
+            - `"DiceBCELoss"`: that of `"DiceLoss"` plus `bce_weight` times that of `"BCELoss"`.
             - `"DiceFocalLoss"`: Dice plus focal loss, without mining, for the binary map too.
         alpha: weight of `L_s`, at least 0.
         beta: weight of `L_t`, at least 0.
@@ -48,11 +51,14 @@ class DBLoss(LossLayer):
         focal_gamma: as in `DiceFocalLoss`, which alone reads it.
         dice_weight: as in `DiceFocalLoss`, which alone reads it.
         focal_weight: as in `DiceFocalLoss`, which alone reads it.
+        bce_weight: weight of the cross-entropy in `"DiceBCELoss"`, which alone reads it, at least
+            0.
         fallback_negatives: number of hard negatives where the batch has no text, at least 0. On
             such a batch it pushes the probability map down for `BCELoss`, `CrossEntropy`,
-            `Euclidean` and `MaskL1Loss`; for `DiceLoss` and `OHEMDiceLoss` only together with
-            `smooth`, since Dice without text is 1 whatever is predicted. `DiceFocalLoss` needs
-            neither and does not read it, and nothing does with `balance_loss=False`.
+            `DiceBCELoss`, `Euclidean` and `MaskL1Loss`; for `DiceLoss` and `OHEMDiceLoss` only
+            together with `smooth`, since Dice without text is 1 whatever is predicted.
+            `DiceFocalLoss` needs neither and does not read it, and nothing does with
+            `balance_loss=False`.
         smooth: as in `DiceLoss`; it reaches every Dice loss. On a batch without text it pushes the
             binary map down. The balanced loss of the probability map also needs
             `fallback_negatives` there: without negatives it has no gradient. With 0 for both, such
@@ -71,9 +77,10 @@ class DBLoss(LossLayer):
             silently.
 
     Attributes:
-        bce_loss: layer of `L_s`, called as `bce_loss(pred, gt, mask)`.
-        l1_loss: layer of `L_t`, called likewise.
-        dice_loss: layer of `L_b`, called likewise. Each may be replaced.
+        bce_loss: layer of `L_s`, called as `bce_loss(pred, gt, mask)`, and with `weights=` where
+            the labels hold `text_weights`.
+        l1_loss: layer of `L_t`, called as `l1_loss(pred, gt, mask)`.
+        dice_loss: layer of `L_b`, called as `bce_loss` is. Each may be replaced.
 
     Raises:
         TypeError: a hyperparameter is of the wrong type, or a keyword is close to a known one and
@@ -114,6 +121,7 @@ class DBLoss(LossLayer):
         focal_weight: float = 1.0,
         fallback_negatives: int = 0,
         smooth: float = 0.0,
+        bce_weight: float = 0.2,
         global_batch: bool = False,
         group: Any = None,
         **kwargs: Any,
@@ -147,6 +155,7 @@ class DBLoss(LossLayer):
             eps=eps,
             fallback_negatives=fallback_negatives,
             smooth=smooth,
+            bce_weight=bce_weight,
             **shared,
         )
         self.bce_loss = focal if with_focal else balance
@@ -163,7 +172,9 @@ class DBLoss(LossLayer):
                 `[N, C, H, W]`, whose channel 0 goes through the loss of the probability map. For
                 each auxiliary weight above 0 it may hold maps of that name, `[N, 3, H, W]`.
             labels: `[image, threshold_map, threshold_mask, shrink_map, shrink_mask]`, each but the
-                image `[N, H, W]`; float, bool or integer. The image is not read.
+                image `[N, H, W]`; float, bool or integer. The image is not read. A sixth,
+                `text_weights`, above 0, is what a pixel weighs in the losses of the probability and
+                the binary map; it changes no count of positives and negatives.
 
         Returns:
             `loss`, `loss_shrink_maps` (`alpha * L_s`), `loss_threshold_maps` (`beta * L_t`) and
@@ -182,50 +193,64 @@ class DBLoss(LossLayer):
 
     def _losses(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
         maps = checks.maps(predicts)
-        targets = checks.labels(labels, maps)
-        shrink, threshold, binary = self._parts(maps, targets)
-        losses = {
-            "loss_shrink_maps": shrink,
-            "loss_threshold_maps": threshold,
-            "loss_binary_maps": binary,
-        }
-        weights = dict.fromkeys(losses, 1.0)
+        threshold_map, threshold_mask, shrink_map, shrink_mask, *more = checks.labels(labels, maps)
+        text_weights = more[0] if more else None
+        given = {"maps": maps}
         if "distance_maps" in predicts:
-            cbn = checks.maps(predicts, "cbn_maps", channels=1, like=maps)
-            *_, shrink_map, shrink_mask = targets
-            losses["loss_cbn"] = self.bce_loss(cbn[:, 0], shrink_map, shrink_mask)
-            weights["loss_cbn"] = 1.0
+            given["cbn_maps"] = checks.maps(predicts, "cbn_maps", channels=1, like=maps)
+        auxiliary = {}
         for level in ("p4", "p3", "p2"):
             name, weight = f"aux_maps_{level}", getattr(self, f"aux_weight_{level}")
             if weight > 0 and name in predicts:
-                auxiliary = checks.maps(predicts, name, like=maps)
-                losses[f"loss_{name}"] = total(self._parts(auxiliary, targets))
-                weights[f"loss_{name}"] = weight
-        weighted_losses = [weighted(weights[name], loss) for name, loss in losses.items()]
-        return {"loss": total(weighted_losses), **losses}
+                given[name] = checks.maps(predicts, name, like=maps)
+                auxiliary[f"loss_{name}"] = weight
 
-    def _parts(self, maps: Tensor, targets: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        threshold_map, threshold_mask, shrink_map, shrink_mask = targets
-        calls = (
-            (self.bce_loss, shrink_map, shrink_mask),
-            (self.l1_loss, threshold_map, threshold_mask),
-            (self.dice_loss, shrink_map, shrink_mask),
-        )
-        # Layers of this package share their sweeps; any other is called on its channel.
+        mask = weighted_mask(shrink_mask, text_weights, *given.values())
+        calls = {}
+        for name, tensor in given.items():
+            text = Pixels(tensor, 0, shrink_map, mask, shrink_mask)
+            border = Pixels(tensor, 1, threshold_map, threshold_mask, threshold_mask)
+            calls[name, 0] = self.bce_loss, text
+            if name != "cbn_maps":
+                calls[name, 1] = self.l1_loss, border
+                calls[name, 2] = self.dice_loss, text._replace(channel=2)
+        losses_of = self._evaluated(calls, text_weights)
+
+        def three(name: str) -> list[Tensor]:
+            weights = self.alpha, self.beta, 1
+            return [weighted(w, losses_of[name, channel]) for channel, w in enumerate(weights)]
+
+        parts = "loss_shrink_maps", "loss_threshold_maps", "loss_binary_maps"
+        losses = dict(zip(parts, three("maps")))
+        if "cbn_maps" in given:
+            losses["loss_cbn"] = losses_of["cbn_maps", 0]
+        for name in auxiliary:
+            losses[name] = total(three(name.removeprefix("loss_")))
+        summands = [weighted(auxiliary.get(name, 1), loss) for name, loss in losses.items()]
+        return {"loss": total(summands), **losses}
+
+    def _evaluated(
+        self, calls: Mapping[_Key, tuple[Any, Pixels]], text_weights: Tensor | None
+    ) -> dict[_Key, Tensor]:
+        """Return what each layer makes of its pixels.
+
+        Layers of this package share their sweeps; any other is called on its channel.
+        """
         processes = self._processes()
-        terms = [
-            layer._terms(gt, mask, channel) if _shares_sweeps(layer, processes) else ()
-            for channel, (layer, gt, mask) in enumerate(calls)
-        ]
-        evaluated = iter(evaluate(maps, sum(terms, ()), processes))
-        parts = []
-        for channel, (layer, gt, mask) in enumerate(calls):
-            if terms[channel]:
-                parts.append(layer._combine([next(evaluated) for _ in terms[channel]]))
+        terms = {
+            key: layer._terms(pixels) if _shares_sweeps(layer, processes) else ()
+            for key, (layer, pixels) in calls.items()
+        }
+        evaluated = iter(evaluate(sum(terms.values(), ()), processes))
+        losses = {}
+        for key, (layer, pixels) in calls.items():
+            if terms[key]:
+                losses[key] = layer._combine([next(evaluated) for _ in terms[key]])
             else:
-                parts.append(layer(maps[:, channel], gt, mask))
-        shrink, threshold, binary = parts
-        return weighted(self.alpha, shrink), weighted(self.beta, threshold), binary
+                plane, weighs = pixels.maps[:, pixels.channel], pixels.mask is not pixels.counted
+                further = {"weights": text_weights} if weighs else {}
+                losses[key] = layer(plane, pixels.target, pixels.counted, **further)
+        return losses
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

@@ -5,11 +5,10 @@ from typing import Any
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer
+from dbloss._layer import TermLayer, checked_pixels
 from dbloss._static import untraced, untranslated
-from dbloss._tensors import computed, without_amp
 from dbloss.formulas import Dice
-from dbloss.mining import Term
+from dbloss.mining import Pixels, Term
 
 
 @untraced
@@ -65,7 +64,8 @@ class DiceLoss(TermLayer):
             pred: predicted probabilities, float `[N, H, W]`, in [0, 1].
             gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
             mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; float, bool or integer.
-            weights: further weights of the pixels, `[N, H, W]`; float, bool or integer.
+            weights: what a pixel weighs beside, `[N, H, W]`, above 0; float, bool or integer. They
+                multiply the mask in every sum over pixels.
 
         Returns:
             The loss, 0-D float32.
@@ -77,16 +77,10 @@ class DiceLoss(TermLayer):
             RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
                 engine that cannot run.
         """
-        if weights is None:
-            checks.single(pred, gt, mask=mask)
-        else:
-            checks.single(pred, gt, mask=mask, weights=weights)
-            with without_amp():
-                mask = mask.astype(computed(pred)) * weights.astype(computed(pred))
-        return self._evaluate(pred, gt, mask)
+        return self._evaluate(checked_pixels(pred, gt, mask, weights))
 
-    def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
-        return (Term(Dice(self.eps, self.smooth), gt, mask, channel),)
+    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
+        return (Term(Dice(self.eps, self.smooth), pixels),)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

@@ -6,10 +6,10 @@ from typing import Any
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer, weighted
+from dbloss._layer import TermLayer, checked_pixels, weighted
 from dbloss._static import untraced, untranslated
 from dbloss.formulas import Dice, Focal, Mean
-from dbloss.mining import Term
+from dbloss.mining import Pixels, Term
 
 
 @untraced
@@ -70,7 +70,13 @@ class DiceFocalLoss(TermLayer):
         self.smooth = checks.number("smooth", smooth, least=0)
 
     @untranslated
-    def forward(self, pred: Tensor, gt: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        pred: Tensor,
+        gt: Tensor,
+        mask: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss of a batch.
 
         Args:
@@ -78,6 +84,8 @@ class DiceFocalLoss(TermLayer):
             gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
             mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; float, bool or integer. None
                 counts every pixel.
+            weights: what a pixel weighs beside, `[N, H, W]`, above 0; float, bool or integer. They
+                multiply the mask in every sum over pixels.
 
         Returns:
             The loss, 0-D float32.
@@ -89,13 +97,13 @@ class DiceFocalLoss(TermLayer):
             RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
                 engine that cannot run.
         """
-        return self._evaluate(pred, gt, self._checked_mask(pred, gt, mask))
+        return self._evaluate(checked_pixels(pred, gt, mask, weights))
 
-    def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
+    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         focal = Focal.of(self.focal_alpha, self.focal_gamma, self.eps)
         return (
-            Term(Dice(self.eps, self.smooth), gt, mask, channel),
-            Term(Mean(focal, self.eps), gt, mask, channel),
+            Term(Dice(self.eps, self.smooth), pixels),
+            Term(Mean(focal, self.eps), pixels),
         )
 
     def _combine(self, losses: Sequence[Tensor]) -> Tensor:

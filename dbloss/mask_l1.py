@@ -5,10 +5,10 @@ from typing import Any
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer
+from dbloss._layer import TermLayer, checked_pixels
 from dbloss._static import untraced, untranslated
 from dbloss.formulas import AbsoluteError, Mean
-from dbloss.mining import Term
+from dbloss.mining import Pixels, Term
 
 
 @untraced
@@ -64,11 +64,10 @@ class MaskL1Loss(TermLayer):
             RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
                 engine that cannot run.
         """
-        checks.single(pred, gt, mask=mask)
-        return self._evaluate(pred, gt, mask)
+        return self._evaluate(checked_pixels(pred, gt, mask))
 
-    def _terms(self, gt: Tensor, mask: Tensor, channel: int = 0) -> tuple[Term, ...]:
-        return (Term(Mean(AbsoluteError(), self.eps), gt, mask, channel),)
+    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
+        return (Term(Mean(AbsoluteError(), self.eps), pixels),)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

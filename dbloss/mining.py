@@ -66,13 +66,26 @@ def nth_place(n: float, size: int) -> int:
 BY_PREDICTION = Dice(1.0, 0.0)  # a loss that ranks negatives by what is predicted
 
 
-class Term(NamedTuple):
-    """One loss on one channel of the maps."""
+class Pixels(NamedTuple):
+    """A channel of predicted maps, its target, what a pixel weighs and which ones are counted.
 
-    loss: Loss
+    `maps` is `[N, C, H, W]`, or `[N, H, W]`, which is channel 0. The others are `[N, H, W]` and
+    constant. `mask` is what every sum over pixels weighs by; `n_pos` and `n_neg` are counted with
+    `counted`, which is the same where pixels have no weights of their own.
+    """
+
+    maps: Tensor
+    channel: int
     target: Tensor
     mask: Tensor
-    channel: int = 0
+    counted: Tensor
+
+
+class Term(NamedTuple):
+    """One loss on some pixels."""
+
+    loss: Loss
+    pixels: Pixels
     balance: Balance | None = None
 
     @property
@@ -81,9 +94,14 @@ class Term(NamedTuple):
         return self.balance is not None and self.balance.per_pixel
 
 
+def maps_of(terms: Sequence[Term]) -> dict[int, Tensor]:
+    """Return the maps of the terms, each once, by their `id`."""
+    return {id(term.pixels.maps): term.pixels.maps for term in terms}
+
+
 def labels_of(terms: Sequence[Term]) -> dict[int, Tensor]:
     """Return the targets and masks of the terms, each once, by their `id`."""
-    return {id(tensor): tensor for term in terms for tensor in (term.target, term.mask)}
+    return {id(tensor): tensor for term in terms for tensor in term.pixels[2:]}
 
 
 class Sums(NamedTuple):
@@ -91,6 +109,7 @@ class Sums(NamedTuple):
 
     parts: tuple[Any, ...]  # those of the loss; of a term to be mined, nothing before the choice
     counts: Counts
+    counted: Counts | None = None  # the same of `Pixels.counted`, before a choice for a balance
 
 
 class Sweeps(Protocol):
@@ -145,14 +164,14 @@ def outcomes(sweeps: Sweeps, terms: Sequence[Term]) -> list[Outcome]:
     """Return what each term comes to."""
     found = []
     for place, (term, sums) in enumerate(zip(terms, sweeps.sums(range(len(terms))))):
-        loss, balance, (parts, counts) = term.loss, term.balance, sums
-        if balance is None:
+        loss, balance, (parts, counts, counted) = term.loss, term.balance, sums
+        if balance is None or counted is None:
             found.append(Outcome(loss, parts, counts))
             continue
-        n_pos, n_neg = balance.counts(counts, sweeps.xp)
+        n_pos, n_neg = balance.counts(counted, sweeps.xp)
         if balance.per_pixel:
             sweeps.choose(place, n_neg)
-            ((parts, chosen),) = sweeps.sums([place])
+            ((parts, chosen, _),) = sweeps.sums([place])
             found.append(Outcome(loss, parts, Counts(n_pos + n_neg, chosen.positive)))
         else:
             d = loss.value(parts, counts)

@@ -53,7 +53,7 @@ def squared(p, g):
 # Not "CrossEntropy", another name of BCELoss: test_balance.py.
 PIXEL_LOSS = {"BCELoss": bce, "Euclidean": squared}
 MINED = (*PIXEL_LOSS, "OHEMDiceLoss")
-BALANCED = ("DiceLoss", "MaskL1Loss", *MINED)
+BALANCED = ("DiceLoss", "MaskL1Loss", *MINED, "DiceBCELoss")
 MAIN_LOSS_TYPES = (*BALANCED, "DiceFocalLoss")
 
 
@@ -64,10 +64,10 @@ def counts(g, m, ratio=3, fallback=0):
     return n_pos, max(int(min(((1 - g) * m).sum(), limit)), 0)
 
 
-def hard_negative_weights(hardness, g, m, ratio=3, fallback=0):
+def hard_negative_weights(hardness, g, m, ratio=3, fallback=0, weights=1.0):
     """1 above the n_neg-th largest value of v; the negatives equal to it share the places left."""
     hardness, g, m = _f64(hardness, g, m)
-    negative = (1 - g) * m
+    negative = (1 - g) * m * weights
     v, n = negative * hardness, counts(g, m, ratio, fallback)[1]
     if n == 0:
         return np.zeros_like(v)
@@ -78,9 +78,10 @@ def hard_negative_weights(hardness, g, m, ratio=3, fallback=0):
     return (negative != 0) * (above + equal * (n - above.sum()) / max(equal.sum(), 1))
 
 
-def ohem_dice(p, g, m, ratio=3, eps=1e-6, fallback=0, smooth=0.0):
+def ohem_dice(p, g, m, ratio=3, eps=1e-6, fallback=0, smooth=0.0, weights=1.0):
     p, g, m = _f64(p, g, m)
-    c = hard_negative_weights(p, g, m, ratio, fallback)
+    c = hard_negative_weights(p, g, m, ratio, fallback, weights)
+    m = m * weights
     return dice(p, g, g * m + (1 - g) * m * c, eps=eps, smooth=smooth)
 
 
@@ -93,18 +94,36 @@ def origin(p, g, m, kind="DiceLoss", eps=1e-6, smooth=0.0):
     return dice(p, g, m, eps=eps, smooth=smooth)
 
 
-def balance(p, g, m, kind="DiceLoss", balanced=True, ratio=3, eps=1e-6, fallback=0, smooth=0.0):
+def balance(
+    p,
+    g,
+    m,
+    kind="DiceLoss",
+    balanced=True,
+    ratio=3,
+    eps=1e-6,
+    fallback=0,
+    smooth=0.0,
+    bce_weight=0.2,
+    weights=1.0,
+):
+    """`weights` stand beside the mask in every sum, but not in the counts."""
+    settings = balanced, ratio, eps, fallback, smooth, bce_weight, weights
+    if kind == "DiceBCELoss":
+        parts = balance(p, g, m, "DiceLoss", *settings), balance(p, g, m, "BCELoss", *settings)
+        return tuple(a + bce_weight * b for a, b in zip(*parts))
     p, g, m = _f64(p, g, m)
-    loss, slope = origin(p, g, m, kind, eps, smooth)
+    mw = m * weights
+    loss, slope = origin(p, g, mw, kind, eps, smooth)
     if not balanced:
         if kind in PIXEL_LOSS:
-            return (m * loss).sum() / (m.sum() + eps), m * slope / (m.sum() + eps)
+            return (mw * loss).sum() / (mw.sum() + eps), mw * slope / (mw.sum() + eps)
         return loss, slope
     if kind == "OHEMDiceLoss":
-        return ohem_dice(p, g, m, ratio, eps, fallback, smooth)
+        return ohem_dice(p, g, m, ratio, eps, fallback, smooth, weights)
     n_pos, n_neg = counts(g, m, ratio, fallback)
     # A scalar loss is the same at every pixel.
-    w = g * m + (1 - g) * m * hard_negative_weights(loss, g, m, ratio, fallback)
+    w = g * mw + (1 - g) * mw * hard_negative_weights(loss, g, m, ratio, fallback, weights)
     bottom = n_pos + n_neg + eps
     factor = w / bottom if kind in PIXEL_LOSS else w.sum() / bottom
     return (w * loss).sum() / bottom, factor * slope
@@ -157,21 +176,34 @@ def db(
     focal_weight=1.0,
     fallback_negatives=0,
     smooth=0.0,
+    bce_weight=0.2,
 ):
     """The dict of losses, and the dict of gradients of "loss" to each prediction it depends on."""
-    t, k, g, m = labels[1:]
+    t, k, g, m, *more = labels[1:]
+    weights = _f64(more[0])[0] if more else 1.0
+    mw = _f64(m)[0] * weights
 
     def shrink(p):
         if main_loss_type == "DiceFocalLoss":
             return dice_focal(
-                p, g, m, dice_weight, focal_weight, focal_alpha, focal_gamma, eps, smooth
+                p, g, mw, dice_weight, focal_weight, focal_alpha, focal_gamma, eps, smooth
             )
         return balance(
-            p, g, m, main_loss_type, balance_loss, ohem_ratio, eps, fallback_negatives, smooth
+            p,
+            g,
+            m,
+            main_loss_type,
+            balance_loss,
+            ohem_ratio,
+            eps,
+            fallback_negatives,
+            smooth,
+            bce_weight,
+            weights,
         )
 
     def binary(p):
-        return shrink(p) if main_loss_type == "DiceFocalLoss" else dice(p, g, m, None, eps, smooth)
+        return shrink(p) if main_loss_type == "DiceFocalLoss" else dice(p, g, mw, None, eps, smooth)
 
     def three(maps):
         parts = shrink(maps[:, 0]), masked_l1(maps[:, 1], t, k, eps), binary(maps[:, 2])

@@ -1,7 +1,7 @@
 """Who evaluates the terms of a batch.
 
-An engine is a module with two functions. `evaluate(maps, terms, processes)` returns the loss of
-every term, 0-D float32, differentiable in the maps; it makes `Sweeps` of the batch, and leaves the
+An engine is a module with two functions. `evaluate(terms, processes)` returns the loss of every
+term, 0-D float32, differentiable in the maps; it makes `Sweeps` of the batch, and leaves the
 rest to `dbloss.mining.outcomes`. `hard_negatives(hardness, gt, mask, balance)` returns the weights
 that mining gives. Engines know formulas and tensors, and no Layer.
 
@@ -24,18 +24,19 @@ from dbloss._static import untranslated
 from dbloss._tensors import without_amp
 from dbloss.engine import operators
 from dbloss.engine.processes import Processes
-from dbloss.mining import Balance, Term
+from dbloss.mining import Balance, Term, maps_of
 
 VARIABLE = "DBLOSS_ENGINE"
 
 
-def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
-    """Return the loss of every term, 0-D float32, each differentiable in `maps`.
+def evaluate(terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
+    """Return the loss of every term, 0-D float32, each differentiable in its maps.
 
-    `maps` is `[N, C, H, W]`, or `[N, H, W]` for one channel; targets and masks are `[N, H, W]`
-    and constant. The losses are those of the images of all processes.
+    All maps are of one size. The losses are those of the images of all processes.
     """
-    losses: tuple[Tensor, ...] = choose(maps).evaluate(maps, terms, processes) if terms else ()
+    if not terms:
+        return ()
+    losses: tuple[Tensor, ...] = choose(*maps_of(terms).values()).evaluate(terms, processes)
     return losses
 
 
@@ -86,14 +87,14 @@ ENGINES: dict[str, Callable[[Tensor], str | None]] = {
 }
 
 
-def choose(maps: Tensor) -> ModuleType:
-    """Return the engine that the environment asks for, or the fastest that runs."""
+def choose(*maps: Tensor) -> ModuleType:
+    """Return the engine that the environment asks for, or the fastest that runs on the maps."""
     asked = checks.engine_name(VARIABLE, os.environ.get(VARIABLE, "auto"), tuple(ENGINES))
     for name in ENGINES if asked == "auto" else (asked,):
-        reason = ENGINES[name](maps)
-        if reason is None:
+        reasons = [reason for reason in map(ENGINES[name], maps) if reason is not None]
+        if not reasons:
             return _module(name)
-    checks.refuse_engine(VARIABLE, asked, str(reason))
+    checks.refuse_engine(VARIABLE, asked, reasons[0])
 
 
 # A layer made before the package was imported anew goes on with what it was made with.

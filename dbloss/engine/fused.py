@@ -13,7 +13,7 @@ import os
 import sys
 import weakref
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -32,9 +32,11 @@ from dbloss.formulas import BinaryCrossEntropy, Counts, Loss, Mean
 from dbloss.mining import (
     BY_PREDICTION,
     Balance,
+    Pixels,
     Sums,
     Term,
     labels_of,
+    maps_of,
     nth_place,
     outcomes,
     tie_weight,
@@ -48,12 +50,14 @@ _Result = TypeVar("_Result")
 _BLOCK_PIXELS = 1 << 17  # enough work for the call of a loop, few enough to share out evenly
 
 
-def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
+def evaluate(terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
     """Return the losses of the terms, 0-D float32, each differentiable in the maps, once."""
-    graded = paddle.is_grad_enabled() and not maps.stop_gradient
     used: list[bool] = []
-    losses: tuple[Tensor, ...] = _Layer.apply(maps, terms, processes, graded, used)
-    if graded:
+    graded = paddle.is_grad_enabled()
+    losses: tuple[Tensor, ...] = _Layer.apply(
+        terms, processes, graded, used, *maps_of(terms).values()
+    )
+    if not losses[0].stop_gradient:
         for loss in losses:
             # Paddle's second way through a layer of Python ends the process.
             loss.register_hook(functools.partial(_refuse_twice, used))
@@ -76,9 +80,9 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     p, g, m = (_rows(tensor, dtype)[:, 0] for tensor in (hardness, gt, mask))
     # What counts as no negative must not matter, not even where infinity times 0 would be NaN.
     p = _read_only(np.where(m != m * g, p, 0))
-    term = Term(BY_PREDICTION, gt, mask, balance=balance)
-    sweeps = _Sweeps([term], [p], [g], [m], None, ALONE)
-    ((_, counts),) = sweeps.sums([0])
+    term = Term(BY_PREDICTION, Pixels(hardness, 0, gt, mask, mask), balance)
+    sweeps = _Sweeps([term], [_Rows(p, g, m, m)], {}, ALONE)
+    ((_, counts, _),) = sweeps.sums([0])
     _, n_neg = balance.counts(counts, np)
     values, threshold, share = sweeps.ranked(0, n_neg)
     weights = (values > threshold) + share * (values == threshold)
@@ -90,36 +94,42 @@ class _Layer(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any,
-        maps: Tensor,
         terms: Sequence[Term],
         processes: Processes,
         graded: bool,
         used: list[bool],
+        *maps: Tensor,
     ) -> tuple[Tensor, ...]:
-        dtype = computed(maps)
-        planes = _rows(maps, dtype)
+        dtype = computed(*maps)
+        planes = {id(tensor): _rows(tensor, dtype) for tensor in maps}
         given = labels_of(terms)
         labels = {key: _rows(tensor, dtype)[:, 0] for key, tensor in given.items()}
-        written = _empty(tuple(maps.shape), planes.dtype) if graded else None
-        sweeps = _Sweeps(
-            terms,
-            [planes[:, term.channel] for term in terms],
-            [labels[id(term.target)] for term in terms],
-            [labels[id(term.mask)] for term in terms],
-            None if written is None else written.reshape(planes.shape),
-            processes,
-        )
+        written = {
+            id(tensor): _empty(tuple(tensor.shape), planes[id(tensor)].dtype)
+            for tensor in maps
+            if graded and not tensor.stop_gradient
+        }
+        rows = [
+            _Rows(
+                planes[id(pixels.maps)][:, pixels.channel],
+                labels[id(pixels.target)],
+                labels[id(pixels.mask)],
+                labels[id(pixels.counted)],
+            )
+            for _, pixels, _ in terms
+        ]
+        sweeps = _Sweeps(terms, rows, written, processes)
         with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
             found = outcomes(sweeps, terms)
             values = [outcome.value for outcome in found]
             ctx.lines = [outcome.line for outcome in found]
-        ctx.sweeps, ctx.written, ctx.maps = sweeps, written, maps.detach()
-        ctx.processes, ctx.used = processes, used
-        ctx.check = unchanged(maps, *given.values())
+        ctx.sweeps, ctx.written, ctx.used, ctx.processes = sweeps, written, used, processes
+        ctx.maps = {id(tensor): tensor.detach() for tensor in maps}
+        ctx.check = unchanged(*maps, *given.values())
         return tuple(_tensor(np.array(values, np.float32)).unbind())
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> Tensor:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
         if paddle.is_grad_enabled():
             raise RuntimeError(
                 "The fused engine gives no second derivative, which create_graph=True asks for."
@@ -132,19 +142,29 @@ class _Layer(PyLayer):  # type: ignore[misc]
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
         scales = [ctx.processes.size * scale.item() for scale in upstream]
         lines = [tuple(scale * float(x) for x in line) for scale, line in zip(scales, ctx.lines)]
-        written = ctx.written
-        if again:
-            written = _empty(written.shape, written.dtype)
-            written[:] = ctx.written
+        written = {key: _copy(array) if again else array for key, array in ctx.written.items()}
         ctx.sweeps.write(lines, written)
         with without_amp():
-            return hold(_tensor(written), ctx.maps)
+            return tuple(
+                hold(_tensor(written[key]), given) if key in written else None
+                for key, given in ctx.maps.items()
+            )
+
+
+class _Rows(NamedTuple):
+    """The pixels of a term as rows `[N, pixels]`."""
+
+    p: _Array
+    g: _Array
+    w: _Array
+    counted: _Array
 
 
 class _Sweeps:
-    """The sweeps of `dbloss.mining` over rows `[N, pixels]` of each term.
+    """The sweeps of `dbloss.mining` over the rows of each term.
 
-    `written` is what the gradient goes to, `[N, C, pixels]`, or None where there is none.
+    `written` holds what the gradients go to, in the shape of the maps, by the `id` of these; maps
+    that need no gradient are not in it.
     """
 
     xp = np
@@ -152,47 +172,49 @@ class _Sweeps:
     def __init__(
         self,
         terms: Sequence[Term],
-        p: Sequence[_Array],
-        g: Sequence[_Array],
-        m: Sequence[_Array],
-        written: _Array | None,
+        rows: Sequence[_Rows],
+        written: Mapping[int, _Array],
         processes: Processes,
     ) -> None:
         self._terms, self._processes, self._written = terms, processes, written
-        self._p, self._g, self._weights = p, g, list(m)
-        self._blocks = _blocks(*p[0].shape)
-        self._nothing = np.empty((p[0].shape[0], 0), p[0].dtype)
+        self._p, self._g, weights, self._pixels = zip(*rows)
+        self._weights = list(weights)
+        self._planes = [(id(term.pixels.maps), term.pixels.channel) for term in terms]
+        self._blocks = _blocks(*self._p[0].shape)
+        self._nothing = np.empty((len(self._p[0]), 0), self._p[0].dtype)
         self._counted: dict[int, _Array] = {}  # what the labels of a term add up to
         self._hardness: dict[int, _Array] = {}
         self._chosen: set[int] = set()
-        self._kept: dict[int, int] = {}  # channels whose slopes stand in `written`, and the place
+        self._kept: dict[int, tuple[int, int]] = {}  # planes whose slopes stand in `written`
 
     def sums(self, places: Sequence[int]) -> list[Sums]:
         """Return the sums of the terms at some places."""
-        jobs: list[_Job] = []
-        counting: dict[tuple[int, int], int] = {}
-        adding: dict[int, int] = {}
+        jobs: dict[Any, _Job] = {}  # in the order in which they are done
+
+        def count(place: int, w: _Array) -> tuple[int, int]:
+            g = self._g[place]
+            jobs.setdefault((id(g), id(w)), _Job(loops.Count(), g, g, w, self._nothing))
+            return id(g), id(w)
+
+        counting: dict[int, Any] = {}
         for place in places:
-            term, g, w = self._terms[place], self._g[place], self._weights[place]
-            if term.mined and place not in self._chosen:
-                adding[place] = len(jobs)
-                jobs.append(self._ranking(place, _ranked_by(term.loss)))
-                continue
-            if (id(g), id(w)) not in counting:
-                counting[id(g), id(w)] = len(jobs)
-                jobs.append(_Job(loops.Count(), g, g, w, self._nothing))
-            adding[place] = len(jobs)
-            jobs.append(self._addition(place))
-        out = self._first_sweep(jobs, self._processes)
+            w = self._weights[place]
+            if self._ranks(place):
+                jobs[place] = self._ranking(place, _ranked_by(self._terms[place].loss))
+                counting[place] = place  # a rank counts too, and more closely
+            else:
+                counting[place] = count(place, w)
+                jobs[place] = self._addition(place)
+            if self._pixels[place] is not w and self._terms[place].balance is not None:
+                count(place, self._pixels[place])
+        out = dict(zip(jobs, self._first_sweep(list(jobs.values()), self._processes)))
         found = []
         for place in places:
-            row, parts = out[adding[place]], ()
-            counts = row  # a rank counts too, and more closely
-            if place in self._chosen or not self._terms[place].mined:
-                counts = out[counting[id(self._g[place]), id(self._weights[place])]]
-                parts = tuple(row[: loops.TOTAL])
-            self._counted[place] = counts
-            found.append(Sums(parts, Counts(counts[loops.TOTAL], counts[loops.POSITIVE])))
+            parts = () if self._ranks(place) else tuple(out[place][: loops.TOTAL])
+            self._counted[place] = out[counting[place]]
+            counts = _counts(self._counted[place])
+            counted = out.get((id(self._g[place]), id(self._pixels[place])))
+            found.append(Sums(parts, counts, counts if counted is None else _counts(counted)))
         return found
 
     def choose(self, place: int, n: Any) -> None:
@@ -224,22 +246,23 @@ class _Sweeps:
             equal -= counted[loops.BLANK]
         return values, threshold, float(tie_weight(n, above, equal, np))
 
-    def write(self, lines: Sequence[tuple[float, ...]], gradient: _Array) -> None:
-        """Write the gradient of the losses, whose derivatives in their sums are the lines.
+    def write(self, lines: Sequence[tuple[float, ...]], gradients: Mapping[int, _Array]) -> None:
+        """Write the gradients of the losses, whose derivatives in their sums are the lines.
 
-        `gradient` is what was given to the sweeps, or a copy: the slopes that are kept stand in it.
+        They are what was given to the sweeps, or copies: the slopes that are kept stand in them.
         """
-        rows = gradient.reshape(gradient.shape[0], -1, self._p[0].shape[1])
+        rows = {key: self._rows(gradient) for key, gradient in gradients.items()}
+        places = [place for place, (key, _) in enumerate(self._planes) if key in rows]
         # What is kept stands where the gradient goes, and is overwritten first.
-        places = sorted(range(len(lines)), key=lambda place: place not in self._kept)
+        places.sort(key=lambda place: place not in self._kept)
         jobs = [
             loops.Scale(lines[place])
             if place in self._kept
             else loops.Slope(self._terms[place].loss, lines[place])
             for place in places
         ]
-        channels = [self._terms[place].channel for place in places]
-        adds = np.array([channel in channels[:j] for j, channel in enumerate(channels)])
+        planes = [self._planes[place] for place in places]
+        adds = np.array([plane in planes[:j] for j, plane in enumerate(planes)])
 
         def work(block: _Block) -> None:
             n, pixels = block
@@ -248,25 +271,35 @@ class _Sweeps:
                 tuple(self._p[place][block] for place in places),
                 tuple(self._g[place][block] for place in places),
                 tuple(self._weights[place][block] for place in places),
-                tuple(rows[n, channel, pixels] for channel in channels),
+                tuple(rows[key][n, channel, pixels] for key, channel in planes),
                 adds,
             )
 
         _spread(work, self._blocks)
-        for channel in set(range(rows.shape[1])) - set(channels):
-            rows[:, channel] = 0
+        for key, gradient in rows.items():
+            for channel in range(gradient.shape[1]):
+                if (key, channel) not in planes:
+                    gradient[:, channel] = 0
 
     def _addition(self, place: int) -> "_Job":
         """Return the job that adds up a loss, and keeps its slopes where there is room for them."""
-        term = self._terms[place]
-        job: Any = loops.Add(term.loss)
-        slopes = self._nothing
-        if loops.is_binary(term.loss):
-            job = loops.AddBinary(term.loss)
-            if self._written is not None and term.channel not in self._kept.values():
-                self._kept[place] = term.channel
-                slopes = self._written[:, term.channel]
+        loss, slopes = self._terms[place].loss, self._nothing
+        job: Any = loops.Add(loss)
+        if loops.is_binary(loss):
+            job = loops.AddBinary(loss)
+            key, channel = plane = self._planes[place]
+            if key in self._written and plane not in self._kept.values():
+                self._kept[place] = plane
+                slopes = self._rows(self._written[key])[:, channel]
         return _Job(job, self._p[place], self._g[place], self._weights[place], slopes)
+
+    def _ranks(self, place: int) -> bool:
+        """Tell whether the negatives of a term are still to be chosen."""
+        return self._terms[place].mined and place not in self._chosen
+
+    def _rows(self, gradient: _Array) -> _Array:
+        """Return a view `[N, C, pixels]` of a gradient."""
+        return gradient.reshape(len(gradient), -1, self._p[0].shape[1])
 
     def _ranking(self, place: int, by: Any) -> "_Job":
         """Return the job that writes what the negatives are ranked by."""
@@ -306,6 +339,10 @@ class _Sweeps:
 
         sums = _add_up(np.sum(_spread(work, self._blocks), axis=0), processes)
         return sums + (sums - sums)  # inf - inf is NaN
+
+
+def _counts(slots: _Array) -> Counts:
+    return Counts(slots[loops.TOTAL], slots[loops.POSITIVE])
 
 
 class _Job(NamedTuple):
@@ -451,6 +488,12 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> _Array:
     array: _Array = memory.view(dtype).reshape(shape)
     weakref.finalize(array, _spares.append, memory)
     return array
+
+
+def _copy(array: _Array) -> _Array:
+    copy = _empty(array.shape, array.dtype)
+    copy[:] = array
+    return copy
 
 
 def _spare(size: int) -> _Array | None:

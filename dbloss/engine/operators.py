@@ -20,9 +20,11 @@ from dbloss.formulas import Counts, Dice, Mean, PixelLoss
 from dbloss.mining import (
     BY_PREDICTION,
     Balance,
+    Pixels,
     Sums,
     Term,
     labels_of,
+    maps_of,
     nth_place,
     outcomes,
     tie_weight,
@@ -31,9 +33,9 @@ from dbloss.mining import (
 _ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows are float64
 
 
-def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
+def evaluate(terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
     """Return the losses of the terms, 0-D float32, each differentiable in the maps."""
-    found = outcomes(_Sweeps(maps, terms, processes), terms)
+    found = outcomes(_Sweeps(terms, processes), terms)
     values = paddle.stack([outcome.value for outcome in found])
     losses: list[Tensor] = values.astype(paddle.float32).unbind()
     return tuple(losses)
@@ -41,7 +43,7 @@ def evaluate(maps: Tensor, terms: Sequence[Term], processes: Processes) -> tuple
 
 def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
     """Return the loss of every pixel, the shape of `pred`, differentiable in `pred`."""
-    p = widened(pred)
+    p = widened(pred, computed(pred))
     loss: Tensor = value(pixel_loss, p, constant(gt.astype(p.dtype)))
     return loss
 
@@ -53,8 +55,8 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     # What counts as no negative must not matter, not even where infinity times 0 would be NaN.
     is_negative = (mask - gt * mask) != 0
     hardness = paddle.where(is_negative, hardness, paddle.zeros_like(hardness))
-    sweeps = _Sweeps(hardness, [Term(BY_PREDICTION, gt, mask, balance=balance)], ALONE)
-    ((_, counts),) = sweeps.sums([0])
+    sweeps = _Sweeps([Term(BY_PREDICTION, Pixels(hardness, 0, gt, mask, mask), balance)], ALONE)
+    ((_, counts, _),) = sweeps.sums([0])
     _, n_neg = balance.counts(counts, paddle)
     chosen = sweeps.chosen(0, sweeps.negative(0), n_neg).reshape(paddle.shape(gt))
     return (chosen * is_negative.astype(dtype)).astype(paddle.float32)
@@ -65,22 +67,32 @@ class _Sweeps:
 
     xp = paddle
 
-    def __init__(self, maps: Tensor, terms: Sequence[Term], processes: Processes) -> None:
+    def __init__(self, terms: Sequence[Term], processes: Processes) -> None:
         self._terms, self._processes = terms, processes
-        maps = widened(maps)
-        size = math.prod(maps.shape[-2:]) if min(maps.shape) > 0 else 1
+        given = maps_of(terms)
+        dtype = computed(*given.values())
+        shapes = [tensor.shape for tensor in given.values()]
+        size = math.prod(shapes[0][-2:]) if min(map(min, shapes)) > 0 else 1
         self._row = math.gcd(size, _ROW)  # 1 where a static graph leaves an axis open
-        planes = _planes(_rows(maps, self._row), {term.channel for term in terms})
+        planes = {
+            key: _planes(
+                _rows(widened(tensor, dtype), self._row),
+                {term.pixels.channel for term in terms if term.pixels.maps is tensor},
+            )
+            for key, tensor in given.items()
+        }
         labels = {
-            key: _rows(constant(tensor.astype(maps.dtype)), self._row)
+            key: _rows(constant(tensor.astype(dtype)), self._row)
             for key, tensor in labels_of(terms).items()
         }
-        self._g = [labels[id(term.target)] for term in terms]
-        self._weights = [labels[id(term.mask)] for term in terms]
+        self._g = [labels[id(term.pixels.target)] for term in terms]
+        self._weights = [labels[id(term.pixels.mask)] for term in terms]
+        self._pixels = [labels[id(term.pixels.counted)] for term in terms]
         self._positives: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._mined = [term.mined for term in terms]  # until the choice
         self._hardness = [
-            term.loss.hardness(planes[term.channel], g) for term, g in zip(terms, self._g)
+            loss.hardness(planes[id(pixels.maps)][pixels.channel], g)
+            for (loss, pixels, _), g in zip(terms, self._g)
         ]
 
     def sums(self, places: Sequence[int]) -> list[Sums]:
@@ -88,13 +100,17 @@ class _Sweeps:
         adding: dict[Any, Tensor] = {}
         for place in places:
             term, g, w = self._terms[place], self._g[place], self._weights[place]
-            loss, counted = term.loss, term.balance is not None
+            loss, pixels = term.loss, self._pixels[place]
             chosen = term.mined and not self._mined[place]
-            key = id(g), id(w)
-            if not chosen and (counted or isinstance(loss, Mean)):
-                adding[key, "total"] = w
-            if isinstance(loss, Dice) or (counted and not chosen):
-                adding[key, "positive"] = self._positive(place)
+            if term.balance is not None and not chosen:
+                adding[id(g), id(pixels), "total"] = pixels
+                adding[id(g), id(pixels), "positive"] = self._product(g, pixels)
+                if not term.mined:  # whose factor asks for it
+                    adding[id(g), id(w), "positive"] = self._product(g, w)
+            if isinstance(loss, Mean) and term.balance is None:
+                adding[id(g), id(w), "total"] = w
+            if isinstance(loss, Dice) and not self._mined[place]:
+                adding[id(g), id(w), "positive"] = self._product(g, w)
             if not self._mined[place]:
                 for number, part in enumerate(loss.parts(self._hardness[place], g, w)):
                     adding[place, number] = part
@@ -106,10 +122,12 @@ class _Sweeps:
             added.update(zip(some, self._add_up([adding[key] for key in some])))
         found = []
         for place in places:
-            key = id(self._g[place]), id(self._weights[place])
-            total, positive = added.get((key, "total")), added.get((key, "positive"))
+            counts, counted = (
+                Counts(*(added.get((id(self._g[place]), id(w), of)) for of in Counts._fields))
+                for w in (self._weights[place], self._pixels[place])
+            )
             parts = tuple(added[place, number] for number in (0, 1) if (place, number) in added)
-            found.append(Sums(parts, Counts(total, positive)))
+            found.append(Sums(parts, counts, counted))
         return found
 
     def choose(self, place: int, n: Tensor) -> None:
@@ -117,7 +135,8 @@ class _Sweeps:
         with paddle.no_grad():
             negative = self.negative(place)
             chosen = self.chosen(place, negative, n)
-            self._weights[place] = self._positive(place) + negative * chosen
+            positive = self._product(self._g[place], self._weights[place])
+            self._weights[place] = positive + negative * chosen
         self._mined[place] = False
 
     def chosen(self, place: int, negative: Tensor, n: Tensor) -> Tensor:
@@ -150,9 +169,8 @@ class _Sweeps:
                 size = self._over_processes(paddle.full_like(n, size))
             return sign * (n.clip(max=size) * threshold.astype(n.dtype) + more)
 
-    def _positive(self, place: int) -> Tensor:
+    def _product(self, g: Tensor, w: Tensor) -> Tensor:
         """Return `g*w`, which is made once for all terms of one target and one mask."""
-        g, w = self._g[place], self._weights[place]
         key = id(g), id(w)
         if key not in self._positives:
             self._positives[key] = g, w, g * w  # while it holds them, no other has their `id`
@@ -160,7 +178,7 @@ class _Sweeps:
 
     def negative(self, place: int) -> Tensor:
         """Return `(1-g)*w`."""
-        return self._weights[place] - self._positive(place)
+        return self._weights[place] - self._product(self._g[place], self._weights[place])
 
     def _on_host(self, values: Tensor) -> bool:
         """Tell whether values can be read without waiting for a device or another process."""

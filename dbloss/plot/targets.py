@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from dbloss.plot import panels
-from dbloss.targets import Targets, make_targets
+from dbloss.targets import Targets, WeightedTargets, make_targets
 
 _Array = NDArray[Any]
 
@@ -34,7 +34,7 @@ class Kinds(NamedTuple):
 
 def make_and_sort(
     polygons: Sequence[_Array], ignored: Sequence[bool], height: int, width: int
-) -> tuple[Targets, Kinds]:
+) -> tuple[Targets | WeightedTargets, Kinds]:
     """Return the targets of an image, and which of its polygons are text, ignored, too small."""
     targets = make_targets(polygons, ignored, height, width)
     marked = [polygon for polygon, flag in zip(polygons, ignored) if flag]
@@ -56,7 +56,11 @@ def make_and_sort(
 
 
 def draw_targets(
-    image: _Array, polygons: Sequence[_Array], targets: Targets, kinds: Kinds, title: str
+    image: _Array,
+    polygons: Sequence[_Array],
+    targets: Targets | WeightedTargets,
+    kinds: Kinds,
+    title: str,
 ) -> Figure:
     """Return a figure of an image, uint8 `[H, W, 3]`, with its polygons and targets."""
     cells = [["image", "image"], ["image", "image"], ["shrunk", "threshold"]]
