@@ -156,9 +156,9 @@ def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
     # OpenCV takes these two.
     dtype = np.float32 if chosen.dtype.itemsize <= 4 else np.float64
     maps = np.ascontiguousarray(chosen, dtype)
-    # Least and greatest are NaN if one value is, and cost less than a look at every value.
-    if not (np.isfinite(maps.min()) and np.isfinite(maps.max())):
-        image, y, x = np.argwhere(~np.isfinite(maps))[0].tolist()
+    finite = np.isfinite(maps)
+    if not finite.all():
+        image, y, x = np.argwhere(~finite)[0].tolist()
         raise ValueError(
             f"probability: expected finite numbers, got {maps[image, y, x]} in image {image} at"
             f" (y, x) = ({y}, {x}). The training has diverged, or the input image holds NaN."
@@ -232,12 +232,8 @@ def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Bo
         if min(rectangle[1]) >= settings.min_size + 2:
             grown.append(path if settings.poly else rectangle)
             large.append(i)
-    sizes = probability.shape[::-1], (width, height)
-    polygons = (
-        [_scaled(path, *sizes) for path in grown]
-        if settings.poly
-        else list(_scaled(_corners(grown), *sizes))
-    )
+    polygons = grown if settings.poly else _corners(grown)
+    polygons = _scaled(polygons, probability.shape[::-1], (width, height))
     return Boxes(polygons, scores[large])
 
 
@@ -277,17 +273,16 @@ def _means_inside(probability: _Map, outlines: Any, windows: Any) -> _Floats:
     return means
 
 
-def _distance(points: _Points, unclip_ratio: float) -> Any:
-    """Return how far outlines grow, from `[k, 2]` or `[n, k, 2]`."""
-    x, y = np.moveaxis(points.astype(np.float64), -1, 0)
-    next_x, next_y = np.roll(x, -1, axis=-1), np.roll(y, -1, axis=-1)
+def _distance(outlines: _Points, unclip_ratio: float) -> Any:
+    """Return how far an outline `[k, 2]` grows, or each of several, `[n, k, 2]`."""
+    closed = np.concatenate((outlines, outlines[..., :1, :]), axis=-2, dtype=np.float64)
+    x, y = closed[..., 0], closed[..., 1]
     # The sums one after the other, and the area by these products, as GEOS has them under shapely:
     # to the last bit, since the points of what grows are rounded to pixels.
-    sides = np.sqrt((next_x - x) ** 2 + (next_y - y) ** 2)
-    length = np.cumsum(sides, axis=-1)[..., -1]
-    products = (x[..., 1:] - x[..., :1]) * (y[..., :-1] - next_y[..., 1:])
-    area = np.abs(np.cumsum(products, axis=-1)[..., -1] / 2)
-    return area * unclip_ratio / np.where(length > 0, length, 1)
+    sides = np.sqrt((x[..., 1:] - x[..., :-1]) ** 2 + (y[..., 1:] - y[..., :-1]) ** 2)
+    products = (x[..., 1:-1] - x[..., :1]) * (y[..., :-2] - y[..., 2:])
+    length, twice_area = (terms.cumsum(axis=-1)[..., -1] for terms in (sides, products))
+    return np.abs(twice_area / 2) * unclip_ratio / np.where(length > 0, length, 1)
 
 
 def _grow(path: list[list[int]], distance: float) -> Any:
@@ -297,10 +292,15 @@ def _grow(path: list[list[int]], distance: float) -> Any:
     return offset.Execute(distance)
 
 
-def _scaled(points: _Points, size: tuple[int, ...], target: tuple[Any, Any]) -> NDArray[np.int32]:
-    """Return points of a map, given with its width and height, as pixels of the image."""
-    # Each axis alone: the dtype in which it is rounded is that of its own target.
-    axes = (
-        np.clip(np.round(points[..., i] / size[i] * target[i]), 0, target[i]) for i in range(2)
-    )
-    return np.stack(tuple(axes), axis=-1).astype(np.int32)
+def _scaled(
+    outlines: Sequence[_Points], size: tuple[int, ...], target: tuple[Any, Any]
+) -> list[NDArray[np.int32]]:
+    """Return outlines on a map, given with its width and height, as pixels of the image."""
+    if not len(outlines):
+        return []
+    points = np.concatenate(outlines)
+    pixels = np.empty(points.shape, np.int32)
+    for i in range(2):
+        pixels[:, i] = np.clip(np.round(points[:, i] / size[i] * target[i]), 0, target[i])
+    ends = np.cumsum([len(outline) for outline in outlines])
+    return np.split(pixels, ends[:-1])
