@@ -130,7 +130,15 @@ class _Settings(NamedTuple):
 
 def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
     """Return the probability maps `[N, H, W]`, and whether it was one map without N."""
-    shape = list(value.shape if paddle.is_tensor(value) else np.shape(value))
+    if not paddle.is_tensor(value):
+        try:
+            value = np.asarray(value)
+        except ValueError:
+            raise ValueError(
+                "probability: expected an array or a tensor, got rows of different lengths."
+                " Pass one map after the other, or maps of one size."
+            ) from None
+    shape = list(value.shape)
     single = len(shape) == 2
     if not single and (len(shape) != 4 or shape[1] not in (1, 3)):
         raise ValueError(
@@ -199,32 +207,22 @@ def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Bo
     contours = contours[: settings.max_candidates]
     outlines: Any
     if settings.poly:
-        outlines = [cv2.approxPolyDP(c, 0.002 * cv2.arcLength(c, True), True) for c in contours]
-        outlines = [outline[:, 0] for outline in outlines if len(outline) >= 4]
-        scores = _means_inside(probability, outlines, _windows_of_pixels(outlines))
+        outlines, scores = _polygons(probability, contours)
     else:
-        rectangles = [cv2.minAreaRect(contour) for contour in contours]
-        large = [i for i, (_, sides, _) in enumerate(rectangles) if min(sides) >= settings.min_size]
-        outlines = _corners([rectangles[i] for i in large])
-        if settings.slow:
-            contours = [contours[i] for i in large]
-            scores = _means_inside(probability, contours, _windows_of_pixels(contours))
-        else:
-            windows = _windows(outlines, probability.shape)
-            scores = _means_inside(probability, outlines.astype(np.int32), windows)
+        outlines, scores = _quads(probability, contours, settings)
 
-    kept = np.flatnonzero(scores >= settings.box_thresh)
+    kept = np.flatnonzero(scores >= settings.box_thresh).tolist()
     if settings.poly:
         outlines = [outlines[i] for i in kept]
         distances = [_distance(outline, settings.unclip_ratio) for outline in outlines]
     else:
         outlines = outlines[kept]
         distances = _distance(outlines, settings.unclip_ratio).tolist()
-        outlines = outlines.astype(np.int64)
 
-    grown, large = [], []
+    grown: Any = []
+    large: list[int] = []
     for i, outline, distance in zip(kept, outlines, distances):
-        paths = _grow(outline.tolist(), distance)
+        paths = _grow(outline, distance)
         if len(paths) != 1:
             continue
         path = np.array(paths[0], np.int32)
@@ -232,9 +230,33 @@ def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Bo
         if min(rectangle[1]) >= settings.min_size + 2:
             grown.append(path if settings.poly else rectangle)
             large.append(i)
-    polygons = grown if settings.poly else _corners(grown)
-    polygons = _scaled(polygons, probability.shape[::-1], (width, height))
+    outlines = grown if settings.poly else _corners(grown)
+    polygons = _scaled(outlines, probability.shape[::-1], (width, height))
     return Boxes(polygons, scores[large])
+
+
+def _quads(
+    probability: _Map, contours: Sequence[_Points], settings: _Settings
+) -> tuple[_Points, _Floats]:
+    """Return the rectangles around contours, `[n, 4, 2]`, and their scores."""
+    rectangles, around = [], []
+    for contour in contours:
+        rectangle = cv2.minAreaRect(contour)
+        if min(rectangle[1]) >= settings.min_size:
+            rectangles.append(rectangle)
+            around.append(contour)
+    quads = _corners(rectangles)
+    if settings.slow:
+        return quads, _means_inside(probability, around, _windows_of_pixels(around))
+    windows = _windows(quads, probability.shape)
+    return quads, _means_inside(probability, quads.astype(np.int32), windows)
+
+
+def _polygons(probability: _Map, contours: Sequence[_Points]) -> tuple[list[_Points], _Floats]:
+    """Return simplified contours, each `[k, 2]`, and their scores."""
+    simple = [cv2.approxPolyDP(each, 0.002 * cv2.arcLength(each, True), True) for each in contours]
+    polygons = [points[:, 0] for points in simple if len(points) >= 4]
+    return polygons, _means_inside(probability, polygons, _windows_of_pixels(polygons))
 
 
 def _corners(rectangles: list[Any]) -> _Points:
@@ -285,8 +307,9 @@ def _distance(outlines: _Points, unclip_ratio: float) -> Any:
     return np.abs(twice_area / 2) * unclip_ratio / np.where(length > 0, length, 1)
 
 
-def _grow(path: list[list[int]], distance: float) -> Any:
+def _grow(outline: _Points, distance: float) -> Any:
     """Return the outlines of a polygon that has grown by a distance, with round joins."""
+    path = outline.astype(np.int64).tolist()  # what pyclipper makes of it, but faster
     offset = pyclipper.PyclipperOffset()
     offset.AddPath(path, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
     return offset.Execute(distance)
