@@ -164,13 +164,14 @@ def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
     # OpenCV takes these two.
     dtype = np.float32 if chosen.dtype.itemsize <= 4 else np.float64
     maps = np.ascontiguousarray(chosen, dtype)
-    finite = np.isfinite(maps)
-    if not finite.all():
-        image, y, x = np.argwhere(~finite)[0].tolist()
-        raise ValueError(
-            f"probability: expected finite numbers, got {maps[image, y, x]} in image {image} at"
-            f" (y, x) = ({y}, {x}). The training has diverged, or the input image holds NaN."
-        )
+    for image, probability in enumerate(maps):
+        finite = np.isfinite(probability)
+        if not finite.all():
+            y, x = np.argwhere(~finite)[0].tolist()
+            raise ValueError(
+                f"probability: expected finite numbers, got {probability[y, x]} in image {image}"
+                f" at (y, x) = ({y}, {x}). The training has diverged, or the input image holds NaN."
+            )
     return maps, single
 
 
@@ -262,13 +263,13 @@ def _polygons(probability: _Map, contours: Sequence[_Points]) -> tuple[list[_Poi
 def _corners(rectangles: list[Any]) -> _Points:
     """Return the corners of OpenCV's rectangles, `[n, 4, 2]`, clockwise from the upper left."""
     points = np.array([cv2.boxPoints(each) for each in rectangles], np.float32).reshape(-1, 4, 2)
-    order = np.argsort(points[..., 0], axis=1, kind="stable")
-    y = np.take_along_axis(points[..., 1], order, axis=1)
+    each = np.arange(len(points))[:, None]
+    points = points[each, points[..., 0].argsort(axis=1, kind="stable")]
     # Of the two on the left the upper is the first and the lower the last.
-    left, right = y[:, 1] <= y[:, 0], y[:, 3] <= y[:, 2]
-    clockwise = np.stack((left, 2 + right, 3 - right, 1 - left), axis=1)
-    order = np.take_along_axis(order, clockwise, axis=1)
-    return np.take_along_axis(points, order[..., None], axis=1)
+    left, right = points[:, 1, 1] <= points[:, 0, 1], points[:, 3, 1] <= points[:, 2, 1]
+    clockwise = np.array((left, 2 + right, 3 - right, 1 - left), int).T
+    corners: _Points = points[each, clockwise]
+    return corners
 
 
 def _windows(outlines: _Points, shape: tuple[int, ...]) -> Any:
@@ -324,6 +325,6 @@ def _scaled(
     points = np.concatenate(outlines)
     pixels = np.empty(points.shape, np.int32)
     for i in range(2):
-        pixels[:, i] = np.clip(np.round(points[:, i] / size[i] * target[i]), 0, target[i])
+        pixels[:, i] = (points[:, i] / size[i] * target[i]).round().clip(0, target[i])
     ends = np.cumsum([len(outline) for outline in outlines])
     return np.split(pixels, ends[:-1])
