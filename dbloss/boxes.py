@@ -1,0 +1,330 @@
+"""A probability map to the polygons of its words, and their scores."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+from numpy.typing import NDArray
+
+from dbloss import checks
+
+with checks.extra("dbloss.boxes", "targets", "cv2", "pyclipper"):
+    import cv2
+    import pyclipper
+
+_Floats = NDArray[np.float64]
+_Map = NDArray[Any]  # `[H, W]`, float32 or float64
+_Points = NDArray[Any]  # `[k, 2]`, or `[n, k, 2]`
+
+# Beyond this float32 does not tell one pixel from the next.
+_LARGEST = 2**24
+
+
+class Boxes(NamedTuple):
+    """What was found in one map, box by box."""
+
+    polygons: list[NDArray[np.int32]]  # each `[k, 2]`, its points (x, y) in pixels
+    scores: _Floats  # `[boxes]`
+
+
+def find_boxes(
+    probability: Any,
+    *,
+    thresh: float = 0.3,
+    box_thresh: float = 0.6,
+    unclip_ratio: float = 1.5,
+    max_candidates: int = 1000,
+    min_size: float = 3,
+    use_dilation: bool = False,
+    score_mode: str = "fast",
+    box_type: str = "quad",
+    height: Any = None,
+    width: Any = None,
+) -> Any:
+    """Return the boxes that PaddleOCR's `DBPostProcess` finds, to the pixel and in its order.
+
+    Pixels above `thresh` are text. The outline of each region of text, and that of each hole in
+    one, gives a box: the rectangle of least area around it, which may be turned, or, for
+    `box_type="poly"`, the outline itself, simplified. Its score is the mean of the map inside the
+    box. A box whose score is not below `box_thresh` grows by `D = area * unclip_ratio / length` on
+    all sides, since a DB detector learns shrunk text, and is scaled from the map to the image.
+
+    The score is that of the box before it grows, and `box_thresh` does nothing but drop boxes by
+    it. So to try several values of `box_thresh`, find the boxes once with `box_thresh=0`, and for
+    each value take those with `scores >= box_thresh`: the same boxes in the same order, whatever
+    `max_candidates` is, which counts outlines and not boxes. `thresh` has no such way.
+
+    Args:
+        probability: one map, float `[H, W]`, or those of a batch, `[N, 1, H, W]` or
+            `[N, 3, H, W]` with the probability map as channel 0, as a DB head returns it: an array
+            or a Paddle tensor of any float width, values in [0, 1]. It is never changed.
+        thresh: the probability above which a pixel is text, in [0, 1].
+        box_thresh: the least score of a box, in [0, 1].
+        unclip_ratio: how far a box grows, in [0, 100].
+        max_candidates: how many outlines are looked at, the first that OpenCV gives.
+        min_size: the least length of the shorter side of a box in pixels of the map, before it
+            grows; after that it is `min_size + 2`. A polygon is measured after it has grown only.
+        use_dilation: whether regions of text grow by a pixel to the right and below first, which
+            joins what is broken.
+        score_mode: `"fast"`, the mean over the box, or `"slow"`, over the inside of the outline,
+            which is higher and takes longer for ragged outlines. `"poly"` boxes have the mean over
+            their own polygon in both.
+        box_type: `"quad"`, or `"poly"` for curved text.
+        height: of the image whose pixels the polygons shall be in, the map's where it is None. For
+            a batch one number, or one for each image. With PaddleOCR's `shape_list`, whose rows
+            are (src_h, src_w, ratio_h, ratio_w), pass `shape_list[:, 0]`.
+        width: the same; `shape_list[:, 1]`.
+
+    Returns:
+        `Boxes(polygons, scores)` for one map, a list of them for a batch. `polygons` is a list of
+        int32 arrays `[k, 2]`, points (x, y) with 0 <= x <= `width` and 0 <= y <= `height`. A quad
+        has 4, its upper left corner first, then clockwise. `scores` is float64 `[boxes]`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: the map has another shape, is empty, or holds NaN or infinity; a number is out
+            of range, a name unknown, or there are not as many sizes as images.
+
+    Example:
+        >>> import numpy as np
+        >>> from dbloss.boxes import find_boxes
+        >>> probability = np.zeros((64, 96), np.float32)
+        >>> probability[20:31, 10:61] = 0.9
+        >>> polygons, scores = find_boxes(probability, height=128, width=192)
+        >>> polygons[0].tolist(), [round(float(score), 3) for score in scores]
+        ([[8, 28], [132, 28], [132, 72], [8, 72]], [0.9])
+
+    Source:
+        Liao et al., "Real-time Scene Text Detection with Differentiable Binarization",
+        AAAI 2020, section "Inference"; PaddleOCR `ppocr/postprocess/db_postprocess.py`.
+    """
+    settings = _Settings(
+        thresh=checks.number("thresh", thresh, least=0, most=1),
+        box_thresh=checks.number("box_thresh", box_thresh, least=0, most=1),
+        unclip_ratio=checks.number("unclip_ratio", unclip_ratio, least=0, most=100),
+        max_candidates=checks.number("max_candidates", max_candidates, least=1, whole=True),
+        min_size=checks.number("min_size", min_size, least=0),
+        use_dilation=checks.flag("use_dilation", use_dilation),
+        slow=checks.choice("score_mode", score_mode, ("fast", "slow")) == "slow",
+        poly=checks.choice("box_type", box_type, ("quad", "poly")) == "poly",
+    )
+    maps, single = _checked_maps(probability)
+    count, *size = maps.shape
+    heights = _checked_sizes("height", height, size[0], count)
+    widths = _checked_sizes("width", width, size[1], count)
+    found = [_find(*each, settings) for each in zip(maps, heights, widths)]
+    return found[0] if single else found
+
+
+class _Settings(NamedTuple):
+    thresh: float
+    box_thresh: float
+    unclip_ratio: float
+    max_candidates: int
+    min_size: float
+    use_dilation: bool
+    slow: bool
+    poly: bool
+
+
+def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
+    """Return the probability maps `[N, H, W]`, and whether it was one map without N."""
+    if not paddle.is_tensor(value):
+        try:
+            value = np.asarray(value)
+        except ValueError:
+            raise ValueError(
+                "probability: expected an array or a tensor, got rows of different lengths."
+                " Pass one map after the other, or maps of one size."
+            ) from None
+    shape = list(value.shape)
+    single = len(shape) == 2
+    if not single and (len(shape) != 4 or shape[1] not in (1, 3)):
+        raise ValueError(
+            "probability: expected the shape [H, W], [N, 1, H, W] or [N, 3, H, W], got"
+            f' {shape}. Pass predicts["maps"] of a DB head; .unsqueeze(1) or [:, None] adds the'
+            " axis of a single channel."
+        )
+    if 0 in shape:
+        raise ValueError(
+            f"probability: expected at least one image and one pixel, got {shape}."
+            " Leave out empty batches."
+        )
+    chosen = value[None] if single else value[:, 0]
+    if paddle.is_tensor(value):
+        halves = (paddle.float16, paddle.bfloat16)
+        chosen = (chosen.astype("float32") if chosen.dtype in halves else chosen).numpy()
+    if chosen.dtype.kind != "f":
+        raise TypeError(
+            f"probability: expected a float dtype, got {chosen.dtype}. Pass probabilities in"
+            " [0, 1]; convert a map of 0 and 1 with .astype('float32'), divide one of 0 to 255"
+            " by 255."
+        )
+    # OpenCV takes these two.
+    dtype = np.float32 if chosen.dtype.itemsize <= 4 else np.float64
+    maps = np.ascontiguousarray(chosen, dtype)
+    for image, probability in enumerate(maps):
+        finite = np.isfinite(probability)
+        if not finite.all():
+            y, x = np.argwhere(~finite)[0].tolist()
+            raise ValueError(
+                f"probability: expected finite numbers, got {probability[y, x]} in image {image}"
+                f" at (y, x) = ({y}, {x}). The training has diverged, or the input image holds NaN."
+            )
+    return maps, single
+
+
+def _checked_sizes(name: str, value: Any, default: int, count: int) -> list[Any]:
+    """Return the height or width of each image, raise where it is none."""
+    if value is None:
+        return [default] * count
+    if paddle.is_tensor(value):
+        value = value.numpy()
+    if np.ndim(value) == 0:
+        return [_checked_size(name, value)] * count
+    if len(value) != count:
+        raise ValueError(
+            f"{name}: expected a number, or one for each image, {count}, got {len(value)}."
+            f" With PaddleOCR's shape_list pass shape_list[:, {0 if name == 'height' else 1}]."
+        )
+    return [_checked_size(f"{name}[{i}]", each) for i, each in enumerate(value)]
+
+
+def _checked_size(name: str, value: Any) -> Any:
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    number = checks.number(name, value, above=0, most=_LARGEST)
+    # Scaling by a float64 of NumPy is in float64, where NumPy has it so: PaddleOCR's shape_list.
+    return value if isinstance(value, np.generic) else number
+
+
+def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Boxes:
+    """Return the boxes of one map."""
+    text = (probability > settings.thresh).view(np.uint8)
+    if settings.use_dilation:
+        text = cv2.dilate(text, np.ones((2, 2), np.uint8))
+    contours = cv2.findContours(text, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0]
+    contours = contours[: settings.max_candidates]
+    outlines: Any
+    if settings.poly:
+        outlines, scores = _polygons(probability, contours)
+    else:
+        outlines, scores = _quads(probability, contours, settings)
+
+    kept = np.flatnonzero(scores >= settings.box_thresh).tolist()
+    if settings.poly:
+        outlines = [outlines[i] for i in kept]
+        distances = [_distance(outline, settings.unclip_ratio) for outline in outlines]
+    else:
+        outlines = outlines[kept]
+        distances = _distance(outlines, settings.unclip_ratio).tolist()
+
+    grown: Any = []
+    large: list[int] = []
+    for i, outline, distance in zip(kept, outlines, distances):
+        paths = _grow(outline, distance)
+        if len(paths) != 1:
+            continue
+        path = np.array(paths[0], np.int32)
+        rectangle = cv2.minAreaRect(path)
+        if min(rectangle[1]) >= settings.min_size + 2:
+            grown.append(path if settings.poly else rectangle)
+            large.append(i)
+    outlines = grown if settings.poly else _corners(grown)
+    polygons = _scaled(outlines, probability.shape[::-1], (width, height))
+    return Boxes(polygons, scores[large])
+
+
+def _quads(
+    probability: _Map, contours: Sequence[_Points], settings: _Settings
+) -> tuple[_Points, _Floats]:
+    """Return the rectangles around contours, `[n, 4, 2]`, and their scores."""
+    rectangles, around = [], []
+    for contour in contours:
+        rectangle = cv2.minAreaRect(contour)
+        if min(rectangle[1]) >= settings.min_size:
+            rectangles.append(rectangle)
+            around.append(contour)
+    quads = _corners(rectangles)
+    if settings.slow:
+        return quads, _means_inside(probability, around, _windows_of_pixels(around))
+    windows = _windows(quads, probability.shape)
+    return quads, _means_inside(probability, quads.astype(np.int32), windows)
+
+
+def _polygons(probability: _Map, contours: Sequence[_Points]) -> tuple[list[_Points], _Floats]:
+    """Return simplified contours, each `[k, 2]`, and their scores."""
+    simple = [cv2.approxPolyDP(each, 0.002 * cv2.arcLength(each, True), True) for each in contours]
+    polygons = [points[:, 0] for points in simple if len(points) >= 4]
+    return polygons, _means_inside(probability, polygons, _windows_of_pixels(polygons))
+
+
+def _corners(rectangles: list[Any]) -> _Points:
+    """Return the corners of OpenCV's rectangles, `[n, 4, 2]`, clockwise from the upper left."""
+    points = np.array([cv2.boxPoints(each) for each in rectangles], np.float32).reshape(-1, 4, 2)
+    each = np.arange(len(points))[:, None]
+    points = points[each, points[..., 0].argsort(axis=1, kind="stable")]
+    # Of the two on the left the upper is the first and the lower the last.
+    left, right = points[:, 1, 1] <= points[:, 0, 1], points[:, 3, 1] <= points[:, 2, 1]
+    clockwise = np.array((left, 2 + right, 3 - right, 1 - left), int).T
+    corners: _Points = points[each, clockwise]
+    return corners
+
+
+def _windows(outlines: _Points, shape: tuple[int, ...]) -> Any:
+    """Return left, top, right and bottom of the pixels around each outline."""
+    last = np.array(shape[::-1]) - 1
+    low = np.floor(outlines.min(axis=1)).clip(0, last)
+    high = np.ceil(outlines.max(axis=1)).clip(0, last)
+    return np.concatenate((low, high + 1), axis=1).astype(int).tolist()
+
+
+def _windows_of_pixels(outlines: Sequence[_Points]) -> Any:
+    """Return the same for outlines of pixels of the map."""
+    boxes = map(cv2.boundingRect, outlines)
+    return [(x, y, x + w, y + h) for x, y, w, h in boxes]
+
+
+def _means_inside(probability: _Map, outlines: Any, windows: Any) -> _Floats:
+    """Return the mean of the map inside each outline of whole pixels."""
+    means = np.empty(len(outlines))
+    for i, (outline, (left, top, right, bottom)) in enumerate(zip(outlines, windows)):
+        mask = np.zeros((bottom - top, right - left), np.uint8)
+        cv2.fillPoly(mask, [outline], 1, offset=(-left, -top))
+        means[i] = cv2.mean(probability[top:bottom, left:right], mask)[0]
+    return means
+
+
+def _distance(outlines: _Points, unclip_ratio: float) -> Any:
+    """Return how far an outline `[k, 2]` grows, or each of several, `[n, k, 2]`."""
+    closed = np.concatenate((outlines, outlines[..., :1, :]), axis=-2, dtype=np.float64)
+    x, y = closed[..., 0], closed[..., 1]
+    # The sums one after the other, and the area by these products, as GEOS has them under shapely:
+    # to the last bit, since the points of what grows are rounded to pixels.
+    sides = np.sqrt((x[..., 1:] - x[..., :-1]) ** 2 + (y[..., 1:] - y[..., :-1]) ** 2)
+    products = (x[..., 1:-1] - x[..., :1]) * (y[..., :-2] - y[..., 2:])
+    length, twice_area = (terms.cumsum(axis=-1)[..., -1] for terms in (sides, products))
+    return np.abs(twice_area / 2) * unclip_ratio / np.where(length > 0, length, 1)
+
+
+def _grow(outline: _Points, distance: float) -> Any:
+    """Return the outlines of a polygon that has grown by a distance, with round joins."""
+    path = outline.astype(np.int64).tolist()  # what pyclipper makes of it, but faster
+    offset = pyclipper.PyclipperOffset()
+    offset.AddPath(path, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
+    return offset.Execute(distance)
+
+
+def _scaled(
+    outlines: Sequence[_Points], size: tuple[int, ...], target: tuple[Any, Any]
+) -> list[NDArray[np.int32]]:
+    """Return outlines on a map, given with its width and height, as pixels of the image."""
+    if not len(outlines):
+        return []
+    points = np.concatenate(outlines)
+    pixels = np.empty(points.shape, np.int32)
+    for i in range(2):
+        pixels[:, i] = (points[:, i] / size[i] * target[i]).round().clip(0, target[i])
+    ends = np.cumsum([len(outline) for outline in outlines])
+    return np.split(pixels, ends[:-1])
