@@ -20,13 +20,6 @@ _Floats = NDArray[np.float64]
 _Maps = NDArray[np.float32]
 _Indices = NDArray[np.int64]
 
-# With `text_balance`: the pixels of a shrunk text of weight 1, the fewest that one is taken for,
-# the least and the greatest weight.
-_USUAL, _FEWEST, _LIGHTEST, _HEAVIEST = 200, 20, 0.25, 6.0
-
-# Beyond this float32 does not tell one pixel from the next.
-_FARTHEST = 2.0**24
-
 
 class Targets(NamedTuple):
     """The four label maps of one image, each float32 `[height, width]`."""
@@ -35,16 +28,6 @@ class Targets(NamedTuple):
     threshold_mask: _Maps
     shrink_map: _Maps
     shrink_mask: _Maps
-
-
-class WeightedTargets(NamedTuple):
-    """The label maps of one image with the weights of its pixels, float32 `[height, width]`."""
-
-    threshold_map: _Maps
-    threshold_mask: _Maps
-    shrink_map: _Maps
-    shrink_mask: _Maps
-    text_weights: _Maps
 
 
 def make_targets(
@@ -57,8 +40,7 @@ def make_targets(
     thresh_min: float = 0.3,
     thresh_max: float = 0.7,
     min_text_size: float = 8,
-    text_balance: float = 0,
-) -> Targets | WeightedTargets:
+) -> Targets:
     """Return the label maps that PaddleOCR's border-map and shrink-map steps make.
 
     Both steps move the outline of a polygon by `D = area * (1 - shrink_ratio^2) / perimeter`,
@@ -74,11 +56,6 @@ def make_targets(
     shrunk by its D; where that leaves no piece or several, the ratio is raised in steps of
     `shrink_ratio`. The mask is 1 except inside the polygons that are ignored: the caller's, and
     those narrower or lower than `min_text_size`, of an area under 1, or with nothing left.
-
-    Text weights, where `text_balance` is above 0: `(200 / a)^text_balance`, clipped to [0.25, 6],
-    on the pixels of a shrunk text that has a of them, a at least 20; 1 elsewhere. So a small word
-    weighs more, and with 1 each text as much as any other within the clip. Where two shrunk texts
-    share a pixel the greater weight counts. PaddleOCR has no such weights.
 
     Every polygon has a result, and no polygons give the maps of a page without text. Its
     direction, and a point given twice, change nothing. One of zero area leaves the threshold map
@@ -106,12 +83,10 @@ def make_targets(
         thresh_min: the threshold away from text, in [0, `thresh_max`].
         thresh_max: the threshold on the edge of a text, in [0, 1].
         min_text_size: the least width and height of a text that counts, in pixels.
-        text_balance: exponent of the text weights, at least 0; 0 makes none.
 
     Returns:
         `Targets(threshold_map, threshold_mask, shrink_map, shrink_mask)`, each float32
-        `[height, width]`, and with `text_balance` above 0 `WeightedTargets`, which ends with
-        `text_weights`. They share one allocation; copy a map to keep it alone.
+        `[height, width]`. The four share one allocation; copy a map to keep it alone.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -137,21 +112,18 @@ def make_targets(
     thresh_max = float(checks.number("thresh_max", thresh_max, least=0, most=1))
     thresh_min = float(checks.number("thresh_min", thresh_min, least=0, most=thresh_max))
     min_text_size = float(checks.number("min_text_size", min_text_size, least=0))
-    text_balance = float(checks.number("text_balance", text_balance, least=0))
-    arrays = _checked_polygons(polygons)
-    skipped = _checked_ignored(ignored, len(arrays))
+    arrays = checks.polygons("polygons", polygons)
+    skipped = checks.ignored("ignored", ignored, len(arrays))
 
-    kind = WeightedTargets if text_balance else Targets
-    # One allocation for all: a large one comes in large pages, which are far fewer.
-    targets = kind(*np.empty((len(kind._fields), height, width), np.float32))
-    for target, value in zip(targets, (thresh_min, 0, 0, 1, 0)):
+    # One allocation for all four: a large one comes in large pages, which are far fewer.
+    targets = Targets(*np.empty((4, height, width), np.float32))
+    for target, value in zip(targets, (thresh_min, 0, 0, 1)):
         target.fill(value)
-    if arrays:
-        outlines = _join(arrays)
-        _draw_border(targets, outlines, skipped, shrink_ratio, thresh_min, thresh_max)
-        _draw_shrunk(targets, outlines, skipped, shrink_ratio, min_text_size, text_balance)
-    if isinstance(targets, WeightedTargets):
-        np.copyto(targets.text_weights, 1, where=targets.text_weights == 0)
+    if not arrays:
+        return targets
+    outlines = _join(arrays)
+    _draw_border(targets, outlines, skipped, shrink_ratio, thresh_min, thresh_max)
+    _draw_shrunk(targets, outlines, skipped, shrink_ratio, min_text_size)
     return targets
 
 
@@ -171,63 +143,6 @@ def _checked_size(name: str, value: Any) -> int:
             f"{name}: expected at least 1 pixel, got {pixels}. Pass the size of the image."
         )
     return pixels
-
-
-def _checked_polygons(values: Any) -> list[NDArray[Any]]:
-    """Return polygons as arrays `[k, 2]` if each is one of finite points, raise otherwise."""
-    try:
-        listed = list(values)
-    except TypeError:
-        raise TypeError(
-            f"polygons: expected a sequence of [k, 2] arrays, got {type(values).__name__}."
-            " Pass a list, [] for an image without text."
-        ) from None
-    arrays = []
-    for i, polygon in enumerate(listed):
-        try:
-            array = np.asarray(polygon)
-        except ValueError:
-            raise ValueError(
-                f"polygons[{i}]: expected points of two coordinates (x, y) each, got rows of"
-                " different lengths. Correct this polygon."
-            ) from None
-        if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3:
-            raise ValueError(
-                f"polygons[{i}]: expected the shape [k, 2] with k >= 3 points (x, y),"
-                f" got {list(array.shape)}. Pass one array per text; leave out what has fewer"
-                " points."
-            )
-        if array.dtype.kind not in "fiu":
-            raise TypeError(
-                f"polygons[{i}]: expected coordinates that are numbers, got the dtype"
-                f" {array.dtype}. Convert it to float."
-            )
-        # NaN fails this as well. Not by abs: of the least int64 it is negative.
-        if not (float(array.max()) <= _FARTHEST and float(array.min()) >= -_FARTHEST):
-            wrong = np.flatnonzero(~(np.abs(array.astype(np.float64)) <= _FARTHEST).all(axis=1))[0]
-            raise ValueError(
-                f"polygons[{i}]: expected finite coordinates in pixels, none beyond"
-                f" {_FARTHEST:.0f}, got {array[wrong].tolist()} as point {wrong}."
-                " Correct or leave out this polygon."
-            )
-        arrays.append(array)
-    return arrays
-
-
-def _checked_ignored(values: Any, count: int) -> NDArray[np.bool_]:
-    """Return one flag per polygon as an array of bool, raise if they are anything else."""
-    flags = np.asarray(values)
-    if flags.ndim != 1 or (flags.size and flags.dtype != bool):
-        got = f"the dtype {flags.dtype}" if flags.ndim == 1 else type(values).__name__
-        raise TypeError(
-            f"ignored: expected a sequence of bool, got {got}. Pass True or False per polygon."
-        )
-    if len(flags) != count:
-        raise ValueError(
-            f"ignored: expected one bool per polygon, {count}, got {len(flags)}."
-            " Pass as many flags as polygons."
-        )
-    return flags.astype(bool)
 
 
 class _Outlines(NamedTuple):
@@ -262,7 +177,7 @@ def _join(arrays: list[NDArray[Any]]) -> _Outlines:
 
 
 def _draw_border(
-    targets: Targets | WeightedTargets,
+    targets: Targets,
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
     shrink_ratio: float,
@@ -367,14 +282,13 @@ def _draw_thresholds(  # type: ignore[no-untyped-def]
 
 
 def _draw_shrunk(
-    targets: Targets | WeightedTargets,
+    targets: Targets,
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
     shrink_ratio: float,
     min_text_size: float,
-    text_balance: float,
 ) -> None:
-    """Draw the shrink map and its mask, and the weights of text where there are any."""
+    """Draw the shrink map and its mask."""
     height, width = targets.shrink_map.shape
     _, starts, ends, _ = outlines
     points = outlines.points.clip(0, np.array((width - 1, height - 1), outlines.points.dtype))
@@ -397,23 +311,8 @@ def _draw_shrunk(
                     break
         for piece in pieces:
             cv2.fillPoly(targets.shrink_map, [np.array(piece, np.int32)], 1)
-        if pieces and isinstance(targets, WeightedTargets):
-            _weigh(targets.text_weights, pieces, text_balance)
         if not pieces:
             cv2.fillPoly(targets.shrink_mask, [pixels[start:end]], 0)
-
-
-def _weigh(weights: _Maps, pieces: list[list[list[int]]], text_balance: float) -> None:
-    """Raise the weights of the pixels of one shrunk text to what they weigh."""
-    outlines = [np.array(piece, np.int32) for piece in pieces]
-    x, y, w, h = cv2.boundingRect(np.concatenate(outlines))
-    inside = np.zeros((h, w), np.uint8)
-    for outline in outlines:
-        cv2.fillPoly(inside, [outline - (x, y)], 1)
-    pixels = max(cv2.countNonZero(inside), _FEWEST)
-    weight = min(max((_USUAL / pixels) ** text_balance, _LIGHTEST), _HEAVIEST)
-    window = weights[y : y + h, x : x + w]
-    np.maximum(window, np.float32(weight), out=window, where=inside != 0)
 
 
 def _offset(path: list[list[int]]) -> Any:
