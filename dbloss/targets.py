@@ -1,7 +1,8 @@
 """Text polygons to the four label maps that the loss is trained with."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,24 +111,54 @@ def make_targets(
         AAAI 2020, section "Label generation"; PaddleOCR `ppocr/data/imaug/make_border_map.py`
         and `make_shrink_map.py`.
     """
+    halves = _border(shrink_ratio, thresh_min, thresh_max), _shrunk(shrink_ratio, min_text_size)
+    return Targets(*_draw(polygons, ignored, height, width, *halves))
+
+
+class _Half(NamedTuple):
+    """What one of PaddleOCR's two steps makes."""
+
+    blank: tuple[float, ...]  # what each of its maps holds where there is no text
+    draw: Callable[..., None]  # draws into them
+
+
+def _border(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> _Half:
+    """Return the half of threshold map and mask."""
+    ratio = _checked_ratio(shrink_ratio)
+    most = float(checks.number("thresh_max", thresh_max, least=0, most=1))
+    least = float(checks.number("thresh_min", thresh_min, least=0, most=most))
+    draw = partial(_draw_border, shrink_ratio=ratio, thresh_min=least, thresh_max=most)
+    return _Half((least, 0), draw)
+
+
+def _shrunk(shrink_ratio: Any, min_text_size: Any) -> _Half:
+    """Return the half of shrink map and mask."""
+    ratio = _checked_ratio(shrink_ratio)
+    least = float(checks.number("min_text_size", min_text_size, least=0))
+    return _Half((0, 1), partial(_draw_shrunk, shrink_ratio=ratio, min_text_size=least))
+
+
+def _draw(polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half) -> list[_Maps]:
+    """Return the maps of the halves, one after the other."""
     height, width = _checked_size("height", height), _checked_size("width", width)
-    shrink_ratio = float(checks.number("shrink_ratio", shrink_ratio, least=0.01, below=1))
-    thresh_max = float(checks.number("thresh_max", thresh_max, least=0, most=1))
-    thresh_min = float(checks.number("thresh_min", thresh_min, least=0, most=thresh_max))
-    min_text_size = float(checks.number("min_text_size", min_text_size, least=0))
     arrays = _checked_polygons(polygons)
     skipped = _checked_ignored(ignored, len(arrays))
+    outlines = _join(arrays) if arrays else None
 
-    # One allocation for all four: a large one comes in large pages, which are far fewer.
-    targets = Targets(*np.empty((4, height, width), np.float32))
-    for target, value in zip(targets, (thresh_min, 0, 0, 1)):
-        target.fill(value)
-    if not arrays:
-        return targets
-    outlines = _join(arrays)
-    _draw_border(targets, outlines, skipped, shrink_ratio, thresh_min, thresh_max)
-    _draw_shrunk(targets, outlines, skipped, shrink_ratio, min_text_size)
-    return targets
+    # One allocation for all: a large one comes in large pages, which are far fewer.
+    maps = list(np.empty((sum(len(half.blank) for half in halves), height, width), np.float32))
+    rest = iter(maps)
+    for half in halves:
+        own = [next(rest) for _ in half.blank]
+        for each, value in zip(own, half.blank):
+            each.fill(value)
+        if outlines:
+            half.draw(*own, outlines, skipped)
+    return maps
+
+
+def _checked_ratio(value: Any) -> float:
+    return float(checks.number("shrink_ratio", value, least=0.01, below=1))
 
 
 def _checked_size(name: str, value: Any) -> int:
@@ -237,7 +268,8 @@ def _join(arrays: list[NDArray[Any]]) -> _Outlines:
 
 
 def _draw_border(
-    targets: Targets,
+    threshold_map: _Maps,
+    threshold_mask: _Maps,
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
     shrink_ratio: float,
@@ -254,11 +286,11 @@ def _draw_border(
         grown = _offset(paths[slice(*spans[i])]).Execute(reach[i])
         if grown:  # nothing, where all corners fall on one pixel
             outline = np.array(grown[0], np.int32)
-            cv2.fillPoly(targets.threshold_mask, [outline], 1)
+            cv2.fillPoly(threshold_mask, [outline], 1)
             x, y, w, h = cv2.boundingRect(outline)
             boxes[i] = (x, y), (x + w, y + h)
 
-    windows = boxes.clip(0, targets.threshold_map.shape[::-1])
+    windows = boxes.clip(0, threshold_map.shape[::-1])
     counts = outlines.ends - outlines.starts
     origin, left_top = (np.repeat(at[:, 0], counts, axis=0) for at in (boxes, windows))
     # PaddleOCR makes the distance to a line from the three sides of the triangle that a pixel
@@ -266,7 +298,7 @@ def _draw_border(
     local = (outlines.points - origin).astype(outlines.points.dtype)
     squares = np.square(local[outlines.following] - local).sum(axis=1).astype(np.float64)
     _draw_thresholds(
-        targets.threshold_map,
+        threshold_map,
         local + (origin - left_top).astype(np.float64),
         squares,
         outlines.starts,
@@ -342,14 +374,15 @@ def _draw_thresholds(  # type: ignore[no-untyped-def]
 
 
 def _draw_shrunk(
-    targets: Targets,
+    shrink_map: _Maps,
+    shrink_mask: _Maps,
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
     shrink_ratio: float,
     min_text_size: float,
 ) -> None:
     """Draw the shrink map and its mask."""
-    height, width = targets.shrink_map.shape
+    height, width = shrink_map.shape
     _, starts, ends, _ = outlines
     points = outlines.points.clip(0, np.array((width - 1, height - 1), outlines.points.dtype))
     area, perimeter = outlines._replace(points=points).measure()
@@ -370,9 +403,9 @@ def _draw_shrunk(
                 if len(pieces) == 1:
                     break
         for piece in pieces:
-            cv2.fillPoly(targets.shrink_map, [np.array(piece, np.int32)], 1)
+            cv2.fillPoly(shrink_map, [np.array(piece, np.int32)], 1)
         if not pieces:
-            cv2.fillPoly(targets.shrink_mask, [pixels[start:end]], 0)
+            cv2.fillPoly(shrink_mask, [pixels[start:end]], 0)
 
 
 def _offset(path: list[list[int]]) -> Any:
