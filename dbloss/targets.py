@@ -21,9 +21,6 @@ _Floats = NDArray[np.float64]
 _Maps = NDArray[np.float32]
 _Indices = NDArray[np.int64]
 
-# Beyond this float32 does not tell one pixel from the next.
-_FARTHEST = 2.0**24
-
 
 class Targets(NamedTuple):
     """The four label maps of one image, each float32 `[height, width]`."""
@@ -111,8 +108,9 @@ def make_targets(
         AAAI 2020, section "Label generation"; PaddleOCR `ppocr/data/imaug/make_border_map.py`
         and `make_shrink_map.py`.
     """
-    halves = _border(shrink_ratio, thresh_min, thresh_max), _shrunk(shrink_ratio, min_text_size)
-    return Targets(*_draw(polygons, ignored, height, width, *halves))
+    border = _border_half(shrink_ratio, thresh_min, thresh_max)
+    shrink = _shrink_half(shrink_ratio, min_text_size)
+    return Targets(*_draw(polygons, ignored, height, width, border, shrink))
 
 
 class _Half(NamedTuple):
@@ -122,7 +120,7 @@ class _Half(NamedTuple):
     draw: Callable[..., None]  # draws into them
 
 
-def _border(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> _Half:
+def _border_half(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> _Half:
     """Return the half of threshold map and mask."""
     ratio = _checked_ratio(shrink_ratio)
     most = float(checks.number("thresh_max", thresh_max, least=0, most=1))
@@ -131,7 +129,7 @@ def _border(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> _Half:
     return _Half((least, 0), draw)
 
 
-def _shrunk(shrink_ratio: Any, min_text_size: Any) -> _Half:
+def _shrink_half(shrink_ratio: Any, min_text_size: Any) -> _Half:
     """Return the half of shrink map and mask."""
     ratio = _checked_ratio(shrink_ratio)
     least = float(checks.number("min_text_size", min_text_size, least=0))
@@ -141,8 +139,8 @@ def _shrunk(shrink_ratio: Any, min_text_size: Any) -> _Half:
 def _draw(polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half) -> list[_Maps]:
     """Return the maps of the halves, one after the other."""
     height, width = _checked_size("height", height), _checked_size("width", width)
-    arrays = _checked_polygons(polygons)
-    skipped = _checked_ignored(ignored, len(arrays))
+    arrays = checks.polygons("polygons", polygons)
+    skipped = checks.ignored("ignored", ignored, len(arrays))
     outlines = _join(arrays) if arrays else None
 
     # One allocation for all: a large one comes in large pages, which are far fewer.
@@ -177,63 +175,6 @@ def _checked_size(name: str, value: Any) -> int:
             f"{name}: expected at least 1 pixel, got {pixels}. Pass the size of the image."
         )
     return pixels
-
-
-def _checked_polygons(values: Any) -> list[NDArray[Any]]:
-    """Return polygons as arrays `[k, 2]` if each is one of finite points, raise otherwise."""
-    try:
-        listed = list(values)
-    except TypeError:
-        raise TypeError(
-            f"polygons: expected a sequence of [k, 2] arrays, got {type(values).__name__}."
-            " Pass a list, [] for an image without text."
-        ) from None
-    arrays = []
-    for i, polygon in enumerate(listed):
-        try:
-            array = np.asarray(polygon)
-        except ValueError:
-            raise ValueError(
-                f"polygons[{i}]: expected points of two coordinates (x, y) each, got rows of"
-                " different lengths. Correct this polygon."
-            ) from None
-        if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3:
-            raise ValueError(
-                f"polygons[{i}]: expected the shape [k, 2] with k >= 3 points (x, y),"
-                f" got {list(array.shape)}. Pass one array per text; leave out what has fewer"
-                " points."
-            )
-        if array.dtype.kind not in "fiu":
-            raise TypeError(
-                f"polygons[{i}]: expected coordinates that are numbers, got the dtype"
-                f" {array.dtype}. Convert it to float."
-            )
-        # NaN fails this as well. Not by abs: of the least int64 it is negative.
-        if not (float(array.max()) <= _FARTHEST and float(array.min()) >= -_FARTHEST):
-            wrong = np.flatnonzero(~(np.abs(array.astype(np.float64)) <= _FARTHEST).all(axis=1))[0]
-            raise ValueError(
-                f"polygons[{i}]: expected finite coordinates in pixels, none beyond"
-                f" {_FARTHEST:.0f}, got {array[wrong].tolist()} as point {wrong}."
-                " Correct or leave out this polygon."
-            )
-        arrays.append(array)
-    return arrays
-
-
-def _checked_ignored(values: Any, count: int) -> NDArray[np.bool_]:
-    """Return one flag per polygon as an array of bool, raise if they are anything else."""
-    flags = np.asarray(values)
-    if flags.ndim != 1 or (flags.size and flags.dtype != bool):
-        got = f"the dtype {flags.dtype}" if flags.ndim == 1 else type(values).__name__
-        raise TypeError(
-            f"ignored: expected a sequence of bool, got {got}. Pass True or False per polygon."
-        )
-    if len(flags) != count:
-        raise ValueError(
-            f"ignored: expected one bool per polygon, {count}, got {len(flags)}."
-            " Pass as many flags as polygons."
-        )
-    return flags.astype(bool)
 
 
 class _Outlines(NamedTuple):
