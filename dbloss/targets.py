@@ -110,48 +110,46 @@ def make_targets(
     """
     border = _border_half(shrink_ratio, thresh_min, thresh_max)
     shrink = _shrink_half(shrink_ratio, min_text_size)
-    return Targets(*_draw(polygons, ignored, height, width, border, shrink))
+    return Targets(**_draw(polygons, ignored, height, width, border, shrink))
 
 
 class _Half(NamedTuple):
     """What one of PaddleOCR's two steps makes."""
 
-    blank: tuple[float, ...]  # what each of its maps holds where there is no text
+    blank: dict[str, float]  # its maps, and what each holds where there is no text
     draw: Callable[..., None]  # draws into them
 
 
 def _border_half(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> _Half:
-    """Return the half of threshold map and mask."""
     ratio = _checked_ratio(shrink_ratio)
     most = float(checks.number("thresh_max", thresh_max, least=0, most=1))
     least = float(checks.number("thresh_min", thresh_min, least=0, most=most))
     draw = partial(_draw_border, shrink_ratio=ratio, thresh_min=least, thresh_max=most)
-    return _Half((least, 0), draw)
+    return _Half({"threshold_map": least, "threshold_mask": 0}, draw)
 
 
 def _shrink_half(shrink_ratio: Any, min_text_size: Any) -> _Half:
-    """Return the half of shrink map and mask."""
     ratio = _checked_ratio(shrink_ratio)
     least = float(checks.number("min_text_size", min_text_size, least=0))
-    return _Half((0, 1), partial(_draw_shrunk, shrink_ratio=ratio, min_text_size=least))
+    draw = partial(_draw_shrunk, shrink_ratio=ratio, min_text_size=least)
+    return _Half({"shrink_map": 0, "shrink_mask": 1}, draw)
 
 
-def _draw(polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half) -> list[_Maps]:
-    """Return the maps of the halves, one after the other."""
+def _draw(polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half) -> dict[str, _Maps]:
+    """Return the maps of the halves by name."""
     height, width = _checked_size("height", height), _checked_size("width", width)
     arrays = checks.polygons("polygons", polygons)
     skipped = checks.ignored("ignored", ignored, len(arrays))
-    outlines = _join(arrays) if arrays else None
 
+    blank = {name: value for half in halves for name, value in half.blank.items()}
     # One allocation for all: a large one comes in large pages, which are far fewer.
-    maps = list(np.empty((sum(len(half.blank) for half in halves), height, width), np.float32))
-    rest = iter(maps)
-    for half in halves:
-        own = [next(rest) for _ in half.blank]
-        for each, value in zip(own, half.blank):
-            each.fill(value)
-        if outlines:
-            half.draw(*own, outlines, skipped)
+    maps = dict(zip(blank, np.empty((len(blank), height, width), np.float32)))
+    for name, value in blank.items():
+        maps[name].fill(value)
+    if arrays:
+        outlines = _join(arrays)
+        for half in halves:
+            half.draw(outlines, skipped, **{name: maps[name] for name in half.blank})
     return maps
 
 
@@ -209,10 +207,10 @@ def _join(arrays: list[NDArray[Any]]) -> _Outlines:
 
 
 def _draw_border(
-    threshold_map: _Maps,
-    threshold_mask: _Maps,
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
+    threshold_map: _Maps,
+    threshold_mask: _Maps,
     shrink_ratio: float,
     thresh_min: float,
     thresh_max: float,
@@ -315,10 +313,10 @@ def _draw_thresholds(  # type: ignore[no-untyped-def]
 
 
 def _draw_shrunk(
-    shrink_map: _Maps,
-    shrink_mask: _Maps,
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
+    shrink_map: _Maps,
+    shrink_mask: _Maps,
     shrink_ratio: float,
     min_text_size: float,
 ) -> None:
