@@ -46,8 +46,8 @@ class MakeBorderMap:
         >>> page["polys"] = np.float32([[(34, 38), (94, 38), (94, 58), (34, 58)]])
         >>> int(MakeBorderMap()(page)["threshold_mask"].sum())
         2373
-        >>> int(MakeBorderMap(epoch=250, total_epoch=500)(page)["threshold_mask"].sum())
-        2209
+        >>> MakeBorderMap(epoch=250, total_epoch=500).shrink_ratio
+        0.5
 
     Source:
         PaddleOCR `ppocr/data/imaug/make_border_map.py`.
@@ -141,11 +141,11 @@ def _grown(step: str, shrink_ratio: Any, settings: Mapping[str, Any]) -> float:
     epoch, total = checks.number("epoch", epoch), checks.number("total_epoch", total, above=0)
     grown: float = ratio + 0.2 * epoch / total
     if grown >= 1:
-        # No error: PaddleOCR may never draw with its first loader, whose epoch is the seed.
+        # No error yet: PaddleOCR may build a loader with its seed and never draw with it.
         checks.LOGGER.warning(
-            "%s: shrink_ratio is %g at epoch %s of %s, and has to stay below 1. PaddleOCR takes"
-            " Global.seed, 1024 if there is none, for the epoch of its first loader: set one"
-            " below %g, or leave total_epoch out.",
+            "%s: shrink_ratio is %g at epoch %s of %s, and has to stay below 1. Some versions of"
+            " PaddleOCR pass Global.seed as the epoch, 1024 if there is none: set one below %g, or"
+            " leave total_epoch out.",
             step,
             grown,
             epoch,
@@ -293,6 +293,9 @@ class DetMetric:
             batch: `[image, shape, polygons, ignore_tags]`: the texts of each image and one flag
                 for each of them. The first two are not read.
             **kwargs: left unused.
+
+        Returns:
+            Nothing; `get_metric` returns the rates.
 
         Raises:
             TypeError: as `dbloss.score.match` does.
