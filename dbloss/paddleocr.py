@@ -32,8 +32,9 @@ class MakeBorderMap:
             given.
         thresh_min: as in `make_targets`.
         thresh_max: as in `make_targets`.
-        **kwargs: `epoch`, where it is not None or the text "None", and `total_epoch`. All else is
-            left unused: PaddleOCR passes the whole of `Global`.
+        total_epoch: the epochs over which it grows, above 0. None, also as text, is none.
+        epoch: the epoch that it has grown to; the same.
+        **kwargs: left unused: PaddleOCR passes the whole of `Global`.
 
     Raises:
         TypeError: a setting is no number.
@@ -58,11 +59,14 @@ class MakeBorderMap:
         shrink_ratio: float = 0.4,
         thresh_min: float = 0.3,
         thresh_max: float = 0.7,
+        *,
+        total_epoch: Any = None,
+        epoch: Any = None,
         **kwargs: Any,
     ) -> None:
         # What is wrong shows where it is built, and not in the worker of a data loader.
         _border_half(shrink_ratio, thresh_min, thresh_max)
-        self.shrink_ratio = _grown("MakeBorderMap", shrink_ratio, kwargs)
+        self.shrink_ratio = _grown("MakeBorderMap", shrink_ratio, total_epoch, epoch)
         self.thresh_min = thresh_min
         self.thresh_max = thresh_max
 
@@ -93,6 +97,8 @@ class MakeShrinkMap:
     Args:
         min_text_size: as in `make_targets`.
         shrink_ratio: as in `MakeBorderMap`.
+        total_epoch: as in `MakeBorderMap`.
+        epoch: as in `MakeBorderMap`.
         **kwargs: as in `MakeBorderMap`.
 
     Raises:
@@ -111,10 +117,18 @@ class MakeShrinkMap:
         PaddleOCR `ppocr/data/imaug/make_shrink_map.py`.
     """
 
-    def __init__(self, min_text_size: float = 8, shrink_ratio: float = 0.4, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        min_text_size: float = 8,
+        shrink_ratio: float = 0.4,
+        *,
+        total_epoch: Any = None,
+        epoch: Any = None,
+        **kwargs: Any,
+    ) -> None:
         _shrink_half(shrink_ratio, min_text_size)
         self.min_text_size = min_text_size
-        self.shrink_ratio = _grown("MakeShrinkMap", shrink_ratio, kwargs)
+        self.shrink_ratio = _grown("MakeShrinkMap", shrink_ratio, total_epoch, epoch)
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Add `shrink_map` and `shrink_mask`, each float32 `[H, W]`, to the data of an image.
@@ -132,13 +146,13 @@ class MakeShrinkMap:
         return _drawn(data, _shrink_half(self.shrink_ratio, self.min_text_size))
 
 
-def _grown(step: str, shrink_ratio: Any, settings: Mapping[str, Any]) -> float:
+def _grown(step: str, shrink_ratio: Any, total_epoch: Any, epoch: Any) -> float:
     """Return the ratio at an epoch."""
     ratio = float(checks.number("shrink_ratio", shrink_ratio))
-    epoch, total = settings.get("epoch"), settings.get("total_epoch")
-    if epoch in (None, "None") or total in (None, "None"):
+    if total_epoch in (None, "None") or epoch in (None, "None"):
         return ratio
-    epoch, total = checks.number("epoch", epoch), checks.number("total_epoch", total, above=0)
+    total = checks.number("total_epoch", total_epoch, above=0)
+    epoch = checks.number("epoch", epoch)
     grown: float = ratio + 0.2 * epoch / total
     if grown >= 1:
         # No error yet: PaddleOCR may build a loader with its seed and never draw with it.

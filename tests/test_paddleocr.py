@@ -605,23 +605,45 @@ def test_the_line_in_the_documents_works_where_they_say(tmp_path):
         sys.path.insert(0, os.path.abspath(os.path.join(__dir__, "..")))
 
         import paddle
+        import numpy as np
         from ppocr.data import create_operators
         from ppocr.losses import build_loss
         {line}
         from ppocr.postprocess import build_post_process
         from ppocr.metrics import build_metric
 
+        steps = create_operators([{{"MakeBorderMap": None}}, {{"MakeShrinkMap": None}}])
         print(*(type(built).__module__ for built in (
             build_loss({{"name": "DBLoss"}}),
-            *create_operators([{{"MakeBorderMap": None}}, {{"MakeShrinkMap": None}}]),
+            *steps,
             build_post_process({{"name": "DBPostProcess"}}),
             build_metric({{"name": "DetMetric"}}),
         )))
+
+        class Pages(paddle.io.Dataset):
+            def __len__(self):
+                return 4
+
+            def __getitem__(self, index):
+                text = np.float32([(34, 38), (94, 38), (94, 58), (34, 58)]) + index
+                data = {{"image": np.zeros((96, 128, 3), np.uint8), "polys": text[None],
+                        "ignore_tags": np.array([index == 3])}}
+                for step in steps:
+                    data = step(data)
+                return [data[key] for key in ("threshold_map", "shrink_map", "shrink_mask")]
+
+        for batch in paddle.io.DataLoader(Pages(), batch_size=4, num_workers=2):
+            expected = [np.stack(maps) for maps in zip(*(Pages()[i] for i in range(4)))]
+            assert all(map(np.array_equal, (x.numpy() for x in batch), expected))
+            print(*expected[1].sum((1, 2)))
         """
     write(tmp_path, {**FAKE, "tools/train.py": head})
     done = programs.run("-W", "ignore", tmp_path / "tools" / "train.py")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["dbloss.db", *["dbloss.paddleocr"] * 4]
+    built, text = done.stdout.splitlines()[-2:]
+    assert built.split() == ["dbloss.db", *["dbloss.paddleocr"] * 4]
+    # 60 x 20 pixels moved by 6.3, on whole pixels: 49 x 9 of them; the last text is ignored.
+    assert text.split() == ["441.0", "441.0", "441.0", "0.0"]
     # Nobody has configured logging, and still it shows.
     assert "PaddleOCR's DBLoss is that of dbloss now" in done.stderr
 
