@@ -32,11 +32,12 @@ def test_code_of_the_readme(readme, monkeypatch):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, losses.__name__, losses)
     blocks = re.findall(r"```python\n(.*?)```", readme.read_text("utf-8"), re.DOTALL)
-    assert blocks
+    added = re.findall(r"^\+(.*)", readme.read_text("utf-8"), re.MULTILINE)  # to PaddleOCR's file
+    assert blocks and len(added) == 1
     maps, ones = paddle.full([1, 3, 8, 8], 0.5), paddle.ones([1, 8, 8])
     names = {"predicts": {"maps": maps}, "batch": [None, ones, ones, ones, ones]}
     names["predicts"]["maps"].stop_gradient = False
-    for block in blocks:
+    for block in blocks + added:
         exec(compile(block, str(readme), "exec"), names)
     assert losses.DBLoss is dbloss.DBLoss
     assert set(names["losses"]) == {
