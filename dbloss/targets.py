@@ -1,7 +1,8 @@
 """Text polygons to the four label maps that the loss is trained with."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +21,10 @@ _Floats = NDArray[np.float64]
 _Maps = NDArray[np.float32]
 _Indices = NDArray[np.int64]
 
+# With `text_balance`: the pixels of a shrunk text of weight 1, the fewest that one is taken for,
+# the least and the greatest weight.
+_USUAL, _FEWEST, _LIGHTEST, _HEAVIEST = 200, 20, 0.25, 6.0
+
 
 class Targets(NamedTuple):
     """The four label maps of one image, each float32 `[height, width]`."""
@@ -28,6 +33,16 @@ class Targets(NamedTuple):
     threshold_mask: _Maps
     shrink_map: _Maps
     shrink_mask: _Maps
+
+
+class WeightedTargets(NamedTuple):
+    """The label maps of one image with the weights of its pixels, float32 `[height, width]`."""
+
+    threshold_map: _Maps
+    threshold_mask: _Maps
+    shrink_map: _Maps
+    shrink_mask: _Maps
+    text_weights: _Maps
 
 
 def make_targets(
@@ -40,7 +55,8 @@ def make_targets(
     thresh_min: float = 0.3,
     thresh_max: float = 0.7,
     min_text_size: float = 8,
-) -> Targets:
+    text_balance: float = 0,
+) -> Targets | WeightedTargets:
     """Return the label maps that PaddleOCR's border-map and shrink-map steps make.
 
     Both steps move the outline of a polygon by `D = area * (1 - shrink_ratio^2) / perimeter`,
@@ -56,6 +72,11 @@ def make_targets(
     shrunk by its D; where that leaves no piece or several, the ratio is raised in steps of
     `shrink_ratio`. The mask is 1 except inside the polygons that are ignored: the caller's, and
     those narrower or lower than `min_text_size`, of an area under 1, or with nothing left.
+
+    Text weights, where `text_balance` is above 0: `(200 / a)^text_balance`, clipped to [0.25, 6],
+    on the pixels of a shrunk text that has a of them, a at least 20; 1 elsewhere. So a small word
+    weighs more, and with 1 each text as much as any other within the clip. Where two shrunk texts
+    share a pixel the greater weight counts. PaddleOCR has no such weights.
 
     Every polygon has a result, and no polygons give the maps of a page without text. Its
     direction, and a point given twice, change nothing. One of zero area leaves the threshold map
@@ -83,10 +104,12 @@ def make_targets(
         thresh_min: the threshold away from text, in [0, `thresh_max`].
         thresh_max: the threshold on the edge of a text, in [0, 1].
         min_text_size: the least width and height of a text that counts, in pixels.
+        text_balance: exponent of the text weights, at least 0; 0 makes none.
 
     Returns:
         `Targets(threshold_map, threshold_mask, shrink_map, shrink_mask)`, each float32
-        `[height, width]`. The four share one allocation; copy a map to keep it alone.
+        `[height, width]`, and with `text_balance` above 0 `WeightedTargets`, which ends with
+        `text_weights`. They share one allocation; copy a map to keep it alone.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -107,24 +130,56 @@ def make_targets(
         AAAI 2020, section "Label generation"; PaddleOCR `ppocr/data/imaug/make_border_map.py`
         and `make_shrink_map.py`.
     """
+    border = _border_half(shrink_ratio, thresh_min, thresh_max)
+    shrink = _shrink_half(shrink_ratio, min_text_size, text_balance)
+    maps = _draw(polygons, ignored, height, width, border, shrink)
+    return WeightedTargets(**maps) if "text_weights" in maps else Targets(**maps)
+
+
+class _Half(NamedTuple):
+    """What one of PaddleOCR's two steps makes."""
+
+    blank: dict[str, float]  # its maps, and what each holds where there is no text
+    draw: Callable[..., None]  # draws into them
+
+
+def _border_half(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> _Half:
+    ratio = _checked_ratio(shrink_ratio)
+    most = float(checks.number("thresh_max", thresh_max, least=0, most=1))
+    least = float(checks.number("thresh_min", thresh_min, least=0, most=most))
+    draw = partial(_draw_border, shrink_ratio=ratio, thresh_min=least, thresh_max=most)
+    return _Half({"threshold_map": least, "threshold_mask": 0}, draw)
+
+
+def _shrink_half(shrink_ratio: Any, min_text_size: Any, text_balance: Any = 0) -> _Half:
+    ratio = _checked_ratio(shrink_ratio)
+    least = float(checks.number("min_text_size", min_text_size, least=0))
+    balance = float(checks.number("text_balance", text_balance, least=0))
+    blank = {"shrink_map": 0.0, "shrink_mask": 1.0} | ({"text_weights": 1.0} if balance else {})
+    draw = partial(_draw_shrunk, shrink_ratio=ratio, min_text_size=least, text_balance=balance)
+    return _Half(blank, draw)
+
+
+def _draw(polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half) -> dict[str, _Maps]:
+    """Return the maps of the halves by name."""
     height, width = _checked_size("height", height), _checked_size("width", width)
-    shrink_ratio = float(checks.number("shrink_ratio", shrink_ratio, least=0.01, below=1))
-    thresh_max = float(checks.number("thresh_max", thresh_max, least=0, most=1))
-    thresh_min = float(checks.number("thresh_min", thresh_min, least=0, most=thresh_max))
-    min_text_size = float(checks.number("min_text_size", min_text_size, least=0))
     arrays = checks.polygons("polygons", polygons)
     skipped = checks.ignored("ignored", ignored, len(arrays))
 
-    # One allocation for all four: a large one comes in large pages, which are far fewer.
-    targets = Targets(*np.empty((4, height, width), np.float32))
-    for target, value in zip(targets, (thresh_min, 0, 0, 1)):
-        target.fill(value)
-    if not arrays:
-        return targets
-    outlines = _join(arrays)
-    _draw_border(targets, outlines, skipped, shrink_ratio, thresh_min, thresh_max)
-    _draw_shrunk(targets, outlines, skipped, shrink_ratio, min_text_size)
-    return targets
+    blank = {name: value for half in halves for name, value in half.blank.items()}
+    # One allocation for all: a large one comes in large pages, which are far fewer.
+    maps = dict(zip(blank, np.empty((len(blank), height, width), np.float32)))
+    for name, value in blank.items():
+        maps[name].fill(value)
+    if arrays:
+        outlines = _join(arrays)
+        for half in halves:
+            half.draw(outlines, skipped, **{name: maps[name] for name in half.blank})
+    return maps
+
+
+def _checked_ratio(value: Any) -> float:
+    return float(checks.number("shrink_ratio", value, least=0.01, below=1))
 
 
 def _checked_size(name: str, value: Any) -> int:
@@ -177,9 +232,10 @@ def _join(arrays: list[NDArray[Any]]) -> _Outlines:
 
 
 def _draw_border(
-    targets: Targets,
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
+    threshold_map: _Maps,
+    threshold_mask: _Maps,
     shrink_ratio: float,
     thresh_min: float,
     thresh_max: float,
@@ -194,11 +250,11 @@ def _draw_border(
         grown = _offset(paths[slice(*spans[i])]).Execute(reach[i])
         if grown:  # nothing, where all corners fall on one pixel
             outline = np.array(grown[0], np.int32)
-            cv2.fillPoly(targets.threshold_mask, [outline], 1)
+            cv2.fillPoly(threshold_mask, [outline], 1)
             x, y, w, h = cv2.boundingRect(outline)
             boxes[i] = (x, y), (x + w, y + h)
 
-    windows = boxes.clip(0, targets.threshold_map.shape[::-1])
+    windows = boxes.clip(0, threshold_map.shape[::-1])
     counts = outlines.ends - outlines.starts
     origin, left_top = (np.repeat(at[:, 0], counts, axis=0) for at in (boxes, windows))
     # PaddleOCR makes the distance to a line from the three sides of the triangle that a pixel
@@ -206,7 +262,7 @@ def _draw_border(
     local = (outlines.points - origin).astype(outlines.points.dtype)
     squares = np.square(local[outlines.following] - local).sum(axis=1).astype(np.float64)
     _draw_thresholds(
-        targets.threshold_map,
+        threshold_map,
         local + (origin - left_top).astype(np.float64),
         squares,
         outlines.starts,
@@ -282,14 +338,17 @@ def _draw_thresholds(  # type: ignore[no-untyped-def]
 
 
 def _draw_shrunk(
-    targets: Targets,
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
+    shrink_map: _Maps,
+    shrink_mask: _Maps,
     shrink_ratio: float,
     min_text_size: float,
+    text_balance: float,
+    text_weights: _Maps | None = None,
 ) -> None:
-    """Draw the shrink map and its mask."""
-    height, width = targets.shrink_map.shape
+    """Draw the shrink map and its mask, and the weights of text where there are any."""
+    height, width = shrink_map.shape
     _, starts, ends, _ = outlines
     points = outlines.points.clip(0, np.array((width - 1, height - 1), outlines.points.dtype))
     area, perimeter = outlines._replace(points=points).measure()
@@ -299,6 +358,8 @@ def _draw_shrunk(
     pixels = points.astype(np.int32)
     paths = pixels.tolist()
     ratios = np.arange(shrink_ratio, 1, shrink_ratio).tolist()
+    if text_weights is not None:
+        text_weights.fill(0)  # until all are drawn: of two weights the greater stays
     for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
         pieces = []
         if counts[i]:
@@ -310,9 +371,26 @@ def _draw_shrunk(
                 if len(pieces) == 1:
                     break
         for piece in pieces:
-            cv2.fillPoly(targets.shrink_map, [np.array(piece, np.int32)], 1)
+            cv2.fillPoly(shrink_map, [np.array(piece, np.int32)], 1)
+        if pieces and text_weights is not None:
+            _weigh(text_weights, pieces, text_balance)
         if not pieces:
-            cv2.fillPoly(targets.shrink_mask, [pixels[start:end]], 0)
+            cv2.fillPoly(shrink_mask, [pixels[start:end]], 0)
+    if text_weights is not None:
+        np.copyto(text_weights, 1, where=text_weights == 0)
+
+
+def _weigh(weights: _Maps, pieces: list[list[list[int]]], text_balance: float) -> None:
+    """Raise the weights of the pixels of one shrunk text to what they weigh."""
+    outlines = [np.array(piece, np.int32) for piece in pieces]
+    x, y, w, h = cv2.boundingRect(np.concatenate(outlines))
+    inside = np.zeros((h, w), np.uint8)
+    for outline in outlines:
+        cv2.fillPoly(inside, [outline - (x, y)], 1)
+    pixels = max(cv2.countNonZero(inside), _FEWEST)
+    weight = min(max((_USUAL / pixels) ** text_balance, _LIGHTEST), _HEAVIEST)
+    window = weights[y : y + h, x : x + w]
+    np.maximum(window, np.float32(weight), out=window, where=inside != 0)
 
 
 def _offset(path: list[list[int]]) -> Any:
