@@ -99,6 +99,8 @@ class MakeShrinkMap:
         shrink_ratio: as in `MakeBorderMap`.
         total_epoch: as in `MakeBorderMap`.
         epoch: as in `MakeBorderMap`.
+        text_balance: as in `make_targets`. Above 0 it adds `text_weights` to the data, which
+            PaddleOCR's `KeepKeys` must then name as the sixth, after `shrink_mask`.
         **kwargs: as in `MakeBorderMap`.
 
     Raises:
@@ -124,14 +126,17 @@ class MakeShrinkMap:
         *,
         total_epoch: Any = None,
         epoch: Any = None,
+        text_balance: float = 0,
         **kwargs: Any,
     ) -> None:
-        _shrink_half(shrink_ratio, min_text_size)
-        self.min_text_size = min_text_size
+        _shrink_half(shrink_ratio, min_text_size, text_balance)
+        self.min_text_size, self.text_balance = min_text_size, text_balance
         self.shrink_ratio = _grown("MakeShrinkMap", shrink_ratio, total_epoch, epoch)
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Add `shrink_map` and `shrink_mask`, each float32 `[H, W]`, to the data of an image.
+
+        With `text_balance` also `text_weights`.
 
         Args:
             data: as in `MakeBorderMap`.
@@ -143,7 +148,7 @@ class MakeShrinkMap:
             TypeError: a polygon or a tag is none.
             ValueError: as `make_targets` does, or `shrink_ratio` has grown to 1.
         """
-        return _drawn(data, _shrink_half(self.shrink_ratio, self.min_text_size))
+        return _drawn(data, _shrink_half(self.shrink_ratio, self.min_text_size, self.text_balance))
 
 
 def _grown(step: str, shrink_ratio: Any, total_epoch: Any, epoch: Any) -> float:

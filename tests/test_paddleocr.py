@@ -96,6 +96,21 @@ def test_without_an_epoch_the_shrink_ratio_stays(settings, caplog):
     assert not caplog.records
 
 
+def test_text_weights():
+    """Words of one height: the longer one weighs less, as (200 / pixels)^0.5, and the rest 1."""
+    data = page("empty")
+    data["polys"] = np.float32([[(8, 8), (x, 8), (x, 28), (8, 28)] for x in (48, 88)])
+    data["polys"][1] += (0, 30)
+    data["ignore_tags"] = [False, False]
+    assert "text_weights" not in MakeShrinkMap()(dict(data))
+    data = MakeShrinkMap(text_balance="0.5")(data)
+    text = data["shrink_map"] == 1
+    for half in (np.s_[:30], np.s_[30:]):
+        expected = (200 / text[half].sum()) ** 0.5
+        np.testing.assert_allclose(data["text_weights"][half][text[half]], expected, 1e-6)
+    assert (data["text_weights"][~text] == 1).all()
+
+
 @pytest.mark.parametrize("step", [MakeBorderMap, MakeShrinkMap])
 def test_a_shrink_ratio_that_grows_to_1_is_reported_and_fails_where_it_draws(step, caplog):
     built = step(epoch=1024, total_epoch=300)  # PaddleOCR's first loader has the seed as epoch
