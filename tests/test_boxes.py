@@ -62,6 +62,9 @@ def test_signature():
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['map']}-{case['kwargs']}")
 def test_golden(case):
+    opencv = tuple(int(number) for number in cv2.__version__.split(".")[:2])
+    if opencv < (4, 13) and case["map"] == "map10" and "box_type" in case["kwargs"]:
+        pytest.skip("OpenCV before 4.13 simplifies one outline otherwise, in PaddleOCR too")
     size = {"height": case["height"], "width": case["width"]}
     got = find_boxes(MAPS[case["map"]], **size, **case["kwargs"])
     assert_boxes(got, case["boxes"], case["scores"])
