@@ -9,6 +9,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import cv2
 import numpy as np
 import paddle
 import programs
@@ -21,6 +22,11 @@ from dbloss.paddleocr import DBPostProcess, DetMetric, MakeBorderMap, MakeShrink
 TARGETS = json.loads((DATA / "paddleocr_targets.json").read_text())
 TARGET_MAPS = np.load(DATA / "paddleocr_targets.npz")
 BOXES = json.loads((DATA / "paddleocr_boxes.json").read_text())
+if int(cv2.__version__.split(".")[0]) < 5:
+    # With an older OpenCV PaddleOCR's own class simplifies one outline of this case otherwise.
+    BOXES = [
+        case for case in BOXES if (case["map"], case["kwargs"].get("box_type")) != ("map10", "poly")
+    ]
 BOX_MAPS = np.load(DATA / "paddleocr_boxes.npz")
 SCORES = json.loads((DATA / "paddleocr_score.json").read_text())
 MIGRATION = Path(__file__).parents[1] / "docs" / "migration.md"
@@ -619,8 +625,9 @@ def test_the_line_in_the_documents_works_where_they_say(tmp_path):
         sys.path.append(__dir__)
         sys.path.insert(0, os.path.abspath(os.path.join(__dir__, "..")))
 
-        import paddle
         import numpy as np
+        import numpy.random  # after Paddle 2.6 it crashes here and there: both hold a zlib
+        import paddle
         from ppocr.data import create_operators
         from ppocr.losses import build_loss
         {line}
