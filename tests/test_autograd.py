@@ -244,3 +244,12 @@ def test_masked_l1_is_no_different(engine):
     loss = MaskL1Loss()(leaf, gt, mask)
     mask[:] = 0.5
     right_or_refused(loss, leaf, oracle.masked_l1(p, g, m)[1])
+
+
+def test_the_target_of_a_cross_entropy_alone_may_not_change(engine):
+    """Its slope is made from the target when the gradient is asked for."""
+    p, g, m = make_batch(seed=60).single
+    leaf, (gt, mask) = tensor(p, grad=True), tensors((g, m))
+    loss = BalanceLoss(main_loss_type="BCELoss")(leaf, gt, mask)
+    gt[:] = 0.25
+    right_or_refused(loss, leaf, oracle.balance(p, g, m, "BCELoss")[1])
