@@ -2,10 +2,10 @@
 
     python benchmarks/run.py
 
-measures every provider on every size and loss, then the making of label maps and the finding of
-boxes, appends rows to `results.csv` and draws `docs/speed.png`. `--only losses`, `--only targets`
-and `--only boxes` measure one of them, `--quick` takes a few minutes, `--device gpu` needs a CUDA
-build of Paddle.
+measures every provider on every size and loss, then the making of label maps, the finding of boxes
+and their score, appends rows to `results.csv` and draws `docs/speed.png`. `--only losses`, or
+`targets`, `boxes` or `score`, measures one of them, `--quick` takes a few minutes, `--device gpu`
+needs a CUDA build of Paddle.
 """
 
 import argparse
@@ -27,12 +27,13 @@ import numba
 import numpy as np
 import paddle
 import plain_boxes
+import plain_score
 import plain_targets
 import plot
 from tqdm import tqdm
 
 import dbloss
-from dbloss import _plain, boxes, targets
+from dbloss import _plain, boxes, score, targets
 from dbloss.engine import operators
 
 try:
@@ -42,7 +43,7 @@ except ImportError:
     torch = None
 
 HERE = Path(__file__).parent
-PARTS = ("losses", "targets", "boxes")
+PARTS = ("losses", "targets", "boxes", "score")
 SIZES = [
     (1, 64, 64),
     (1, 160, 160),
@@ -63,6 +64,8 @@ TEXTS = {"20 quads": (20, 2), "100 quads": (100, 2), "20 curved": (20, 7)}  # po
 # The maps that a trained detector gave for photographs.
 PHOTOGRAPHS = HERE.parent / "tests" / "data" / "paddleocr_boxes.npz"
 BOXES = {"quads": {}, "slow": {"score_mode": "slow"}, "polygons": {"box_type": "poly"}}
+SCORES = (100, 300, 3000)  # boxes
+PLAIN_SCORES = (100, 300)  # beyond which it takes minutes
 
 Batch = tuple[np.ndarray, list[np.ndarray]]
 
@@ -355,6 +358,28 @@ def measure_boxes(
     yield "dbloss", "boxes found", "boxes", [sum(len(found.scores) for found in find())]
 
 
+def make_found(count: int) -> tuple[list[np.ndarray], list[np.ndarray], list[bool]]:
+    """Return the boxes found on a page of as many words, the words, and which are ignored."""
+    rng = np.random.default_rng(0)
+    columns = int(np.sqrt(count))
+    places = np.stack((np.arange(count) % columns, np.arange(count) // columns), axis=1)
+    angle = rng.normal(0, 0.05, count)
+    turn = np.moveaxis([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))], 2, 0)
+    words = np.array([(0, 0), (50, 0), (50, 16), (0, 16)]) @ turn + 8 + (60, 24) * places[:, None]
+    found = (words + rng.normal(0, 1.5, words.shape)).round().astype(np.int32)
+    ignored = rng.random(count) < 0.1
+    return list(rng.permutation(found)), list(words.astype(np.float32)), ignored.tolist()
+
+
+def measure_score(count: int, seconds: float) -> Iterator[tuple[str, str, str, list[float]]]:
+    """Yield the same for the match of a page of boxes with its words."""
+    page = make_found(count)
+    calls = {"dbloss": partial(score.match, *page)}
+    if count in PLAIN_SCORES:
+        calls = {"pair by pair": partial(plain_score.match, *page)} | calls
+    yield from take_turns(calls, "match", seconds)
+
+
 def take_turns(
     calls: dict[str, Callable[[], object]], what: str, seconds: float
 ) -> Iterator[tuple[str, str, str, list[float]]]:
@@ -484,6 +509,12 @@ def main() -> None:
             case = known | dict(zip(("images", "height", "width"), maps.shape))
             case["main_loss_type"] = f"{page}, {kind}"
             add(case, measure_boxes(maps, settings, arguments.seconds))
+    if "score" in parts:
+        known = environment("cpu")
+        for count in tqdm(SCORES, desc="score", unit="case"):
+            case = known | {"images": 1, "height": "", "width": ""}
+            case["main_loss_type"] = f"{count} boxes"
+            add(case, measure_score(count, arguments.seconds))
     fresh = not arguments.out.exists()
     with arguments.out.open("a", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
