@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NoReturn
 
 import numpy as np
@@ -57,7 +57,7 @@ def number(
     most: float | None = None,
     whole: bool = False,
 ) -> Any:
-    """Return `value` as an int or float if it is finite and within the bounds, raise otherwise.
+    """Return `value` as a float, an int where `whole`, if it is finite and within the bounds.
 
     A number written as text is read: YAML takes 1e-6 for text.
     """
@@ -86,7 +86,7 @@ def number(
     )
     if not fits:
         raise ValueError(f"{name}: expected {expected}, got {value}. Change {name}.")
-    return int(as_float) if whole or isinstance(value, Integral) else as_float
+    return int(as_float) if whole else as_float
 
 
 def flag(name: str, value: Any) -> bool:

@@ -60,8 +60,8 @@ class MakeBorderMap:
         thresh_min: float = 0.3,
         thresh_max: float = 0.7,
         *,
-        total_epoch: Any = None,
-        epoch: Any = None,
+        total_epoch: float | str | None = None,
+        epoch: float | str | None = None,
         **kwargs: Any,
     ) -> None:
         # What is wrong shows where it is built, and not in the worker of a data loader.
@@ -124,8 +124,8 @@ class MakeShrinkMap:
         min_text_size: float = 8,
         shrink_ratio: float = 0.4,
         *,
-        total_epoch: Any = None,
-        epoch: Any = None,
+        total_epoch: float | str | None = None,
+        epoch: float | str | None = None,
         text_balance: float = 0,
         **kwargs: Any,
     ) -> None:
