@@ -15,6 +15,7 @@ from dbloss.engine import evaluate
 from dbloss.engine.processes import Processes
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
+from dbloss.validate import FirstBatches
 
 _OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss)
 
@@ -67,6 +68,9 @@ class DBLoss(LossLayer):
             loss, with the same settings, engine and dtype, since each waits for the sums of the
             others.
         group: the processes of a global batch, from `paddle.distributed.new_group`; None for all.
+        check_batches: number of first batches to look at, at least 0. What `validate_batch` would
+            find wrong with them the logger `dbloss` says, once, and from one process; nothing is
+            raised. It reads these batches on the host, and no later one. Not in static graphs.
         **kwargs: anything else is left unused, and the logger `dbloss` names it; `name` passes
             silently.
 
@@ -116,9 +120,13 @@ class DBLoss(LossLayer):
         smooth: float = 0.0,
         global_batch: bool = False,
         group: Any = None,
+        check_batches: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(global_batch, group)
+        self._first_batches = FirstBatches(
+            checks.number("check_batches", check_batches, least=0, whole=True)
+        )
         checks.choice("main_loss_type", main_loss_type, (*BALANCED_TYPES, "DiceFocalLoss"))
         self.alpha = checks.number("alpha", alpha, least=0)
         self.beta = checks.number("beta", beta, least=0)
@@ -181,6 +189,7 @@ class DBLoss(LossLayer):
             return self._losses(predicts, labels)
 
     def _losses(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
+        self._first_batches.look(self, predicts, labels)
         maps = checks.maps(predicts)
         targets = checks.labels(labels, maps)
         shrink, threshold, binary = self._parts(maps, targets)
