@@ -1,8 +1,10 @@
 """The loss of a Differentiable Binarization detector: splits the maps, calls its parts, adds."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import paddle
 from paddle import Tensor, nn
 
 from dbloss import checks
@@ -160,6 +162,19 @@ class DBLoss(LossLayer):
         self.bce_loss = focal if with_focal else balance
         self.l1_loss = MaskL1Loss(eps, **shared)
         self.dice_loss = focal if with_focal else DiceLoss(eps, smooth, **shared)
+
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Return what `forward` does, or the total where labels come one by one.
+
+        `paddle.Model` calls `loss(maps, threshold_map, threshold_mask, shrink_map, shrink_mask)`:
+        maps may be a tensor or a dict, the image is not among the labels, and a tensor is wanted.
+        """
+        # A subclass may take more than two itself.
+        if len(inputs) <= 2 or len(inspect.signature(type(self).forward).parameters) > 3:
+            return super().__call__(*inputs, **kwargs)
+        predicts, *labels = inputs
+        maps = {"maps": predicts} if paddle.is_tensor(predicts) else predicts
+        return super().__call__(maps, [None, *labels], **kwargs)["loss"]
 
     @untranslated
     def forward(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:

@@ -170,6 +170,7 @@ class FirstBatches:
     def _report(self, layer: Any, predicts: Any, labels: Any) -> None:
         read = [name for name in _AUXILIARY if getattr(layer, name.replace("maps", "weight")) > 0]
         try:
+            checks.maps(predicts)  # None is refused here
             batch = _read(predicts, labels, read)
         except (TypeError, ValueError):  # which the loss is about to raise too
             self._left += 1

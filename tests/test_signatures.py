@@ -35,6 +35,7 @@ SIGNATURES = {
         "smooth": 0.0,
         "global_batch": False,
         "group": None,
+        "check_batches": 1,
     },
     DiceLoss: {"eps": 1e-6, "smooth": 0.0, "global_batch": False, "group": None},
     MaskL1Loss: {"eps": 1e-6, "global_batch": False, "group": None},
