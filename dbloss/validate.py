@@ -480,7 +480,7 @@ def _other_order(arrays: Sequence[NDArray[Any]]) -> str:
         off = {i: np.count_nonzero(arrays[i].astype(bool) & ~band) / outside for i in rest}
         *others, m = sorted(rest, key=off.__getitem__)
         g, k = sorted(others, key=on.__getitem__)
-        if on[g] < 0.5 and on[k] > 0.8 and max(off[g], off[k]) < 0.25 and off[m] > 0.5:
+        if on[g] < 0.5 and on[k] > 0.8 and off[m] > max(0.5, off[g] + 0.25, off[k] + 0.25):
             found = [t, k, g, m]
             if found == sorted(found):
                 return ""
