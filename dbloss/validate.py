@@ -406,7 +406,7 @@ def _of_labels(batch: _Batch, sums: _Sums, with_empty: bool = True) -> Iterator[
         )
 
     positive, negative, ignored = map(sum, sums)
-    shares = g.mean(axis=(1, 2), dtype=np.float64)
+    shares = (g == 1).mean(axis=(1, 2))
     most = int(shares.argmax())
     if positive and not negative:
         yield _Finding(

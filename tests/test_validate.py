@@ -9,7 +9,7 @@ import itertools
 import numpy as np
 import paddle
 import pytest
-from helpers import GOLDEN_CASES, LABELS, golden_batch, make_batch, tensor, tensors
+from helpers import DATA, GOLDEN_CASES, LABELS, golden_batch, make_batch, tensor, tensors
 
 from dbloss import DBLoss, MaskL1Loss, validate_batch
 
@@ -444,6 +444,18 @@ def test_maps_that_require_no_gradient(caplog):
     assert not caplog.records
 
 
+with np.load(DATA / "paddleocr_targets.npz") as stored:
+    MADE = dict(stored.items())
+
+
+@pytest.mark.parametrize("case", sorted({name.partition(".")[0] for name in MADE}))
+def test_labels_that_paddleocr_made_are_in_order(case, caplog):
+    labels = [MADE[f"{case}.{name}"][None] for name in LABELS]
+    found = warnings_of(labels, caplog)
+    assert len(found) == (not (labels[2] * labels[3]).any())
+    assert all("With the defaults of DBLoss, loss_shrink_maps is 0" in text for text in found)
+
+
 # Labels alone -----------------------------------------------------------------------------------
 
 
@@ -701,14 +713,23 @@ def test_static_graph_has_no_values_to_read():
         paddle.disable_static()
 
 
+REPORTED = {
+    "no_text": "labels: no text counts in the batch, and part of it is ignored",
+    "all_ignored": "labels: every pixel of the batch is ignored",
+    "all_text": "labels: no pixel without text counts",
+    "soft_labels": "labels[3] (shrink_map): expected 0 and 1, got 0.",
+}
+
+
 @pytest.mark.parametrize("name", GOLDEN_CASES)
-def test_golden_cases(name):
-    """Those of noise or of masks of 255 are refused; the sums of the others are NumPy's."""
+def test_golden_cases(name, caplog):
+    """Those of noise are refused; the sums of the others are NumPy's, and little is reported."""
     predicts, labels, _ = golden_batch(GOLDEN_CASES[name])
     outside = any(a.min() < 0 or a.max() > 1 for a in (predicts["maps"], *labels[1:]))
 
     def run():
-        return validate_batch({key: tensor(p) for key, p in predicts.items()}, tensors(labels))
+        grad = {key: tensor(p, grad=True) for key, p in predicts.items()}
+        return validate_batch(grad, tensors(labels))
 
     if outside:
         with pytest.raises(ValueError, match=r"expected values in \[0, 1\]"):
@@ -716,3 +737,6 @@ def test_golden_cases(name):
     else:
         g, m = labels[3:]
         np.testing.assert_allclose(run().positive, (g * m).sum((1, 2), np.float64), rtol=1e-6)
+        starts = [start for case, start in REPORTED.items() if name.startswith(case)]
+        assert len(caplog.records) == len(starts)
+        assert all(r.getMessage().startswith(s) for r, s in zip(caplog.records, starts))
