@@ -58,7 +58,7 @@ def checked_pixels(
     mask_needed: bool = False,
 ) -> Pixels:
     """Check what a single loss takes and return it; without a mask every pixel counts."""
-    masks = {} if mask is None and not mask_needed else {"mask": mask}
+    masks: dict[str, Any] = {} if mask is None and not mask_needed else {"mask": mask}
     masks |= {} if weights is None else {"weights": weights}
     checks.single(pred, gt, **masks)
     if mask is None:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import paddle
 from numpy.typing import ArrayLike, NDArray
 
 from dbloss import checks
@@ -180,6 +181,59 @@ def _draw(polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half) 
 
 def _checked_ratio(value: Any) -> float:
     return float(checks.number("shrink_ratio", value, least=0.01, below=1))
+
+
+def stack_targets(targets: Sequence[Sequence[_Maps]], image: Any = None) -> list[Any]:
+    """Return the labels of a batch, made of the label maps of its images.
+
+    It is for arrays that are at hand. A `paddle.io.DataLoader` needs nothing: a dataset that
+    returns `(image, *make_targets(...))` gives batches that `DBLoss` takes as its labels.
+
+    Args:
+        targets: what `make_targets` returned for each image, all of one height and width.
+        image: the first of the labels, which no loss reads.
+
+    Returns:
+        `[image, threshold_map, threshold_mask, shrink_map, shrink_mask]`, as `DBLoss` and
+        `validate_batch` take them: each but the image a float32 tensor `[N, height, width]`.
+
+    Raises:
+        TypeError: `targets` are those of a single image, or not arrays.
+        ValueError: there is no image, or sizes differ.
+
+    Example:
+        >>> from dbloss import validate_batch
+        >>> from dbloss.targets import make_targets, stack_targets
+        >>> box = [(34, 38), (94, 38), (94, 58), (34, 58)]
+        >>> pages = [make_targets([box], [flag], height=96, width=128) for flag in (False, True)]
+        >>> labels = stack_targets(pages)
+        >>> validate_batch(None, labels).positive
+        (441.0, 0.0)
+
+    Source:
+        The batch that PaddleOCR's data loader makes with `KeepKeys` of `image`, `threshold_map`,
+        `threshold_mask`, `shrink_map` and `shrink_mask`.
+    """
+    single = isinstance(targets, Targets)
+    pages = list(targets)
+    if single or not all(isinstance(page, Sequence) for page in pages):
+        got = "that of a single image" if single else f"{type(pages[0]).__name__} in it"
+        raise TypeError(
+            f"targets: expected what make_targets returned for each image, in a list, got {got}."
+            " Pass [make_targets(...)] for a batch of one image."
+        )
+    if not pages:
+        raise ValueError("targets: expected those of at least one image, got none. Skip the batch.")
+    size = np.shape(pages[0][0])
+    for i, page in enumerate(pages):
+        for target in page:
+            if np.shape(target) != size:
+                raise ValueError(
+                    f"targets: expected maps of one size, {list(size)} as the first, got"
+                    f" {list(np.shape(target))} of image {i}. Resize or pad the images of a batch"
+                    " to one size, and make the targets at that size."
+                )
+    return [image, *(paddle.to_tensor(np.stack(maps)) for maps in zip(*pages))]
 
 
 def _checked_size(name: str, value: Any) -> int:

@@ -1,6 +1,6 @@
 """Train the detector of train_text_detector.py with several losses and compare what it finds.
 
-    pip install ".[examples]"
+    pip install ".[cpu,examples]"                            # beside a GPU wheel without cpu
     python examples/compare_losses.py                        # about 19 minutes on 2 CPU cores
     python examples/compare_losses.py --losses DiceLoss BCELoss --seeds 0 1 2 3 4 --steps 700
 

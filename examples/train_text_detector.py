@@ -1,6 +1,6 @@
 """Train a small DBNet on rendered words with DBLoss, then find the words on a photographed page.
 
-    pip install ".[examples]"
+    pip install ".[cpu,examples]"                            # beside a GPU wheel without cpu
     python examples/train_text_detector.py                   # about 3 minutes on 2 CPU cores
     python examples/train_text_detector.py --steps 300 --loss BCELoss --seed 1 --out runs/bce
 

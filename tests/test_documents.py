@@ -55,8 +55,9 @@ PAGES = [
 ]
 
 
-# Paddle's own, where it compiles a backward pass.
+# Paddle's own, where it compiles a backward pass, and where `paddle.Model` copies a batch.
 @pytest.mark.filterwarnings("ignore:Tensor do not have 'place' interface:UserWarning")
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_code_of_the_pages(page):
     """Blocks of `python` run, and what blocks of `pycon` show comes out; lines may be broken."""

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbloss import targets as module
-from dbloss.targets import Targets, make_targets
+from dbloss.targets import Targets, make_targets, stack_targets
 
 CASES = json.loads((DATA / "paddleocr_targets.json").read_text())
 GOLDEN = np.load(DATA / "paddleocr_targets.npz")
@@ -613,6 +613,35 @@ def test_without_its_libraries_the_import_says_what_to_install(monkeypatch, miss
     monkeypatch.setitem(sys.modules, missing, None)
     with raises(ImportError, missing, r'pip install "dbloss\[targets\]"'):
         importlib.import_module("dbloss.targets")
+
+
+# A batch ----------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_the_image_and_then_the_maps_in_their_order():
+    pages = [one(BOX), one(BOX, ignored=True), make_targets([], [], H, W)]
+    image = object()
+    labels = stack_targets(pages, image)
+    assert labels[0] is image and stack_targets(iter(pages))[0] is None
+    assert len(labels) == 5
+    for name, label in zip(Targets._fields, labels[1:]):
+        assert label.shape == [3, H, W] and str(label.dtype) == "paddle.float32"
+        for got, page in zip(label.numpy(), pages):
+            np.testing.assert_array_equal(got, getattr(page, name))
+
+
+@pytest.mark.parametrize(
+    ("pages", "error", "parts"),
+    [
+        (one(BOX), TypeError, ["a single image", r"\[make_targets"]),
+        ([one(BOX).shrink_map], TypeError, ["ndarray"]),
+        ([], ValueError, ["at least one image"]),
+        ([one(BOX), one(BOX, height=50)], ValueError, [r"\[48, 64\]", r"\[50, 64\] of image 1"]),
+    ],
+)
+def test_what_makes_no_batch(pages, error, parts):
+    with raises(error, "targets: expected", *parts):
+        stack_targets(pages)
 
 
 # Any polygon at all -----------------------------------------------------------------------------
