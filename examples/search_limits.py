@@ -1,7 +1,7 @@
 """Train the detector of train_text_detector.py, and choose the limits of its pixels and boxes.
 
     pip install ".[examples]"
-    python examples/search_limits.py                         # about 2 minutes on 2 CPU cores
+    python examples/search_limits.py                         # about 3 minutes on 2 CPU cores
     python examples/search_limits.py --loss DiceLoss --seed 1 --out runs/dice
 
 The pages are the hard ones of compare_losses.py: most have one word or none among much clutter.
@@ -26,6 +26,10 @@ from dbloss.plot import plot_limits
 from dbloss.score import Limits, search_limits
 
 USUAL = {"thresh": [0.3], "box_thresh": [0.6]}  # PaddleOCR's
+GRID = {
+    "thresh": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8],
+    "box_thresh": [0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85],
+}
 
 
 def search(model: paddle.nn.Layer, pages: list[Page], **grid: object) -> Limits:
@@ -68,7 +72,7 @@ def main() -> None:
     train(model, loss_fn, Pages(args.seed, args.steps * BATCH, **STYLE))
     generators = (np.random.default_rng([args.seed, 1, i]) for i in range(2 * args.pages))
     held_out = [render_page(rng, **STYLE) for rng in generators]
-    limits = search(model, held_out[: args.pages])
+    limits = search(model, held_out[: args.pages], **GRID)
     plot_limits(limits).savefig(args.out / "limits.png")
     print(table(limits))
 
