@@ -109,7 +109,7 @@ class Problem(NamedTuple):
 
 
 def read_labels(file: str | os.PathLike[str]) -> list[Page]:
-    """Return the lines of a label file as PaddleOCR reads them.
+    r"""Return the lines of a label file as PaddleOCR reads them.
 
     A line is the path of an image, a tab, and a list in JSON of texts, each with a
     `"transcription"` and `"points"`. In place of the path a list of paths in JSON may stand. Lines
@@ -130,7 +130,7 @@ def read_labels(file: str | os.PathLike[str]) -> list[Page]:
         >>> from pathlib import Path
         >>> from dbloss.labels import read_labels
         >>> entries = '[{"transcription": "word", "points": [[8, 9], [70, 9], [70, 30], [8, 30]]}]'
-        >>> _ = Path("Label.txt").write_text(f"img_1.jpg\\t{entries}\\nimg_2.jpg")
+        >>> _ = Path("Label.txt").write_text(f"img_1.jpg\t{entries}\nimg_2.jpg")
         >>> pages = read_labels("Label.txt")
         >>> pages[0].image, pages[0].texts[0].transcription, pages[0].texts[0].points.shape
         ('img_1.jpg', 'word', (4, 2))
@@ -314,7 +314,7 @@ def check_labels(
     ignore: Collection[str] = (),
     progress: bool = False,
 ) -> Report:
-    """Return all that is wrong with a label file of PaddleOCR.
+    r"""Return all that is wrong with a label file of PaddleOCR.
 
     A text has the first of its causes in the order of `dbloss.labels.KINDS`, and not what follows
     from it. The sizes of images are read from their headers. What depends on the training size is
@@ -348,7 +348,7 @@ def check_labels(
         >>> from dbloss.labels import check_labels
         >>> points = [[8, 9], [70, 9], [8, 30], [70, 30]]  # top left, top right, bottom left, ...
         >>> entries = f'[{{"transcription": "word", "points": {points}}}]'
-        >>> _ = Path("Label.txt").write_text(f"img_1.jpg\\t{entries}")
+        >>> _ = Path("Label.txt").write_text(f"img_1.jpg\t{entries}")
         >>> report = check_labels("Label.txt", ignore=["missing-image"])
         >>> problem = report.problems[0]
         >>> problem.line, problem.entry, problem.kind, problem.place
@@ -462,6 +462,23 @@ def _folder_advice(folder: Path, name: str) -> str:
         if (other / name).is_file():
             return f" Pass --images {other}, the folder that the paths start from."
     return " Correct the path, or pass with --images the folder that the paths start from."
+
+
+def check_page(
+    page: Page,
+    height: int,
+    width: int,
+    *,
+    size: tuple[int, int] | None = None,
+    min_text_size: float = 8,
+    shrink_ratio: float = 0.4,
+) -> list[Problem]:
+    """Return what is wrong with the texts of one image of `height` x `width` pixels.
+
+    The other arguments are those of `check_labels`; the training size None is that of the image.
+    """
+    settings = _Settings(size or (height, width), min_text_size, shrink_ratio, frozenset())
+    return _check_page(page, (height, width), settings)[0]
 
 
 class _Causes:
@@ -741,9 +758,7 @@ def _check_training(
     """Return what the training has of a page, and its texts that count there."""
     scale = min(settings.size[0] / image[0], settings.size[1] / image[1])
     at = f"at {settings.size[0]} x {settings.size[1]}"
-    polygons = [
-        (texts[i].points * np.float64(scale)).clip(-_FARTHEST, _FARTHEST) for i in wanted
-    ]
+    polygons = [(texts[i].points * np.float64(scale)).clip(-_FARTHEST, _FARTHEST) for i in wanted]
 
     def shrunk(chosen: list[_Array], least: float) -> Any:
         ratio = settings.shrink_ratio
@@ -842,8 +857,9 @@ def _check_balance(causes: _Causes, ignored: NDArray[np.bool_], counting: int) -
         causes.blame(
             "no-text",
             None,
-            f"None of its {len(ignored) - n_ignored} texts counts: each has a fault of its own, or"
-            " is too small. Correct them, train at a larger size, or leave out the line.",
+            f"{len(ignored) - n_ignored} of its {len(ignored)} texts are not ignored, and none of"
+            " these counts: each has a fault of its own or is too small. Correct them, train at a"
+            " larger size, or leave out the line.",
         )
     elif n_ignored > len(ignored) - n_ignored:
         causes.blame(
@@ -876,7 +892,8 @@ def _summary(report: Report) -> Iterator[str]:
     numbers, _ = np.histogram(report.sides, _SIDES)
     for least, most, count in zip(_SIDES, _SIDES[1:], numbers.tolist()):
         name = f"{least:g} and more" if most == np.inf else f"{least:g} to {most:g}"
-        yield f"{name:>12}  {count:6,}  {'#' * round(40 * count / max(numbers)) or '.' * (count > 0)}"
+        bar = "#" * round(40 * count / max(numbers)) or "." * (count > 0)
+        yield f"{name:>12}  {count:6,}  {bar}".rstrip()
     yield f"text is {report.text_share:.2%} of the pixels of an image, after shrinking"
     yield from _size_advice(report)
 

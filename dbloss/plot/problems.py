@@ -18,13 +18,14 @@ if TYPE_CHECKING:
 _COLUMNS = 4
 _RATIO = 3 / 4  # height to width of a crop
 _LEAST = 64  # pixels, of the width of a crop
+_PAGES = 2  # of each fault of a whole line
 
 
 def plot_problems(report: Report, *, most: int = 24, size: float = 12) -> panels.Picture | None:
-    """Return a contact sheet of the worst problems of a label file.
+    r"""Return a contact sheet of the worst problems of a label file.
 
     Each is cut out of its image and numbered by line and entry, as in `problems.csv`; a fault of a
-    whole line is drawn with all of its texts. The kinds take turns, in the order of
+    whole line is drawn with all of its texts, twice at most. The kinds take turns, in the order of
     `dbloss.labels.KINDS`; of a kind the largest texts come first. The outline in question has
     the colour of the title, the others are blue, and dashed where they are ignored.
 
@@ -40,7 +41,7 @@ def plot_problems(report: Report, *, most: int = 24, size: float = 12) -> panels
         >>> from pathlib import Path
         >>> from dbloss.labels import check_labels
         >>> from dbloss.plot import plot_problems
-        >>> _ = Path("Label.txt").write_text("img_1.jpg\\t[]")
+        >>> _ = Path("Label.txt").write_text("img_1.jpg\t[]")
         >>> report = check_labels("Label.txt")
         >>> [problem.kind for problem in report.problems], plot_problems(report)
         (['missing-image', 'no-text'], None)
@@ -55,7 +56,9 @@ def plot_problems(report: Report, *, most: int = 24, size: float = 12) -> panels
         if len(chosen) == most:
             break
         try:
-            chosen.append((problem, read_image(report.folder / report.pages[problem.line - 1].image)))
+            chosen.append(
+                (problem, read_image(report.folder / report.pages[problem.line - 1].image))
+            )
         except (OSError, ValueError):
             continue
     if not chosen:
@@ -89,8 +92,10 @@ def _by_turns(report: Report) -> list[Problem]:
             points = report.pages[problem.line - 1].texts[problem.entry - 1].points
             if len(points) and np.isfinite(points).all():
                 extents[problem] = float(np.ptp(points, axis=0).sum())
-    for problems in kinds.values():
+    for kind, problems in kinds.items():
         problems.sort(key=lambda problem: -extents[problem])
+        if problems and problems[0].entry is None:
+            kinds[kind] = problems[:_PAGES]
     return [problem for turn in zip_longest(*kinds.values()) for problem in turn if problem]
 
 
