@@ -211,7 +211,7 @@ def _read_entry(number: int, entry: Any) -> Text:
         points = _read_points(listed) if isinstance(listed, list) else None
         if points is None:
             raise FaultyEntry(
-                f'{text!r}: expected "points" [[x, y], ...] of numbers, got {listed!r:.60}'
+                f'expected "points" [[x, y], ...] of numbers, got {listed!r:.60} for {text!r}'
             )
     except FaultyEntry as error:
         error.entry = number
@@ -436,7 +436,8 @@ def _read_header(path: Path) -> _Header:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+            # The method of the base: that of PNG would read all pixels first.
+            turned = Image.Image.getexif(image).get(0x0112, 1) in (5, 6, 7, 8)
     except (OSError, ValueError, Image.DecompressionBombError):
         width = height = 0
     if not width or not cv2.haveImageReader(str(path)):
@@ -672,13 +673,12 @@ def _check_edges(
         points = texts[i].points
         over = np.maximum(-points, points - np.array((width, height))).max()
         if over > _BEYOND:
-            negative = points.min() < 0
-            why = ": PaddleOCR's random crop does not see it there, and may cut it" * negative
+            seen = ": PaddleOCR's random crop does not see it there, and may cut through it"
             causes.blame(
                 "partly-outside",
                 i,
                 f"It reaches {over:.3g} pixels beyond the image, {_describe_size(image)}."
-                f" Cut it off at the border{why}.",
+                f" Cut it off at the border{seen if points.min() < 0 else ''}.",
             )
 
 

@@ -402,8 +402,8 @@ def _draw_shrunk(
     min_text_size: float,
 ) -> None:
     """Draw the shrink map and its mask."""
-    size = targets.shrink_map.shape
-    shrunk, pixels = _shrink(outlines, skipped, *size, shrink_ratio, min_text_size)
+    height, width = targets.shrink_map.shape
+    shrunk, pixels = _shrink(outlines, skipped, height, width, shrink_ratio, min_text_size)
     for (_, _, pieces), start, end in zip(shrunk, outlines.starts, outlines.ends):
         for piece in pieces:
             cv2.fillPoly(targets.shrink_map, [piece], 1)

@@ -168,7 +168,7 @@ def plot_batch(
     def draw(ax: Axes, cell: str) -> None:
         """Draw what a cell shows, the whole of it."""
         if cell == "image" and picture is not None:
-            panels.draw_image(ax, picture, "image")
+            panels.draw_image(ax, picture, "image", (height, width))
         elif cell == "loss" and measured is not None:
             _draw_pixel_loss(ax, measured)
         elif cell == "mined" and measured is not None:
@@ -206,10 +206,9 @@ def plot_batch(
     if measured is not None:
         panels.scale_below(axes["loss"], "max" if measured.beyond else "neither")
         axes["mined"].set_xlabel(_mined_note(measured, main_loss_type))
-    shared = [ax for cell, ax in axes.items() if cell in drawn]
-    figure.colorbar(axes["P"].get_images()[0], ax=shared, panchor=False, aspect=30)
+    panels.scale_below(axes[names[-1]])
     if content != (height, width):
-        title += f"\nwithout the padding of {height} x {width} pixels"
+        title += f"\nof its {height} x {width} pixels the padding is left out"
     figure.suptitle(title, fontsize=12)
     if legend:
         figure.legend(handles=legend, loc="outside lower center", ncols=3, frameon=False)
@@ -291,7 +290,7 @@ def _mined_note(measured: _Measured, main_loss_type: str | None) -> str:
     else:
         note = f"{measured.weights.sum():,.0f} here, {measured.mined:,.0f} in the batch"
     if main_loss_type is None:
-        note += "\nas BCELoss mines; DiceLoss does not"
+        note += "\nas BCELoss mines;\nDiceLoss does not"
     return note
 
 
@@ -305,13 +304,15 @@ def _mined_legend(weights: _Array) -> list[Any]:
 
 
 def _worst_places(loss: _Array) -> list[tuple[int, int, int, int]]:
-    """Return the windows of a map with the most loss in them, which do not overlap."""
+    """Return the windows of a map with the most loss in them."""
     height, width = loss.shape
     if min(height, width) < _LEAST_ZOOMED:
         return []
-    across = width // 4
+    across = width // 5
     down = min(round(across * _ZOOM_RATIO), height)
     left = np.nan_to_num(loss, nan=0, posinf=0, neginf=0).astype(np.float64)
+    left = (left - np.median(left)).clip(0)  # what the ground has everywhere is no place
+    most = 0.0
     places: list[tuple[int, int, int, int]] = []
     for _ in range(_ZOOMS):
         sums = np.pad(left, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
@@ -322,10 +323,16 @@ def _worst_places(loss: _Array) -> list[tuple[int, int, int, int]]:
             + sums[:-down, :-across]
         )
         y, x = (int(at) for at in np.unravel_index(inside.argmax(), inside.shape))
-        if inside[y, x] < 1e-6:
+        most = max(most, inside[y, x])
+        if inside[y, x] <= 0.05 * most:
             break
+        # The window with the most in it may have it at its edge: its middle goes to the loss's.
+        found = left[y : y + down, x : x + across].clip(0)
+        rows, columns = found.sum(axis=1), found.sum(axis=0)
+        y += round(np.average(np.arange(down), weights=rows) - down / 2)
+        x += round(np.average(np.arange(across), weights=columns) - across / 2)
+        y, x = min(max(y, 0), height - down), min(max(x, 0), width - across)
         places.append((x, y, x + across, y + down))
-        # A window that begins here would overlap it.
         left[y : y + down, x : x + across] = -left.size * _GREATEST_LOSS
     return places
 

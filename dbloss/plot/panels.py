@@ -59,16 +59,13 @@ def grid(
     height, width = shape
     # Very long maps are squeezed.
     ratio = min(max(height / width, 0.25), 2)
-    columns = max(map(len, rows))
     wide = math.lcm(*map(len, rows))
     mosaic = [[cell for cell in row for _ in range(wide // len(row))] for row in rows]
     ratios = [zoom_ratio if i >= len(rows) - zooms else ratio for i in range(len(rows))]
     # Very high maps do not fill the width.
     heights = [min(part / len(row), 1) for row, part in zip(rows, ratios)]
-    panel = min(size / columns, 4)
-    across = panel * columns + 1
-    down = across * sum(heights) + 0.5 * len(rows) + (1.5 if notes else 0.6)
-    figure = Picture(figsize=(across, down), layout="constrained")
+    down = size * sum(heights) + 0.6 * len(rows) + (1.8 if notes else 0.6)
+    figure = Picture(figsize=(size, down), layout="constrained")
     axes: dict[str, Axes] = figure.subplot_mosaic(
         mosaic,  # type: ignore[arg-type]
         height_ratios=heights,
@@ -87,6 +84,7 @@ def draw_map(
     """Draw `[H, W]` on the scale from 0 to `most`; what is not finite is marked."""
     ax.set_title(title)
     finite = np.isfinite(values)
+    limits = ax.get_xlim(), ax.get_ylim()
     drawn = ax.imshow(
         np.ma.array(values, mask=~finite),
         cmap=colormaps[cmap].with_extremes(bad=PURPLE),
@@ -96,6 +94,7 @@ def draw_map(
     )
     # One pixel of a large map would be lost: a marker has a size of its own.
     ax.plot(*np.nonzero(~finite)[::-1], "s", color=PURPLE, markersize=3)
+    ax.set(xlim=limits[0], ylim=limits[1])
     return drawn
 
 
@@ -107,10 +106,12 @@ def scale_below(ax: Axes, extend: str = "neither") -> None:
     ax.figure.colorbar(drawn, cax=below, orientation="horizontal", extend=extend)
 
 
-def draw_image(ax: Axes, image: NDArray[Any], title: str) -> None:
-    """Draw an image of any size, uint8 `[h, w, 3]`, over the whole panel."""
+def draw_image(ax: Axes, image: NDArray[Any], title: str, shape: tuple[int, int]) -> None:
+    """Draw an image of any size, uint8 `[h, w, 3]`, over maps of `shape` (H, W)."""
     ax.set_title(title)
-    ax.imshow(image, extent=(*ax.get_xlim(), *ax.get_ylim()), aspect="auto")
+    limits = ax.get_xlim(), ax.get_ylim()
+    ax.imshow(image, extent=extent(shape), aspect="auto")
+    ax.set(xlim=limits[0], ylim=limits[1])
 
 
 def frame(ax: Axes, place: Window, letter: str) -> None:
@@ -153,7 +154,8 @@ def hatch(ax: Axes, where: NDArray[np.bool_], scale: float = 1, colour: str = "0
 def outline(ax: Axes, where: NDArray[np.bool_]) -> None:
     """Draw a line around the pixels `[H, W]` that are True."""
     if where.any():
-        ax.contour(*_around(where, "constant"), [0.5], colors=[GREEN], linewidths=1.5)
+        lines = ax.contour(*_around(where, "constant"), [0.5], colors=[GREEN], linewidths=1.2)
+        lines.set(path_effects=dark(1.2))
 
 
 def _around(where: NDArray[np.bool_], mode: Any) -> tuple[NDArray[Any], ...]:
@@ -209,8 +211,10 @@ def draw_outline(ax: Axes, points: NDArray[Any], colour: str, line: str, width: 
 
 def write(ax: Axes, place: Any, text: str, **options: Any) -> None:
     """Write at a place (x, y), in letters that show on any ground, if it is in the panel."""
-    style = {"color": "white", "fontsize": 9, "ha": "center", "va": "center"} | options
-    ax.text(*place, text, path_effects=dark(0.6), clip_on=True, **style)
+    style: dict[str, Any] = {"color": "white", "fontsize": 9, "ha": "center", "va": "center"}
+    x, y = place
+    style |= options
+    ax.text(x, y, text, path_effects=dark(0.6), clip_on=True, **style)
 
 
 def number_outlines(

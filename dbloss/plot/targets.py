@@ -71,7 +71,7 @@ def make_and_sort(
 
     height, width = training_size or shape
     scale = min(height / shape[0], width / shape[1])
-    options = {"shrink_ratio": shrink_ratio, "min_text_size": min_text_size}
+    options: Any = {"shrink_ratio": shrink_ratio, "min_text_size": min_text_size}
     if problems is None:
         texts = [Text("", np.float32(p), bool(f)) for p, f in zip(polygons, ignored)]
         problems = check_page(Page(1, ("",), texts, None), *shape, size=training_size, **options)
