@@ -782,7 +782,7 @@ def _check_training(
             causes.blame(
                 "gone",
                 i,
-                f"Of its {side:.1f} pixels {at} shrinking leaves nothing, and it is ignored there."
+                f"Shrinking {at} leaves nothing of it, for it is so thin, and it is ignored there."
                 " Train at a larger size, or write ###.",
             )
     canvas = np.zeros(settings.size, np.uint8)

@@ -58,12 +58,12 @@ def grid(
     """
     height, width = shape
     # Very long maps are squeezed.
-    ratio = min(max(height / width, 0.25), 2)
+    ratio = min(max(height / width, 0.25), 1.8)
     wide = math.lcm(*map(len, rows))
     mosaic = [[cell for cell in row for _ in range(wide // len(row))] for row in rows]
     ratios = [zoom_ratio if i >= len(rows) - zooms else ratio for i in range(len(rows))]
-    # Very high maps do not fill the width.
-    heights = [min(part / len(row), 1) for row, part in zip(rows, ratios)]
+    # An image as high as it is wide does not fill the width.
+    heights = [min(part / len(row), 0.8) for row, part in zip(rows, ratios)]
     down = size * sum(heights) + 0.6 * len(rows) + (1.8 if notes else 0.6)
     figure = Picture(figsize=(size, down), layout="constrained")
     axes: dict[str, Axes] = figure.subplot_mosaic(
