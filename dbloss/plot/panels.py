@@ -100,7 +100,11 @@ def draw_map(
 
 def scale_below(ax: Axes, extend: str = "neither") -> None:
     """Put the scale of a map below it, without moving the panel out of its row."""
-    inch = 1 / (3 * cast(float, ax.get_box_aspect()))
+    place = ax.get_subplotspec()
+    assert place is not None
+    share = len(place.colspan) / place.get_gridspec().ncols
+    width = share * cast(Figure, ax.figure).get_size_inches()[0]
+    inch = 1 / (width * cast(float, ax.get_box_aspect()))
     below = ax.inset_axes((0, -0.3 * inch, 1, 0.15 * inch))
     drawn = ax.get_images()[0]
     ax.figure.colorbar(drawn, cax=below, orientation="horizontal", extend=extend)
