@@ -13,19 +13,18 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from dbloss import checks
-from dbloss.targets import shrink
 
-with checks.extra("dbloss.labels", "score", "shapely"):
+with checks.extra("dbloss.labels", "plot,score,targets", "cv2", "shapely", "PIL", "tqdm"):
+    import cv2
     import shapely
-
-with checks.extra("dbloss.labels", "plot", "PIL", "tqdm"):
     from PIL import Image
     from tqdm import tqdm
+
+from dbloss.targets import shrink
 
 _Array: TypeAlias = NDArray[Any]
 _Header: TypeAlias = "tuple[int, int] | str"  # height and width of an image, or why it has none
@@ -128,10 +127,12 @@ def read_labels(file: str | os.PathLike[str]) -> list[Page]:
 
     Example:
         >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
         >>> from dbloss.labels import read_labels
+        >>> file = Path(mkdtemp(), "Label.txt")
         >>> entries = '[{"transcription": "word", "points": [[8, 9], [70, 9], [70, 30], [8, 30]]}]'
-        >>> _ = Path("Label.txt").write_text(f"img_1.jpg\t{entries}\nimg_2.jpg")
-        >>> pages = read_labels("Label.txt")
+        >>> _ = file.write_text(f"img_1.jpg\t{entries}\nimg_2.jpg")
+        >>> pages = read_labels(file)
         >>> pages[0].image, pages[0].texts[0].transcription, pages[0].texts[0].points.shape
         ('img_1.jpg', 'word', (4, 2))
         >>> pages[1].fault
@@ -345,11 +346,13 @@ def check_labels(
 
     Example:
         >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
         >>> from dbloss.labels import check_labels
+        >>> file = Path(mkdtemp(), "Label.txt")
         >>> points = [[8, 9], [70, 9], [8, 30], [70, 30]]  # top left, top right, bottom left, ...
         >>> entries = f'[{{"transcription": "word", "points": {points}}}]'
-        >>> _ = Path("Label.txt").write_text(f"img_1.jpg\t{entries}")
-        >>> report = check_labels("Label.txt", ignore=["missing-image"])
+        >>> _ = file.write_text(f"img_1.jpg\t{entries}")
+        >>> report = check_labels(file, ignore=["missing-image"])
         >>> problem = report.problems[0]
         >>> problem.line, problem.entry, problem.kind, problem.place
         (1, 1, 'crossing', 'img_1.jpg: 8, 9 to 70, 30')

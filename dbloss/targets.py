@@ -359,6 +359,9 @@ def shrink(
 ) -> list[Shrunk]:
     """Return what the shrink map of `make_targets` has of each polygon, without drawing it.
 
+    That is the polygon, clipped to the image, with its outline moved inwards by
+    `D = area * (1 - shrink_ratio^2) / perimeter`. Nothing is left of one that is too small.
+
     Args:
         polygons: as for `make_targets`.
         height: of the image, in pixels.

@@ -7,11 +7,14 @@ import pytest
 from paddle import Tensor
 
 import dbloss
-from dbloss import plot, targets
+from dbloss import labels, plot, targets
 
 FUNCTIONS = {
     **{name: getattr(dbloss, name) for name in dbloss.__all__},
     "targets.make_targets": targets.make_targets,
+    "targets.shrink": targets.shrink,
+    "labels.read_labels": labels.read_labels,
+    "labels.check_labels": labels.check_labels,
     **{f"plot.{name}": getattr(plot, name) for name in plot.__all__},
 }
 LAYERS = {
@@ -91,7 +94,11 @@ def test_there_is_an_example_and_a_source(item):
     assert parts["Source"].strip()
 
 
-COMPUTED = {name: item for name, item in (FUNCTIONS | LAYERS).items() if "plot." not in name}
+COMPUTED = {
+    name: item
+    for name, item in (FUNCTIONS | LAYERS).items()
+    if not name.startswith(("plot.", "labels."))
+}
 del COMPUTED["validate_batch"]
 
 

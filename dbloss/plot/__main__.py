@@ -3,11 +3,6 @@
 import argparse
 from pathlib import Path
 
-from dbloss import checks
-
-with checks.extra("python -m dbloss.plot", "targets", "cv2", "pyclipper", "numba"):
-    import dbloss.targets  # noqa: F401
-
 from dbloss.labels import IGNORED, KINDS, check_page, read_image
 from dbloss.plot.annotations import find_page
 from dbloss.plot.targets import draw_targets, make_and_sort

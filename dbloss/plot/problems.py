@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from dbloss import checks
 from dbloss.plot import panels
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ def plot_problems(report: Report, *, most: int = 24, size: float = 12) -> panels
 
     Each is cut out of its image and numbered by line and entry, as in `problems.csv`; a fault of a
     whole line is drawn with all of its texts, twice at most. The kinds take turns, in the order of
-    `dbloss.labels.KINDS`; of a kind the largest texts come first. The outline in question has
-    the colour of the title, the others are blue, and dashed where they are ignored.
+    `dbloss.labels.KINDS`; of a kind the largest texts come first. The outline in question is
+    yellow; the others are blue, and dashed where they are ignored.
 
     Args:
         report: what `dbloss.labels.check_labels` returned.
@@ -37,12 +38,18 @@ def plot_problems(report: Report, *, most: int = 24, size: float = 12) -> panels
     Returns:
         A `matplotlib.figure.Figure`, or None where there is no problem with an image to show.
 
+    Raises:
+        TypeError: `most` or `size` is no number.
+        ValueError: `most` is below 1, or `size` below 4.
+
     Example:
         >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
         >>> from dbloss.labels import check_labels
         >>> from dbloss.plot import plot_problems
-        >>> _ = Path("Label.txt").write_text("img_1.jpg\t[]")
-        >>> report = check_labels("Label.txt")
+        >>> file = Path(mkdtemp(), "Label.txt")
+        >>> _ = file.write_text("img_1.jpg\t[]")
+        >>> report = check_labels(file)
         >>> [problem.kind for problem in report.problems], plot_problems(report)
         (['missing-image', 'no-text'], None)
 
@@ -51,6 +58,8 @@ def plot_problems(report: Report, *, most: int = 24, size: float = 12) -> panels
     """
     from dbloss.labels import read_image
 
+    most = checks.number("most", most, least=1, whole=True)
+    size = float(checks.number("size", size, least=4))
     chosen: list[tuple[Problem, NDArray[Any]]] = []
     for problem in _by_turns(report):
         if len(chosen) == most:
