@@ -16,6 +16,7 @@ PAGES = [
     "mathematics",
     "running",
     "pictures",
+    "labels",
     "training",
     "which-loss",
     "speed",

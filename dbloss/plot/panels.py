@@ -224,7 +224,7 @@ def write(ax: Axes, place: Any, text: str, **options: Any) -> None:
 def number_outlines(
     ax: Axes, polygons: Sequence[NDArray[Any]], first: Sequence[int | None], size: float
 ) -> None:
-    """Write the number of each outline above its first corner, where there is room.
+    """Write the number of each outline above its upper left corner, where there is room.
 
     `first` are those that come before the others, from 1; the panel is `size` inches wide.
     """
@@ -236,7 +236,7 @@ def number_outlines(
         points = polygons[number - 1]
         if not can_be_drawn(points):
             continue
-        (x, y), across = points.min(axis=0), (0.09 * len(str(number)) + 0.03) * inch
+        (x, y), across = points[points.sum(axis=1).argmin()], 0.09 * len(str(number)) * inch
         y = max(y - 0.09 * inch, top + 0.09 * inch)
         x = min(max(x + across / 2, left + across / 2), right - across / 2)
         box = (x - across / 2, y - 0.08 * inch, x + across / 2, y + 0.08 * inch)

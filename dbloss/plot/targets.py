@@ -204,7 +204,7 @@ def draw_targets(
         threshold.set_title(f"entry {entry}: threshold map and mask", loc="left")
 
     legend: list[Any] = []
-    for kind in made.kinds:
+    for kind in filter(lambda kind: kind.entries, made.kinds):
         inside = kind.pixels[: made.size[0], : made.size[1]]
         label = f"{kind.name}: {len(kind.entries)}, {inside.mean():.2%} of the pixels"
         style: dict[str, Any] = {"color": kind.colour, "linestyle": kind.line, "linewidth": 2}
