@@ -79,7 +79,7 @@ class Text(NamedTuple):
     transcription: str
     points: NDArray[np.float32]  # `[k, 2]`, (x, y) in pixels; nothing has been checked
     ignored: bool  # by one of the names that PaddleOCR knows, `###` and `*`
-    marked: bool = False  # as ignored or unfinished, but in a way that PaddleOCR does not know
+    marked: str = ""  # "name" or "difficult" if marked as ignored in a way PaddleOCR does not know
 
 
 class Page(NamedTuple):
@@ -157,7 +157,11 @@ def read_texts(listed: str) -> list[Text]:
     """Return the texts of a list in JSON; a `FaultyEntry` says what PaddleOCR cannot read."""
     try:
         entries = json.loads(listed)
-    except json.JSONDecodeError as error:
+    except RecursionError:
+        raise FaultyEntry("a list in JSON that is nested too deeply") from None
+    except ValueError as error:
+        if not isinstance(error, json.JSONDecodeError):
+            raise FaultyEntry(f"a number that Python does not read: {error}") from None
         near = listed[max(error.pos - 20, 0) : error.pos + 20]
         place = f"line {error.lineno}, column" if "\n" in listed.strip() else "column"
         raise FaultyEntry(
@@ -218,7 +222,9 @@ def _read_entry(number: int, entry: Any) -> Text:
         error.entry = number
         raise
     ignored = text in IGNORED
-    marked = not ignored and (_is_other_mark(text) or entry.get("difficult") is True)
+    marked = ""
+    if not ignored:
+        marked = "name" if _is_other_mark(text) else "difficult" * (entry.get("difficult") is True)
     return Text(text if isinstance(text, str) else json.dumps(text), points, ignored, marked)
 
 
@@ -375,7 +381,7 @@ def check_labels(
     measured: list[_Measured] = []
     seen: dict[str, int] = {}
     marked = file.read_bytes()[:3] == b"\xef\xbb\xbf"
-    for page in tqdm(pages, unit=" images", disable=not progress, leave=False):
+    for page in tqdm(pages, unit=" images", disable=None if progress else True, leave=False):
         start = _BYTE_ORDER_MARK if marked and page.line == 1 else None
         headers = [_read_header(folder / name) for name in page.images]
         for kind, advice in _line_problems(page, folder, headers, seen, start):
@@ -532,7 +538,7 @@ def _check_page(
     inside = _check_place(causes, texts, sound, image)
     for i, text in enumerate(texts):
         if text.marked:
-            causes.blame("ignored-name", i, _name_advice(text.transcription))
+            causes.blame("ignored-name", i, _name_advice(text))
     _check_edges(causes, texts, inside, image)
     related = _check_pairs(causes, texts, inside, image)
     wanted = [i for i in whole if not ignored[i]]
@@ -625,16 +631,13 @@ def _crossing_advice(points: _Array) -> str:
     return f"The outline crosses itself. Give its points in the order {order}."
 
 
-def _name_advice(text: str) -> str:
+def _name_advice(text: Text) -> str:
     known = " or ".join(IGNORED)
-    if _is_other_mark(text):
-        return (
-            f"PaddleOCR reads {text!r} as a text that counts. Write {known} if it is to be ignored."
-        )
-    return (
-        f"It is marked as difficult, which PaddleOCR does not read: {text!r} counts. Write"
-        f" {known} in its place if it is to be ignored."
-    )
+    if text.marked == "name":
+        read = f"PaddleOCR reads {text.transcription!r} as a text that counts."
+    else:
+        read = f"PaddleOCR does not read that it is difficult: {text.transcription!r} counts."
+    return f"{read} Write {known} if it is to be ignored."
 
 
 def _frame(image: tuple[int, int] | None) -> tuple[float, float]:
@@ -908,21 +911,20 @@ def _size_advice(report: Report) -> Iterator[str]:
         return
     yield ""
     yield (
-        f"{small:,} texts ({small / len(sides):.1%}) are below min_text_size={least:g} at this"
-        " size, and ignored."
+        f"{small:,} of them ({small / len(sides):.1%}) are below min_text_size={least:g}, and"
+        " ignored. They would be fewer with"
     )
     height, width = report.size
-    larger = [side for side in _SIZES if side > max(report.size)][:4]
-    for side in larger:
+    for side in (side for side in _SIZES if side > max(report.size)):
         factor = side / max(report.size)
         left = int((sides * factor < least).sum())
-        yield (
-            f"  size {round(height * factor)} x {round(width * factor)}: {left:,}"
-            f" ({left / len(sides):.1%})"
-        )
-    lower = least / 2
-    kept = int((report.saved >= lower).sum())
-    yield f"  min_text_size={lower:g}: {kept:,} of the {small:,} would count, the others are gone"
+        name = f"--size {round(height * factor)} {round(width * factor)}"
+        yield f"  {name:20}  {left:,} ({left / len(sides):.1%})"
+        if not left:
+            break
+    lower = f"{least / 2:g}"
+    left = small - int((report.saved >= least / 2).sum())
+    yield f"  {f'--min-text-size {lower}':20}  {left:,} ({left / len(sides):.1%})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

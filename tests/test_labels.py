@@ -106,6 +106,8 @@ def test_windows_line_ends_and_a_list_of_images(check):
         (b"[b.png]\t[]", None, ["list of image paths", "[b.png]"]),
         (b"\t[]", None, ["no path"]),
         (b"", None, ["empty line"]),
+        (b"b.png\t" + b"[" * 100000, None, ["nested too deeply"]),
+        (b"b.png\t[" + b"1" * 5000 + b"]", None, ["a number that Python does not read"]),
         (b"\xcc\xec.png\t[]", None, ["not UTF-8", "0xCC at 1"]),
         (b'b.png\t[{"points": [[1, 2], [3, 4], [5, 0]]}]', 1, ['"transcription"', "['points']"]),
         (b'b.png\t["word"]', 1, ["dict", "'word'"]),
@@ -317,8 +319,11 @@ def test_too_small_at_the_training_size(check):
     assert found(check(line("a.png", WORD, low), size=(54, 200), min_text_size=7)) == []
     assert found(check(line("a.png", WORD, ("###", low)), size=(54, 200))) == []
     summary = check(line("a.png", WORD, low), size=(54, 200)).summary()
-    assert "1 texts (50.0%) are below min_text_size=8" in summary
-    assert "min_text_size=4: 1 of the 1 would count" in summary
+    assert "1 of them (50.0%) are below min_text_size=8" in summary
+    assert re.search("--size 173 640 +0 ", summary) and re.search("--min-text-size 4 +0 ", summary)
+    # At 3.6 pixels the lower limit would not help.
+    summary = check(line("a.png", WORD, box(110, 60, 190, 68)), size=(54, 200)).summary()
+    assert re.search("--min-text-size 4 +1 ", summary)
 
 
 def test_gone(check):
