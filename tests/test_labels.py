@@ -13,6 +13,7 @@ from PIL import Image
 
 from dbloss.labels import KINDS, check_labels, main, read_labels
 from dbloss.plot import plot_problems
+from dbloss.targets import make_targets
 
 # In an image of 200 x 120: a text of 80 x 30 pixels, and one that is apart from it.
 WORD = [[10, 10], [90, 10], [90, 40], [10, 40]]
@@ -220,10 +221,11 @@ def test_normalised(check):
     normalised = (np.array(WORD) / (200, 120)).tolist()
     report = check(line("a.png", OTHER, normalised, [normalised[i] for i in (0, 1, 3, 2)]))
     assert found(report) == [(1, 2, "normalised"), (1, 3, "normalised")]
+    assert found(check(line("a.png", OTHER, box(0, 0, 1.2, 1.2)))) == [(1, 2, "too-small")]
 
 
 @pytest.mark.parametrize("mark", ["word", "###"])
-@pytest.mark.parametrize("shift", [(200, 0), (-300, 0), (0, 120), (0, -500)])
+@pytest.mark.parametrize("shift", [(200, 0), (-92, 0), (0, 120), (0, -500)])
 def test_outside(check, shift, mark):
     points = (np.array(WORD) + shift).tolist()
     report = check(line("a.png", OTHER, (mark, points)))
@@ -284,10 +286,10 @@ def test_repeated_text(check):
 
 @pytest.mark.parametrize("mark", ["word", "###"])
 def test_whole_page(check, mark):
-    report = check(line("a.png", (mark, box(0, 0, 200, 62))))
+    report = check(line("a.png", (mark, box(0, 0, 200, 60.5))))
     assert found(report)[-1] == (1, 1, "whole-page")
-    assert "52%" in report.problems[-1].advice
-    assert "whole-page" not in check(line("a.png", (mark, box(0, 0, 200, 58)))).counts()
+    assert "50%" in report.problems[-1].advice
+    assert "whole-page" not in check(line("a.png", (mark, box(0, 0, 200, 59.5)))).counts()
 
 
 @pytest.mark.parametrize(
@@ -334,22 +336,22 @@ def test_gone(check):
     assert "leaves nothing" in report.problems[0].advice
 
 
-def test_touching(check):
-    # 80 x 30 is moved by 9.16: 12 rows are left. So two of them overlap by 30 - 2 * 9 = 12 rows
-    # or more before they touch, less than which they do not.
-    def below(rows):
-        return box(10, 10 + rows, 90, 40 + rows)
-
-    assert found(check(line("a.png", WORD, below(24)))) == []
-    report = check(line("a.png", WORD, below(10)))
-    assert found(report) == [(1, 2, "touching")]
-    assert "entry 1" in report.problems[0].advice
-    assert found(check(line("a.png", WORD, ("###", below(10))))) == []
-    # Corner to corner is a neighbour too: contours are followed across corners.
-    first, second = (box(10 + n, 10 + n, 50 + n, 50 + n) for n in (0, 19))
-    moved = 1600 * 0.84 / 160  # 8.4
-    assert 50 - moved > 10 + 19 + moved
-    assert found(check(line("a.png", first, second))) == [(1, 2, "touching")]
+@pytest.mark.parametrize("step", [(0, 1), (1, 1)])
+def test_touching(check, step):
+    """Touching is to be one component of the shrink map; contours are followed across corners."""
+    outcomes = []
+    for n in range(12, 26):
+        second = (np.array(box(10, 10, 50, 40)) + np.multiply(step, n)).tolist()
+        polygons = [box(10, 10, 50, 40), second]
+        shrink_map = make_targets(polygons, [False, False], *SIZE).shrink_map
+        components = cv2.connectedComponents(shrink_map.astype(np.uint8), connectivity=8)[0] - 1
+        report = check(line("a.png", *polygons))
+        assert found(report) == ([(1, 2, "touching")] if components == 1 else [])
+        outcomes.append(components)
+        if components == 1:
+            assert "entry 1" in report.problems[0].advice
+        assert found(check(line("a.png", polygons[0], ("###", second)))) == []
+    assert set(outcomes) == {1, 2}
 
 
 # Images -----------------------------------------------------------------------------------------
