@@ -46,6 +46,14 @@ class WeightedTargets(NamedTuple):
     text_weights: _Maps
 
 
+class Shrunk(NamedTuple):
+    """What the shrink map has of one polygon: its pieces, or none where it does not count."""
+
+    side: float  # the lesser of its width and height, in pixels, of what the image holds of it
+    too_small: bool  # narrower or lower than `min_text_size`, or of an area under 1
+    pieces: list[NDArray[np.int32]]  # each `[k, 2]`, corners (x, y) of what is drawn as text
+
+
 def make_targets(
     polygons: Sequence[ArrayLike],
     ignored: Sequence[bool],
@@ -391,6 +399,54 @@ def _draw_thresholds(  # type: ignore[no-untyped-def]
                     row[x] = value
 
 
+def shrink(
+    polygons: Sequence[ArrayLike],
+    height: int,
+    width: int,
+    *,
+    shrink_ratio: float = 0.4,
+    min_text_size: float = 8,
+) -> list[Shrunk]:
+    """Return what the shrink map of `make_targets` has of each polygon, without drawing it.
+
+    That is the polygon, clipped to the image, with its outline moved inwards by
+    `D = area * (1 - shrink_ratio^2) / perimeter`. Nothing is left of one that is too small.
+
+    Args:
+        polygons: as for `make_targets`.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        shrink_ratio: as for `make_targets`.
+        min_text_size: as for `make_targets`.
+
+    Returns:
+        A `Shrunk` for each polygon.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a polygon or a number is not what `make_targets` takes.
+
+    Example:
+        >>> from dbloss.targets import shrink
+        >>> box = [(34, 38), (94, 38), (94, 58), (34, 58)]
+        >>> (shrunk,) = shrink([box], height=96, width=128)
+        >>> shrunk.side, shrunk.too_small, shrunk.pieces[0].min(axis=0).tolist()
+        (20.0, False, [40, 44])
+
+    Source:
+        PaddleOCR `ppocr/data/imaug/make_shrink_map.py`.
+    """
+    height, width = _checked_size("height", height), _checked_size("width", width)
+    shrink_ratio = _checked_ratio(shrink_ratio)
+    min_text_size = float(checks.number("min_text_size", min_text_size, least=0))
+    arrays = checks.polygons("polygons", polygons)
+    if not arrays:
+        return []
+    none_skipped = np.zeros(len(arrays), bool)
+    shrunk, _ = _shrink(_join(arrays), none_skipped, height, width, shrink_ratio, min_text_size)
+    return shrunk
+
+
 def _draw_shrunk(
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
@@ -403,29 +459,12 @@ def _draw_shrunk(
 ) -> None:
     """Draw the shrink map and its mask, and the weights of text where there are any."""
     height, width = shrink_map.shape
-    _, starts, ends, _ = outlines
-    points = outlines.points.clip(0, np.array((width - 1, height - 1), outlines.points.dtype))
-    area, perimeter = outlines._replace(points=points).measure()
-    size = np.maximum.reduceat(points, starts) - np.minimum.reduceat(points, starts)
-    forward, area = area > 0, np.abs(area)
-    counts = ~skipped & (area >= 1) & (size.min(axis=1) >= min_text_size)
-    pixels = points.astype(np.int32)
-    paths = pixels.tolist()
-    ratios = np.arange(shrink_ratio, 1, shrink_ratio).tolist()
+    shrunk, pixels = _shrink(outlines, skipped, height, width, shrink_ratio, min_text_size)
     if text_weights is not None:
         text_weights.fill(0)  # until all are drawn: of two weights the greater stays
-    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
-        pieces = []
-        if counts[i]:
-            # Where an outline crosses itself, be it by the clipping, its direction decides what is
-            # left.
-            offset = _offset(paths[start:end][:: 1 if forward[i] else -1])
-            for ratio in ratios:
-                pieces = offset.Execute(-area[i] * (1 - ratio**2) / perimeter[i])
-                if len(pieces) == 1:
-                    break
+    for (_, _, pieces), start, end in zip(shrunk, outlines.starts, outlines.ends):
         for piece in pieces:
-            cv2.fillPoly(shrink_map, [np.array(piece, np.int32)], 1)
+            cv2.fillPoly(shrink_map, [piece], 1)
         if pieces and text_weights is not None:
             _weigh(text_weights, pieces, text_balance)
         if not pieces:
@@ -434,17 +473,51 @@ def _draw_shrunk(
         np.copyto(text_weights, 1, where=text_weights == 0)
 
 
-def _weigh(weights: _Maps, pieces: list[list[list[int]]], text_balance: float) -> None:
+def _weigh(weights: _Maps, pieces: list[NDArray[np.int32]], text_balance: float) -> None:
     """Raise the weights of the pixels of one shrunk text to what they weigh."""
-    outlines = [np.array(piece, np.int32) for piece in pieces]
-    x, y, w, h = cv2.boundingRect(np.concatenate(outlines))
+    x, y, w, h = cv2.boundingRect(np.concatenate(pieces))
     inside = np.zeros((h, w), np.uint8)
-    for outline in outlines:
-        cv2.fillPoly(inside, [outline - (x, y)], 1)
+    for piece in pieces:
+        cv2.fillPoly(inside, [piece - (x, y)], 1)
     pixels = max(cv2.countNonZero(inside), _FEWEST)
     weight = min(max((_USUAL / pixels) ** text_balance, _LIGHTEST), _HEAVIEST)
     window = weights[y : y + h, x : x + w]
     np.maximum(window, np.float32(weight), out=window, where=inside != 0)
+
+
+def _shrink(
+    outlines: _Outlines,
+    skipped: NDArray[np.bool_],
+    height: int,
+    width: int,
+    shrink_ratio: float,
+    min_text_size: float,
+) -> tuple[list[Shrunk], NDArray[np.int32]]:
+    """Return what is left of each polygon that is not skipped, and all clipped to the image."""
+    _, starts, ends, _ = outlines
+    points = outlines.points.clip(0, np.array((width - 1, height - 1), outlines.points.dtype))
+    area, perimeter = outlines._replace(points=points).measure()
+    size = np.maximum.reduceat(points, starts) - np.minimum.reduceat(points, starts)
+    side = size.min(axis=1)
+    forward, area = area > 0, np.abs(area)
+    small = (area < 1) | (side < min_text_size)
+    pixels = points.astype(np.int32)
+    paths = pixels.tolist()
+    ratios = np.arange(shrink_ratio, 1, shrink_ratio).tolist()
+    shrunk = []
+    for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
+        pieces = []
+        if not (skipped[i] or small[i]):
+            # Where an outline crosses itself, be it by the clipping, its direction decides what is
+            # left.
+            offset = _offset(paths[start:end][:: 1 if forward[i] else -1])
+            for ratio in ratios:
+                pieces = offset.Execute(-area[i] * (1 - ratio**2) / perimeter[i])
+                if len(pieces) == 1:
+                    break
+        arrays = [np.array(piece, np.int32) for piece in pieces]
+        shrunk.append(Shrunk(float(side[i]), bool(small[i]), arrays))
+    return shrunk, pixels
 
 
 def _offset(path: list[list[int]]) -> Any:

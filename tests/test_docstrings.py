@@ -7,7 +7,7 @@ import pytest
 from paddle import Tensor
 
 import dbloss
-from dbloss import boxes, paddleocr, plot, score, targets
+from dbloss import boxes, labels, paddleocr, plot, score, targets
 
 FUNCTIONS = {
     **{name: getattr(dbloss, name) for name in dbloss.__all__},
@@ -16,6 +16,9 @@ FUNCTIONS = {
     "score.match": score.match,
     "score.search_limits": score.search_limits,
     "paddleocr.install": paddleocr.install,
+    "targets.shrink": targets.shrink,
+    "labels.read_labels": labels.read_labels,
+    "labels.check_labels": labels.check_labels,
     **{f"plot.{name}": getattr(plot, name) for name in plot.__all__},
 }
 LAYERS = {
@@ -104,7 +107,7 @@ def test_there_is_an_example_and_a_source(item):
 COMPUTED = {
     name: item
     for name, item in (FUNCTIONS | LAYERS).items()
-    if not name.startswith(("plot.", "paddleocr."))
+    if not name.startswith(("plot.", "paddleocr.", "labels."))
 }
 del COMPUTED["validate_batch"]
 
