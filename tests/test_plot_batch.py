@@ -14,7 +14,8 @@ from pictures import assert_readable, axes_of, hatched, legend, marked, middles,
 from dbloss.plot import panels, plot_batch
 
 N, H, W = 3, 20, 32
-NOT_MINED = tuple(kind for kind in oracle.MAIN_LOSS_TYPES if kind not in oracle.MINED)
+MINED = (*oracle.MINED, "DiceBCELoss")
+NOT_MINED = tuple(kind for kind in oracle.MAIN_LOSS_TYPES if kind not in MINED)
 
 IMAGE = np.random.default_rng(0).integers(20, 200, (40, 50, 3), dtype=np.uint8)
 FLOAT = (IMAGE.transpose(2, 0, 1) / 255 - 0.45) / 0.23  # as a loader normalises it
@@ -139,7 +140,7 @@ def test_the_scale_of_the_loss_ends_where_it_does_or_at_5():
     assert shown(high.axes)[0, 0] == 100
 
 
-@pytest.mark.parametrize(("kind", "ratio"), [(None, 1), *((kind, 2.5) for kind in oracle.MINED)])
+@pytest.mark.parametrize(("kind", "ratio"), [(None, 1), *((kind, 2.5) for kind in MINED)])
 def test_hard_negatives_are_those_of_the_whole_batch(kind, ratio):
     batch = arrays()
     batch.maps[1, 0] *= 0.8  # so that a selection within the image alone would differ
@@ -187,6 +188,16 @@ def test_a_map_of_distances_brings_its_loss_into_the_title():
         {"maps": batch.maps, "distance_maps": None, "cbn_maps": batch.maps}, batch.labels
     )
     assert f" + cbn {losses['loss_cbn']:.4g}" in title
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_of_pixels_are_in_the_title(channels):
+    batch = arrays()
+    labels = [*batch.labels, np.random.default_rng(1).uniform(0.25, 6, (N, H, W))]
+    predicts = {"maps": tensor(batch.maps[:, :channels])}
+    title = plot_batch(predicts, tensors(labels), main_loss_type="BCELoss").get_suptitle()
+    losses, _ = oracle.db({"maps": batch.maps}, labels, main_loss_type="BCELoss")
+    assert f"shrink maps {losses['loss_shrink_maps']:.4g}" in title
 
 
 # Larger: the size, and places zoomed -----------------------------------------------------------

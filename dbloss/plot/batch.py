@@ -80,7 +80,8 @@ def plot_batch(
 
     The loss of each pixel is the cross-entropy for `"BCELoss"` and `"CrossEntropy"`, the squared
     error for `"Euclidean"`, the absolute error for `"MaskL1Loss"` and the focal loss for
-    `"DiceFocalLoss"`, times the mask. The Dice losses have none: the cross-entropy is drawn.
+    `"DiceFocalLoss"`, times the mask. The Dice losses have none: the cross-entropy is drawn, which
+    is the second part of `"DiceBCELoss"` and what it mines by.
     `"DiceLoss"`, `"MaskL1Loss"` and `"DiceFocalLoss"` mine nothing, and the figure says so.
 
     Args:
@@ -224,10 +225,13 @@ def _measure(
     main_loss_type: str | None,
     ohem_ratio: float,
 ) -> _Measured:
-    probability, g, m = maps[:, 0].detach(), *labels[3:]
+    probability, (g, m, *weights_of_pixels) = maps[:, 0].detach(), labels[3:]
     with paddle.no_grad(), without_amp():
         if maps.shape[1] == 1:
-            parts = {"loss_shrink_maps": loss_fn.alpha * loss_fn.bce_loss(probability, g, m)}
+            parts = {
+                "loss_shrink_maps": loss_fn.alpha
+                * loss_fn.bce_loss(probability, g, m, *weights_of_pixels)
+            }
         else:
             parts = loss_fn(predicts, labels)
         pixel_loss = _pixel_loss(loss_fn, main_loss_type)
