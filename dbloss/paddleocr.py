@@ -162,7 +162,7 @@ def _grown(step: str, shrink_ratio: Any, total_epoch: Any, epoch: Any) -> float:
     if grown >= 1:
         # No error yet: PaddleOCR may build a loader with its seed and never draw with it.
         checks.LOGGER.warning(
-            "%s: shrink_ratio is %g at epoch %s of %s, and has to stay below 1. Some versions of"
+            "%s: shrink_ratio is %g at epoch %g of %g, and has to stay below 1. Some versions of"
             " PaddleOCR pass Global.seed as the epoch, 1024 if there is none: set one below %g, or"
             " leave total_epoch out.",
             step,
