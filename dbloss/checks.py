@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import paddle
+from numpy.typing import NDArray
 from paddle import Tensor
 
 _FLOATS = (paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64)
@@ -35,6 +36,9 @@ _OPEN = -1  # what a static graph gives for the size of an axis that the run dec
 # A slip of one letter in a name of five or more, two swapped ones included, is as close as this.
 # `bbce_loss`, which another DB loss reads, is not as close to `balance_loss`, and is no slip.
 _CLOSE = 0.8
+
+# Beyond this float32 does not tell one pixel from the next.
+_FARTHEST = 2.0**24
 
 # For what a user must see though PaddleOCR's data code has Python's warnings ignored.
 LOGGER = logging.getLogger("dbloss")
@@ -104,8 +108,8 @@ def choice(name: str, value: Any, allowed: Sequence[str], advice: str = "") -> s
     return str(value)
 
 
-def group(value: Any, global_batch: bool) -> Any:
-    """Return `value` if it is None, or a group of processes for a global batch, raise otherwise."""
+def group(value: Any, asked_for: bool, option: str = "global_batch") -> Any:
+    """Return `value` if it is None, or a group where the option asks for one, raise otherwise."""
     if value is None:
         return None
     if not hasattr(value, "nranks"):
@@ -113,10 +117,10 @@ def group(value: Any, global_batch: bool) -> Any:
             f"group: expected a group of processes or None, got {describe(value)}."
             " Pass what paddle.distributed.new_group returns, or None for all processes."
         )
-    if not global_batch:
+    if not asked_for:
         raise ValueError(
-            "group: expected None with global_batch=False, where nothing reads it, got a group."
-            " Add global_batch=True, or leave the group out."
+            f"group: expected None with {option}=False, where nothing reads it, got a group."
+            f" Add {option}=True, or leave the group out."
         )
     return value
 
@@ -294,6 +298,70 @@ def prediction(name: str, tensor: Any) -> None:
             f"{name}: expected a float dtype (float16, bfloat16, float32, float64),"
             f" got {dtype_name(tensor)}. Convert it with .astype('float32')."
         )
+
+
+# Polygons
+
+
+def polygons(name: str, values: Any) -> list[NDArray[Any]]:
+    """Return polygons as arrays `[k, 2]` if each is one of finite points, raise otherwise."""
+    try:
+        listed = list(values)
+    except TypeError:
+        raise TypeError(
+            f"{name}: expected a sequence of [k, 2] arrays, got {type(values).__name__}."
+            " Pass a list, [] for an image without text."
+        ) from None
+    arrays = []
+    for i, polygon in enumerate(listed):
+        try:
+            array = np.asarray(polygon)
+        except ValueError:
+            raise ValueError(
+                f"{name}[{i}]: expected points of two coordinates (x, y) each, got rows of"
+                " different lengths. Correct this polygon."
+            ) from None
+        if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3:
+            raise ValueError(
+                f"{name}[{i}]: expected the shape [k, 2] with k >= 3 points (x, y),"
+                f" got {list(array.shape)}. Pass one array per text; leave out what has fewer"
+                " points."
+            )
+        if array.dtype.kind not in "fiu":
+            raise TypeError(
+                f"{name}[{i}]: expected coordinates that are numbers, got the dtype"
+                f" {array.dtype}. Convert it to float."
+            )
+        arrays.append(array)
+    if arrays:
+        points = np.concatenate(arrays, dtype=np.float64)
+        far = np.flatnonzero(~(np.abs(points) <= _FARTHEST).all(axis=1))  # NaN too
+        if far.size:
+            starts = np.cumsum([0, *map(len, arrays)])
+            i = int(np.searchsorted(starts, far[0], side="right")) - 1
+            j = far[0] - starts[i]
+            raise ValueError(
+                f"{name}[{i}]: expected finite coordinates in pixels, none beyond"
+                f" {_FARTHEST:.0f}, got {arrays[i][j].tolist()} as point {j}."
+                " Correct or leave out this polygon."
+            )
+    return arrays
+
+
+def ignored(name: str, values: Any, count: int) -> NDArray[np.bool_]:
+    """Return one flag per polygon as an array of bool, raise if they are anything else."""
+    flags = np.asarray(values)
+    if flags.ndim != 1 or (flags.size and flags.dtype != bool):
+        got = f"the dtype {flags.dtype}" if flags.ndim == 1 else type(values).__name__
+        raise TypeError(
+            f"{name}: expected a sequence of bool, got {got}. Pass True or False per polygon."
+        )
+    if len(flags) != count:
+        raise ValueError(
+            f"{name}: expected one bool per polygon, {count}, got {len(flags)}."
+            " Pass as many flags as polygons."
+        )
+    return flags.astype(bool)
 
 
 # What these share

@@ -24,10 +24,6 @@ _Indices = NDArray[np.int64]
 # the least and the greatest weight.
 _USUAL, _FEWEST, _LIGHTEST, _HEAVIEST = 200, 20, 0.25, 6.0
 
-# Beyond this float32 does not tell one pixel from the next.
-_FARTHEST = 2.0**24
-
-
 class Targets(NamedTuple):
     """The four label maps of one image, each float32 `[height, width]`."""
 
@@ -138,8 +134,8 @@ def make_targets(
     thresh_min = float(checks.number("thresh_min", thresh_min, least=0, most=thresh_max))
     min_text_size = float(checks.number("min_text_size", min_text_size, least=0))
     text_balance = float(checks.number("text_balance", text_balance, least=0))
-    arrays = _checked_polygons(polygons)
-    skipped = _checked_ignored(ignored, len(arrays))
+    arrays = checks.polygons("polygons", polygons)
+    skipped = checks.ignored("ignored", ignored, len(arrays))
 
     kind = WeightedTargets if text_balance else Targets
     # One allocation for all: a large one comes in large pages, which are far fewer.
@@ -171,63 +167,6 @@ def _checked_size(name: str, value: Any) -> int:
             f"{name}: expected at least 1 pixel, got {pixels}. Pass the size of the image."
         )
     return pixels
-
-
-def _checked_polygons(values: Any) -> list[NDArray[Any]]:
-    """Return polygons as arrays `[k, 2]` if each is one of finite points, raise otherwise."""
-    try:
-        listed = list(values)
-    except TypeError:
-        raise TypeError(
-            f"polygons: expected a sequence of [k, 2] arrays, got {type(values).__name__}."
-            " Pass a list, [] for an image without text."
-        ) from None
-    arrays = []
-    for i, polygon in enumerate(listed):
-        try:
-            array = np.asarray(polygon)
-        except ValueError:
-            raise ValueError(
-                f"polygons[{i}]: expected points of two coordinates (x, y) each, got rows of"
-                " different lengths. Correct this polygon."
-            ) from None
-        if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3:
-            raise ValueError(
-                f"polygons[{i}]: expected the shape [k, 2] with k >= 3 points (x, y),"
-                f" got {list(array.shape)}. Pass one array per text; leave out what has fewer"
-                " points."
-            )
-        if array.dtype.kind not in "fiu":
-            raise TypeError(
-                f"polygons[{i}]: expected coordinates that are numbers, got the dtype"
-                f" {array.dtype}. Convert it to float."
-            )
-        # NaN fails this as well. Not by abs: of the least int64 it is negative.
-        if not (float(array.max()) <= _FARTHEST and float(array.min()) >= -_FARTHEST):
-            wrong = np.flatnonzero(~(np.abs(array.astype(np.float64)) <= _FARTHEST).all(axis=1))[0]
-            raise ValueError(
-                f"polygons[{i}]: expected finite coordinates in pixels, none beyond"
-                f" {_FARTHEST:.0f}, got {array[wrong].tolist()} as point {wrong}."
-                " Correct or leave out this polygon."
-            )
-        arrays.append(array)
-    return arrays
-
-
-def _checked_ignored(values: Any, count: int) -> NDArray[np.bool_]:
-    """Return one flag per polygon as an array of bool, raise if they are anything else."""
-    flags = np.asarray(values)
-    if flags.ndim != 1 or (flags.size and flags.dtype != bool):
-        got = f"the dtype {flags.dtype}" if flags.ndim == 1 else type(values).__name__
-        raise TypeError(
-            f"ignored: expected a sequence of bool, got {got}. Pass True or False per polygon."
-        )
-    if len(flags) != count:
-        raise ValueError(
-            f"ignored: expected one bool per polygon, {count}, got {len(flags)}."
-            " Pass as many flags as polygons."
-        )
-    return flags.astype(bool)
 
 
 class _Outlines(NamedTuple):

@@ -33,6 +33,15 @@ def test_plain_targets_against_golden_maps(name):
         np.testing.assert_allclose(got, golden[f"{name}.{field}"], rtol=0, atol=1e-6, err_msg=field)
 
 
+SCORES = json.loads((DATA / "paddleocr_score.json").read_text())
+
+
+@pytest.mark.parametrize("image", SCORES, ids=lambda image: image["name"])
+def test_plain_score_against_golden_counts(image):
+    got = load("plain_score").match(image["found"], image["truth"], image["ignored"])
+    assert got == (image["detMatched"], image["detCare"], image["gtCare"])
+
+
 def quads(rng, count):
     corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
     boxes = corners * rng.uniform((20, 6), (80, 20), (count, 1, 2))

@@ -7,17 +7,20 @@ import pytest
 from paddle import Tensor
 
 import dbloss
-from dbloss import plot, targets
+from dbloss import plot, score, targets
 
 FUNCTIONS = {
     **{name: getattr(dbloss, name) for name in dbloss.__all__},
     "targets.make_targets": targets.make_targets,
+    "score.match": score.match,
     **{f"plot.{name}": getattr(plot, name) for name in plot.__all__},
 }
 LAYERS = {
     name: FUNCTIONS.pop(name) for name, item in list(FUNCTIONS.items()) if inspect.isclass(item)
 }
-FORWARDS = {f"{name}.forward": layer.forward for name, layer in LAYERS.items()}
+METHODS = {f"{name}.forward": layer.forward for name, layer in LAYERS.items()}
+LAYERS["score.Hmean"] = score.Hmean
+METHODS["score.Hmean.update"] = score.Hmean.update
 
 
 def sections(item):
@@ -47,7 +50,7 @@ def each(items):
     return pytest.mark.parametrize("item", items.values(), ids=list(items))
 
 
-@each(FUNCTIONS | LAYERS | FORWARDS)
+@each(FUNCTIONS | LAYERS | METHODS)
 def test_first_line_says_what_it_is(item):
     first, *rest = sections(item)[""].splitlines()
     assert re.fullmatch(r"[A-Z].*[.:`]", first)
@@ -55,7 +58,7 @@ def test_first_line_says_what_it_is(item):
     assert not rest or rest[0] == ""
 
 
-@each(FUNCTIONS | LAYERS | FORWARDS)
+@each(FUNCTIONS | LAYERS | METHODS)
 def test_every_parameter_is_described(item):
     described = entries(sections(item).get("Args", ""))
     names = [name for name in parameters(item) if name != "**kwargs" or name in described]
@@ -63,7 +66,7 @@ def test_every_parameter_is_described(item):
     assert all(text.strip() for text in described.values())
 
 
-@each(FUNCTIONS | FORWARDS)
+@each(FUNCTIONS | METHODS)
 def test_tensors_have_a_shape_and_a_dtype(item):
     described = entries(sections(item)["Args"])
     for name, parameter in inspect.signature(item).parameters.items():
@@ -72,12 +75,12 @@ def test_tensors_have_a_shape_and_a_dtype(item):
             assert re.search(r"float|bool|integer|dtype|as `", described[name]), name
 
 
-@each(FUNCTIONS | FORWARDS)
+@each(FUNCTIONS | METHODS)
 def test_what_is_returned_is_described(item):
     assert sections(item).get("Returns", "").strip()
 
 
-@each(FUNCTIONS | LAYERS | FORWARDS)
+@each(FUNCTIONS | LAYERS | METHODS)
 def test_errors_are_described(item):
     raised = entries(sections(item)["Raises"])
     assert raised

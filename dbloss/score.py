@@ -1,0 +1,291 @@
+"""Boxes and texts to precision, recall and hmean."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import paddle
+from numpy.typing import ArrayLike, NDArray
+
+from dbloss import checks
+from dbloss.engine.processes import processes_of
+
+with checks.extra("dbloss.score", "score", "shapely"):
+    import shapely
+
+_Floats = NDArray[np.float64]
+_Geometries = NDArray[np.object_]
+
+# A box of which more than this lies in an ignored text does not count.
+_IGNORED_SHARE = 0.5
+
+# An overlap this close to the limit is computed as PaddleOCR does, whose rounding decides there.
+_CLOSE = 1e-6
+
+
+class Match(NamedTuple):
+    """What of the boxes of one image are hits.
+
+    `found` boxes and `truth` texts count, `hits` of them belong together, and `pairs` are the
+    indices (box, text) of those, text by text.
+    """
+
+    hits: int
+    found: int
+    truth: int
+    pairs: list[tuple[int, int]]
+
+
+def match(
+    found: Sequence[ArrayLike],
+    truth: Sequence[ArrayLike],
+    ignored: Sequence[bool],
+    iou: float = 0.5,
+) -> Match:
+    """Match the boxes found in an image with its texts, as ICDAR 2015 and PaddleOCR do.
+
+    A polygon that crosses itself or has no area is left out, be it a box or a text. A box does not
+    count if for an ignored text `area(box ∩ text) / area(box) > 0.5`. Then, text by text in order
+    and box by box in order, the first box that is free and has
+    `area(box ∩ text) / area(box ∪ text) > iou` is the hit of the text.
+
+    The order of texts and boxes can therefore change the number of hits. Of two equal boxes the
+    second counts as a box without a text. A batch is a loop over its images; texts that are padded
+    with points, as (0, 0), are left out by themselves.
+
+    The time taken is in proportion to the number of pairs that overlap.
+
+    Args:
+        found: one `[k, 2]` array or list of lists per box, k >= 3, its points (x, y) in pixels, as
+            the `polygons` that `find_boxes` returns. They are never changed.
+        truth: the same per text.
+        ignored: one bool per text, True for text that counts neither way.
+        iou: the overlap that a hit exceeds, in [0, 1].
+
+    Returns:
+        `Match(hits, found, truth, pairs)`: three numbers and a list of pairs of indices into
+        `found` and `truth`.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a polygon is not `[k, 2]`, a coordinate is not finite or beyond 2^24, the
+            number of flags is not that of texts, or `iou` is out of range.
+
+    Example:
+        >>> from dbloss.score import match
+        >>> left = [(0, 0), (40, 0), (40, 10), (0, 10)]
+        >>> right = [(60, 0), (90, 0), (90, 10), (60, 10)]
+        >>> near = [(1, 0), (41, 0), (41, 10), (1, 10)]
+        >>> match([right, near], [left, right], ignored=[False, False])
+        Match(hits=2, found=2, truth=2, pairs=[(1, 0), (0, 1)])
+        >>> match([right, near], [left, right], ignored=[True, False])
+        Match(hits=1, found=1, truth=1, pairs=[(0, 1)])
+
+    Source:
+        Karatzas et al., "ICDAR 2015 Competition on Robust Reading", 2015, section "Text
+        Localization"; PaddleOCR `ppocr/metrics/eval_det_iou.py`.
+    """
+    iou = _checked_limit("iou", iou)
+    candidates = _candidates(_boxes(found), _texts(truth, ignored), iou)
+    return candidates.match(np.ones(len(candidates.counts), bool))
+
+
+class _Texts(NamedTuple):
+    """The texts of an image; the polygons that are left out are None."""
+
+    polygons: _Geometries
+    ignored: NDArray[np.bool_]
+
+
+class _Candidates(NamedTuple):
+    """The boxes that count, the number of such texts, and the pairs (box, text) that can be hits.
+
+    The pairs stand in the order in which they are tried. None of this depends on which other boxes
+    there are.
+    """
+
+    counts: NDArray[np.bool_]
+    truth: int
+    pairs: list[tuple[int, int]]
+
+    def match(self, kept: NDArray[np.bool_]) -> Match:
+        """Return the match of the boxes that are kept."""
+        boxes = self.counts & kept
+        free = boxes.tolist()
+        hits: dict[int, int] = {}
+        for box, text in self.pairs:
+            if free[box] and text not in hits:
+                hits[text] = box
+                free[box] = False
+        pairs = [(box, text) for text, box in hits.items()]
+        return Match(len(pairs), int(boxes.sum()), self.truth, pairs)
+
+
+def _candidates(boxes: _Geometries, texts: _Texts, iou: float) -> _Candidates:
+    text, box = shapely.STRtree(boxes).query(texts.polygons, predicate="intersects")
+    order = np.lexsort((box, text))
+    text, box = text[order], box[order]
+    areas = shapely.area(boxes)
+    counts = ~shapely.is_missing(boxes)
+
+    # Both times the two stand as PaddleOCR has them, since that decides how an area is rounded.
+    skipped = texts.ignored[text]
+    common = _common(texts.polygons[text[skipped]], boxes[box[skipped]])
+    inside = _quotient(common, areas[box[skipped]]) > _IGNORED_SHARE
+    counts[box[skipped][inside]] = False
+
+    tried = ~skipped & counts[box]
+    text, box = text[tried], box[tried]
+    first, second = boxes[box], texts.polygons[text]
+    common = _common(first, second)
+    overlap = _quotient(common, areas[box] + shapely.area(second) - common)
+    close = np.abs(overlap - iou) < _CLOSE
+    union = shapely.area(shapely.union(first[close], second[close]))
+    overlap[close] = _quotient(common[close], union)
+    hits = overlap > iou
+    truth = int((~shapely.is_missing(texts.polygons) & ~texts.ignored).sum())
+    return _Candidates(counts, truth, list(zip(box[hits].tolist(), text[hits].tolist())))
+
+
+def _common(first: _Geometries, second: _Geometries) -> _Floats:
+    areas: _Floats = shapely.area(shapely.intersection(first, second))
+    return areas
+
+
+def _quotient(above: Any, below: Any) -> _Floats:
+    """Return `above / below`, and 0 where `below` is 0."""
+    above, below = np.broadcast_arrays(np.asarray(above, np.float64), below)
+    quotient: _Floats = np.divide(above, below, out=np.zeros(above.shape), where=below > 0)
+    return quotient
+
+
+def _boxes(found: Any) -> _Geometries:
+    if hasattr(found, "polygons"):
+        raise TypeError(
+            f"found: expected a sequence of [k, 2] arrays, got {checks.describe(found)}."
+            " Pass its `polygons`."
+        )
+    return _geometries("found", found)
+
+
+def _texts(truth: Any, ignored: Any) -> _Texts:
+    polygons = _geometries("truth", truth)
+    return _Texts(polygons, checks.ignored("ignored", ignored, len(polygons)))
+
+
+def _geometries(name: str, values: Any) -> _Geometries:
+    """Return shapely's polygons, None for each that crosses itself."""
+    arrays = checks.polygons(name, values)
+    if not arrays:
+        return np.empty(0, object)
+    of = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
+    points = np.concatenate(arrays, dtype=np.float64)
+    polygons = shapely.polygons(shapely.linearrings(points, indices=of))
+    # A polygon that is valid is also simple, which PaddleOCR asks for too.
+    polygons[~shapely.is_valid(polygons)] = None
+    return polygons  # type: ignore[no-any-return]
+
+
+def _checked_limit(name: str, value: Any) -> float:
+    return float(checks.number(name, value, least=0, most=1))
+
+
+def _rates(hits: Any, found: Any, truth: Any) -> dict[str, _Floats]:
+    """Return precision, recall and hmean of counts."""
+    precision, recall = _quotient(hits, found), _quotient(hits, truth)
+    hmean = _quotient(2 * precision * recall, precision + recall)
+    return {"precision": precision, "recall": recall, "hmean": hmean}
+
+
+class Hmean(paddle.metric.Metric):  # type: ignore[misc]
+    """Precision, recall and hmean of the boxes found in any number of images.
+
+    With the sums of `match` over all images, `precision = hits / found`, `recall = hits / truth`
+    and `hmean = 2 * precision * recall / (precision + recall)`; each is 0 where it would be 0 / 0.
+
+    `update` takes one image, and an error in it leaves what is counted as it was. `accumulate`
+    changes nothing. With `all_processes=True` it adds up the counts of all processes, and then
+    every one of them has to call it; otherwise a process has the score of its own images.
+
+    Args:
+        iou: the overlap that a hit exceeds, in [0, 1].
+        all_processes: whether `accumulate` gives the score of the images of all processes.
+        group: with `all_processes`, the group of processes, as `paddle.distributed.new_group`
+            returns it; None for all.
+        name: what `name()` returns, and `paddle.Model` shows.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: `iou` is out of range, or `group` is given without `all_processes`.
+
+    Example:
+        >>> from dbloss.score import Hmean
+        >>> metric = Hmean()
+        >>> text = [(0, 0), (40, 0), (40, 10), (0, 10)]
+        >>> metric.update([text], [text, [(60, 0), (90, 0), (90, 10)]], [False, False])
+        Match(hits=1, found=1, truth=2, pairs=[(0, 0)])
+        >>> metric.accumulate()
+        {'precision': 1.0, 'recall': 0.5, 'hmean': 0.6666666666666666}
+        >>> metric.reset()
+
+    Source:
+        Karatzas et al., "ICDAR 2015 Competition on Robust Reading", 2015; PaddleOCR
+        `ppocr/metrics/det_metric.py` and `eval_det_iou.py`.
+    """
+
+    def __init__(
+        self,
+        iou: float = 0.5,
+        all_processes: bool = False,
+        group: Any = None,
+        name: str = "hmean",
+    ) -> None:
+        super().__init__()
+        self.iou = _checked_limit("iou", iou)
+        self.all_processes = checks.flag("all_processes", all_processes)
+        self.group = checks.group(group, self.all_processes, "all_processes")
+        self._name = str(name)
+        self.reset()
+
+    def name(self) -> str:
+        """Return the name of the metric."""
+        return self._name
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._counts = np.zeros(3, np.int64)
+
+    def update(
+        self, found: Sequence[ArrayLike], truth: Sequence[ArrayLike], ignored: Sequence[bool]
+    ) -> Match:
+        """Add one image, and return its match.
+
+        Args:
+            found: the boxes found in it, as `match` takes them.
+            truth: its texts.
+            ignored: one bool per text, True for text that counts neither way.
+
+        Returns:
+            `Match(hits, found, truth, pairs)` of this image.
+
+        Raises:
+            TypeError: as `match` does. Nothing is added then.
+            ValueError: the same.
+        """
+        matched = match(found, truth, ignored, self.iou)
+        self._counts += matched[:3]
+        return matched
+
+    def accumulate(self) -> dict[str, float]:
+        """Return the score of all images since the last reset.
+
+        Returns:
+            `{"precision": ..., "recall": ..., "hmean": ...}`, floats in [0, 1].
+
+        Raises:
+            RuntimeError: this process is not one of the group.
+        """
+        counts = self._counts
+        if self.all_processes:
+            counts = processes_of(self.group).add_up(paddle.to_tensor(counts)).numpy()
+        return {name: float(rate) for name, rate in _rates(*counts).items()}

@@ -1,0 +1,423 @@
+"""The score: against PaddleOCR's own counts, and against a plain double loop over shapely."""
+
+import importlib
+import json
+import math
+import re
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import paddle
+import programs
+import pytest
+from helpers import DATA
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from score_worker import SIZE, shares
+from shapely import Polygon
+
+from dbloss import score
+from dbloss.score import Hmean, Match, match
+
+GOLDEN = json.loads((DATA / "paddleocr_score.json").read_text())
+BOX = [(0, 0), (40, 0), (40, 10), (0, 10)]
+BOW_TIE = [(0, 0), (40, 10), (40, 0), (0, 10)]
+WORKER = Path(__file__).with_name("score_worker.py")
+
+
+def moved(polygon, x=0.0, y=0.0):
+    return [(px + x, py + y) for px, py in polygon]
+
+
+def plain_match(found, truth, ignored, iou=0.5):
+    """PaddleOCR's rules, polygon by polygon and pair by pair."""
+
+    def read(points):
+        polygon = Polygon(points)
+        return polygon if polygon.is_valid and polygon.is_simple else None
+
+    boxes, texts = [read(p) for p in found], [read(p) for p in truth]
+    counts = [box is not None for box in boxes]
+    for b, box in enumerate(boxes):
+        for t, text in enumerate(texts):
+            if box is not None and text is not None and ignored[t] and box.area > 0:
+                counts[b] = counts[b] and not text.intersection(box).area / box.area > 0.5
+    pairs = []
+    for t, text in enumerate(texts):
+        if text is None or ignored[t]:
+            continue
+        for b, box in enumerate(boxes):
+            if not counts[b] or b in [taken for taken, _ in pairs]:
+                continue
+            union = box.union(text).area
+            if union > 0 and box.intersection(text).area / union > iou:
+                pairs.append((b, t))
+                break
+    texts_that_count = [t for t, text in enumerate(texts) if text is not None and not ignored[t]]
+    return Match(len(pairs), sum(counts), len(texts_that_count), pairs)
+
+
+# PaddleOCR's counts -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("image", GOLDEN, ids=lambda image: image["name"])
+def test_golden_counts(image):
+    got = match(image["found"], image["truth"], image["ignored"])
+    assert got[:3] == (image["detMatched"], image["detCare"], image["gtCare"])
+    assert len(got.pairs) == got.hits
+
+
+def test_golden_images_together():
+    metric = Hmean()
+    for image in GOLDEN:
+        metric.update(image["found"], image["truth"], image["ignored"])
+    hits, found, truth = (
+        sum(image[key] for image in GOLDEN) for key in ("detMatched", "detCare", "gtCare")
+    )
+    assert hits > 100
+    assert metric.accumulate() == {
+        "precision": hits / found,
+        "recall": hits / truth,
+        "hmean": pytest.approx(2 * hits / (found + truth), rel=1e-15),
+    }
+
+
+# A plain loop -----------------------------------------------------------------------------------
+
+SMALL = st.integers(0, 6)
+TANGLES = st.lists(st.tuples(SMALL, SMALL), min_size=3, max_size=7)
+UPRIGHT = st.tuples(SMALL, SMALL, SMALL, SMALL).map(
+    lambda b: [(b[0], b[1]), (b[2], b[1]), (b[2], b[3]), (b[0], b[3])]
+)
+
+
+@st.composite
+def rings(draw):
+    """A polygon of many points, round or star-shaped, at any place and of any size."""
+    count = draw(st.integers(5, 40))
+    angle = 2 * np.pi * np.arange(count) / count + draw(st.floats(0, 1))
+    radius = draw(st.sampled_from([0.7, 2, 2.1])) * np.where(np.arange(count) % 2, 1, 0.8)
+    centre = draw(st.tuples(st.floats(0, 5), st.floats(0, 5)))
+    return np.stack((np.cos(angle), np.sin(angle)), axis=1) * radius[:, None] + centre
+
+
+@st.composite
+def pages(draw):
+    """Boxes and texts of one pool, so that some are equal and many overlap."""
+    pool = draw(st.lists(st.one_of(UPRIGHT, TANGLES, rings()), min_size=1, max_size=8))
+    chosen = st.lists(st.sampled_from(pool), max_size=10)
+    found, truth = draw(chosen), draw(chosen)
+    share = draw(st.sampled_from([0, 0.3, 1]))
+    flags = [draw(st.floats(0, 1)) < share or share == 1 for _ in truth]
+    return found, truth, flags
+
+
+@settings(max_examples=500, deadline=None, derandomize=True, database=None)
+@given(pages(), st.sampled_from([0, 0.25, 1 / 3, 0.5, 0.75, 1]))
+def test_any_page_as_a_plain_loop_has_it(page, iou):
+    assert match(*page, iou=iou) == plain_match(*page, iou=iou)
+
+
+def test_pages_of_many_boxes_as_a_plain_loop_has_them():
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        truth = rng.uniform(0, 200, (60, 1, 2)) + np.array(BOX) * rng.uniform(0.5, 1.5, (60, 1, 2))
+        found = truth[rng.permutation(60)] + rng.normal(0, 2, (60, 4, 2))
+        flags = (rng.random(60) < 0.2).tolist()
+        got = match(found, truth, flags)
+        assert 5 < got.hits < 60
+        assert got == plain_match(found, truth, flags)
+
+
+def test_an_overlap_of_the_limit_is_rounded_as_by_paddleocr():
+    """A box beside its text by a third of its length: 2/3 / 4/3 = 1/2, but for the rounding."""
+    answers = []
+    for degrees in range(1, 180):
+        turn = math.radians(degrees)
+        axes = np.array([(math.cos(turn), math.sin(turn)), (-math.sin(turn), math.cos(turn))])
+        text, box = (np.array(moved(BOX, x)) @ axes + 100 for x in (0, 40 / 3))
+        answers.append(match([box], [text], [False]).hits)
+        assert answers[-1] == plain_match([box], [text], [False]).hits, degrees
+    assert 0 < sum(answers) < len(answers)
+
+
+# By hand ----------------------------------------------------------------------------------------
+
+
+def test_nothing():
+    empty = Match(0, 0, 0, [])
+    assert match([], [], []) == empty
+    assert match(np.zeros((0, 4, 2)), np.zeros((0, 4, 2)), np.zeros(0, bool)) == empty
+    assert match([BOX], [], []) == Match(0, 1, 0, [])
+    assert match([], [BOX, BOX], [False, True]) == Match(0, 0, 1, [])
+    assert match([BOX], [BOX], [True]) == Match(0, 0, 0, [])
+
+
+def test_pairs_are_numbered_as_the_caller_numbers_them():
+    found = [BOW_TIE, moved(BOX, 99), BOX, moved(BOX, 50)]
+    truth = [moved(BOX, 200), moved(BOW_TIE, 50), moved(BOX, 50), BOX]
+    got = match(found, truth, [True, False, False, False])
+    assert got == Match(2, 3, 2, [(3, 2), (2, 3)])
+
+
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        BOW_TIE,
+        [(7, 7)] * 4,
+        [(0, 0), (40, 0), (20, 0)],
+        [(0, 0), (40, 10), (0, 0)],
+        [(0, 0), (40, 0), (40, 10), (0, 0), (-40, 0), (-40, 10)],
+    ],
+    ids=["crossing", "point", "line", "line there and back", "touching itself"],
+)
+def test_what_has_no_inside_of_one_piece_is_left_out_of_both(polygon):
+    assert match([polygon, BOX], [BOX], [False]) == Match(1, 1, 1, [(1, 0)])
+    assert match([BOX], [polygon, BOX], [False, False]) == Match(1, 1, 1, [(0, 1)])
+    assert match([BOX], [polygon, BOX], [True, False]) == Match(1, 1, 1, [(0, 1)])
+
+
+def test_half_in_an_ignored_text_counts_and_more_does_not():
+    assert match([moved(BOX, 20)], [BOX], [True]).found == 1
+    assert match([moved(BOX, 19)], [BOX], [True]).found == 0
+    # Each of two ignored texts is asked alone.
+    halves = [moved(BOX, 20), moved(BOX, -20)]
+    assert match([BOX], halves, [True, True]).found == 1
+
+
+def test_a_text_takes_the_first_box_and_not_the_best():
+    near = moved(BOX, 5)
+    assert match([near, BOX], [BOX], [False]).pairs == [(0, 0)]
+    assert match([BOX, BOX], [BOX], [False]) == Match(1, 2, 1, [(0, 0)])
+    assert match([BOX], [near, BOX], [False, False]).pairs == [(0, 0)]
+
+
+def test_iou_is_the_overlap_that_a_hit_exceeds():
+    half = moved(BOX, 40 / 3), BOX  # an overlap of 1/2
+    assert match([half[0]], [half[1]], [False], iou=0.49).hits == 1
+    assert match([half[0]], [half[1]], [False], iou=0.51).hits == 0
+    assert match([moved(BOX, 40)], [BOX], [False], iou=0).hits == 0  # side by side
+    assert match([BOX], [BOX], [False], iou=1).hits == 0
+
+
+def test_areas_too_small_for_a_number():
+    tiny = [(0, 0), (1e-200, 0), (1e-200, 1e-200)]
+    with np.errstate(divide="raise", invalid="raise"):
+        assert match([tiny], [tiny], [False]).hits == 0
+        assert match([tiny], [BOX], [True]).hits == 0
+
+
+@pytest.mark.parametrize("dtype", ["int16", "int32", "int64", "uint8", "float16", "float32"])
+def test_the_type_of_the_coordinates_changes_nothing(dtype):
+    boxes = np.array([BOX, moved(BOX, 50), moved(BOX, 150)], dtype)
+    expected = match([BOX, moved(BOX, 50)], [moved(BOX, 50), BOX], [False, True])
+    flags = np.array([False, True])
+    for array in (boxes, flags):
+        array.flags.writeable = False
+    assert match(boxes[:2], boxes[1::-1], flags) == expected
+    assert match(list(boxes[:2]), tuple(boxes[1::-1]), tuple(flags)) == expected
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+def test_tensors(dtype):
+    boxes = paddle.to_tensor([BOX, moved(BOX, 50)], dtype)
+    got = match(boxes, boxes.flip(0), paddle.to_tensor([False, False]))
+    assert got == Match(2, 2, 2, [(1, 0), (0, 1)])
+    padded = paddle.concat([boxes, paddle.zeros_like(boxes)])
+    assert match(padded, padded, paddle.zeros([4], "bool")) == Match(2, 2, 2, [(0, 0), (1, 1)])
+
+
+def test_only_pairs_that_overlap_are_intersected(monkeypatch):
+    rows, columns = np.mgrid[:50, :60].reshape(2, -1)
+    truth = np.array(BOX) + np.stack((45 * columns, 15 * rows), axis=1)[:, None]
+    seen, intersection = [], score.shapely.intersection
+
+    def counted(first, second):
+        seen.append(len(first))
+        return intersection(first, second)
+
+    monkeypatch.setattr(score.shapely, "intersection", counted)
+    flags = rows % 10 == 0
+    got = match(truth + 2, truth, flags)
+    assert got[:3] == (2700, 2700, 2700)
+    assert sum(seen) == 3000
+
+
+# The metric -------------------------------------------------------------------------------------
+
+
+def test_a_metric_of_paddle():
+    metric = Hmean()
+    assert isinstance(metric, paddle.metric.Metric)
+    assert metric.name() == "hmean"
+    assert Hmean(name="score").name() == "score"
+    assert metric.accumulate() == {"precision": 0.0, "recall": 0.0, "hmean": 0.0}
+    assert metric.update([BOX, moved(BOX, 50)], [BOX], [False]) == Match(1, 2, 1, [(0, 0)])
+    for _ in range(2):
+        got = metric.accumulate()
+        assert got == {"precision": 0.5, "recall": 1.0, "hmean": pytest.approx(2 / 3)}
+        assert all(type(rate) is float for rate in got.values())
+    metric.update([], [BOX, BOX, BOX], [False, False, False])
+    assert metric.accumulate() == {"precision": 0.5, "recall": 0.25, "hmean": pytest.approx(1 / 3)}
+    metric.reset()
+    assert metric.accumulate() == {"precision": 0.0, "recall": 0.0, "hmean": 0.0}
+
+
+@pytest.mark.parametrize(
+    ("found", "truth", "flags"),
+    [
+        ([], [], []),
+        ([BOX], [], []),
+        ([], [BOX], [False]),
+        ([moved(BOX, 99)], [BOX], [False]),
+        ([BOX], [BOX], [True]),
+    ],
+)
+def test_rates_that_are_0_by_0_are_0(found, truth, flags):
+    metric = Hmean()
+    metric.update(found, truth, flags)
+    assert list(metric.accumulate().values()) == [0, 0, 0]
+
+
+def test_the_metric_has_its_own_overlap():
+    metric = Hmean(iou=0.9)
+    assert metric.update([moved(BOX, 4)], [BOX], [False]).hits == 0
+
+
+def test_an_error_costs_nothing_that_is_counted():
+    metric = Hmean()
+    metric.update([BOX], [BOX], [False])
+    for wrong in ([BOX, BOX[:2]], [BOX], [False]), ([BOX], [BOX], []):
+        with pytest.raises(ValueError):
+            metric.update(*wrong)
+    assert metric.accumulate() == {"precision": 1.0, "recall": 1.0, "hmean": 1.0}
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor:UserWarning")  # Paddle's own
+def test_in_a_model_of_paddle():
+    """A subclass reads the batch; paddle.Model calls the rest."""
+
+    class Score(Hmean):
+        def update(self, maps, truth, ignored):
+            for page, texts, flags in zip(maps, truth, ignored):
+                super().update([BOX] if page.max() > 0.5 else [], texts, flags)
+
+    class Pages(paddle.io.Dataset):
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, index):
+            page = np.full((1, 2, 2), index / 4, np.float32)
+            return page, np.array([BOX], np.float32), np.array([False])
+
+    metric = Score(name="score")
+    image, *labels = (
+        paddle.static.InputSpec([None, *shape], dtype, name)
+        for shape, dtype, name in (
+            ([1, 2, 2], "float32", "image"),
+            ([1, 4, 2], "float32", "truth"),
+            ([1], "bool", "ignored"),
+        )
+    )
+    model = paddle.Model(paddle.nn.Identity(), image, labels)
+    model.prepare(metrics=metric)
+    result = model.evaluate(Pages(), batch_size=2, verbose=0)
+    assert result["score"] == {"precision": 1.0, "recall": 0.4, "hmean": pytest.approx(2 / 3.5)}
+
+
+# Several processes ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("score")
+    programs.launch(SIZE, folder, WORKER, folder)
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(SIZE)]
+
+
+def rates(images):
+    hits, found, truth = (
+        sum(i[key] for i in images) for key in ("detMatched", "detCare", "gtCare")
+    )
+    return {
+        "precision": hits / found,
+        "recall": hits / truth,
+        "hmean": pytest.approx(2 * hits / (found + truth)),
+    }
+
+
+def test_processes(launched):
+    """Each on images of its own, and unequally many; what one process scores on all comes out."""
+    assert len({len(share) for share in shares(GOLDEN)}) == SIZE
+    for rank, share in enumerate(shares(GOLDEN)):
+        got = launched[rank]
+        assert got["together"] == got["together again"] == rates(GOLDEN)
+        assert got["alone"] == rates(share)
+        assert got["group of one"] == rates(share)
+        assert re.search(r"group.*holds this process", got["outsider"])
+
+
+def test_without_parallelism_all_processes_are_one():
+    metric = Hmean(all_processes=True)
+    metric.update([BOX], [BOX], [False])
+    assert metric.accumulate() == {"precision": 1.0, "recall": 1.0, "hmean": 1.0}
+
+
+# Errors -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def raises(error, *parts):
+    with pytest.raises(error) as caught:
+        yield
+    for part in parts:
+        assert re.search(part, str(caught.value)), (part, str(caught.value))
+
+
+class Found(tuple):
+    polygons, scores = property(lambda self: self[0]), property(lambda self: self[1])
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "parts"),
+    [
+        ({"found": 3}, TypeError, ["found", "sequence", "int"]),
+        ({"found": None}, TypeError, ["found", "NoneType"]),
+        ({"found": Found(([BOX], [1.0]))}, TypeError, ["found", "polygons"]),
+        ({"found": [BOX, BOX[:2]]}, ValueError, [r"found\[1\]", r"k >= 3", r"\[2, 2\]"]),
+        ({"found": [BOX, []]}, ValueError, [r"found\[1\]", r"\[0\]"]),
+        ({"found": [[BOX]]}, ValueError, [r"found\[0\]", r"\[1, 4, 2\]"]),
+        ({"truth": [[(1, 2), (3, math.nan), (4, 5)]]}, ValueError, [r"truth\[0\]", "nan"]),
+        ({"truth": [[*BOX[:3], (math.inf, 0)]]}, ValueError, [r"truth\[0\]", "inf", "point 3"]),
+        ({"truth": [[("a", "b")] * 3]}, TypeError, [r"truth\[0\]", "numbers"]),
+        ({"truth": []}, ValueError, ["ignored", "0, got 1"]),
+        ({"ignored": [False] * 2}, ValueError, ["ignored", "1, got 2"]),
+        ({"ignored": ["###"]}, TypeError, ["ignored", "bool"]),
+        ({"ignored": None}, TypeError, ["ignored", "NoneType"]),
+        ({"iou": 1.5}, ValueError, ["iou", "at most 1", "1.5"]),
+        ({"iou": -0.1}, ValueError, ["iou", "at least 0"]),
+        ({"iou": math.nan}, ValueError, ["iou", "nan"]),
+        ({"iou": None}, TypeError, ["iou", "None"]),
+    ],
+)
+def test_a_wrong_argument_is_named(changed, error, parts):
+    with raises(error, *parts):
+        match(**{"found": [BOX], "truth": [BOX], "ignored": [False]} | changed)
+
+
+def test_a_wrong_setting_of_the_metric_is_named():
+    with raises(ValueError, "iou", "at most 1"):
+        Hmean(iou=2)
+    with raises(TypeError, "all_processes", "True or False"):
+        Hmean(all_processes="yes")
+    with raises(TypeError, "group", "new_group"):
+        Hmean(all_processes=True, group=[0, 1])
+
+
+def test_without_shapely_the_import_says_what_to_install(monkeypatch):
+    monkeypatch.delitem(sys.modules, "dbloss.score")
+    monkeypatch.setitem(sys.modules, "shapely", None)
+    with raises(ImportError, "shapely", r'pip install "dbloss\[score\]"'):
+        importlib.import_module("dbloss.score")
