@@ -1,115 +1,128 @@
-"""Train the detector of train_text_detector.py with several losses and compare what it finds.
-
-    pip install ".[examples]"
-    python examples/compare_losses.py                        # about 19 minutes on 2 CPU cores
-    python examples/compare_losses.py --losses DiceLoss BCELoss --seeds 0 1 2 3 4 --steps 700
-
-The pages are harder than in that example: most have one word or none among much clutter, and
-about 1.5 % of the pixels are text. A seed fixes the pages trained on, the first weights and the
-pages held out, so the losses can be compared seed by seed. All else is as in that example: the
-learning rate, and the limits above which a pixel is text and a box is kept.
-
-A line for each training gives precision, recall and hmean on the pages held out. The table at
-the end, in Markdown, gives their means over the seeds, the spread of the hmean, which is the
-highest minus the lowest, and the hmean of each seed.
-"""
+"""Train the detector of train_text_detector.py with several losses and compare what it finds."""
 
 from __future__ import annotations
 
 import argparse
+import csv
 import multiprocessing
 import signal
 import sys
 import warnings
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-import numpy as np
+import cv2
 import paddle
+from photographs import random_crop, read_labels, read_page
 from tqdm import tqdm
-from train_text_detector import BATCH, DBNet, Pages, evaluate, render_page, train
+from train_text_detector import BATCH, LIMITS, PADDLEOCR, Pages, Training, score_limits
 
 from dbloss import DBLoss
 
-LOSSES = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"]
-STYLE = {"fill": 0.2, "clutter": 40}  # of a page: 0.9 words and 20 other things in the mean
-
-Scores = tuple[float, float, float]  # precision, recall, hmean
+COLUMNS = ["loss", "seed", "steps", "step", "pages", "limits", "thresh", "box_thresh"]
+COLUMNS += ["precision", "recall", "hmean"]
 
 
-def score(steps: int, held_out: int, seed: int, loss: str) -> Scores:
-    """Train a detector and return its scores on the pages held out."""
+def settings_of(loss: str) -> tuple[dict[str, Any], float]:
+    """Turn "DiceBCELoss:bce_weight=0.4:text_balance=0.5" into keywords of DBLoss and a balance."""
+    name, *pairs = loss.split(":")
+    settings = dict(pair.split("=") for pair in pairs)
+    balance = float(settings.pop("text_balance", 0))
+    return {"main_loss_type": name, **settings}, balance
+
+
+def rows_of(scores: dict, **known: Any) -> list[dict[str, Any]]:
+    """Return the rows of the best limits and of PaddleOCR's."""
+    best = max(scores, key=lambda pair: scores[pair]["hmean"])
+    return [
+        {**known, "limits": name, "thresh": pair[0], "box_thresh": pair[1], **scores[pair]}
+        for name, pair in (("chosen", best), ("PaddleOCR's", PADDLEOCR))
+    ]
+
+
+def run(args: argparse.Namespace, loss: str, seed: int) -> list[dict[str, Any]]:
+    """Train a detector; return the rows of its scores."""
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
-    paddle.seed(seed)
-    model = DBNet()
-    # The workers are numbered from 1; the first line is the main program's.
-    line = int(multiprocessing.current_process().name.rpartition("-")[2])
-    look = {"desc": f"{loss}, seed {seed}", "position": line, "leave": False}
-    train(model, DBLoss(main_loss_type=loss), Pages(seed, steps * BATCH, **STYLE), **look)
-    generators = (np.random.default_rng([seed, 1, i]) for i in range(held_out))
-    return evaluate(model, [render_page(rng, **STYLE) for rng in generators])
+    cv2.setNumThreads(1)
+    labels = read_labels(args.labels)
+    held_out = labels[:: len(labels) // args.held_out][: args.held_out]
+    names = {photograph.path for photograph in held_out}
+    trained = [photograph for photograph in labels if photograph.path not in names]
+    keywords, balance = settings_of(loss)
+    pages = Pages(seed, args.steps * BATCH, partial(random_crop, trained), balance)
+    with paddle.utils.unique_name.guard():
+        paddle.seed(seed)
+        training = Training(DBLoss(**keywords), pages, loss=loss, seed=seed, steps=args.steps)
+        name = f"{loss.replace(':', '-')}-{args.steps}-{seed}"
+        checkpoint, curve = args.out / f"{name}.pdparams", args.out / f"{name}.csv"
+        rows = read_rows(curve)
+        if checkpoint.exists():
+            training.load(checkpoint)
+        rows = [row for row in rows if int(row["step"]) <= len(training.history)]
+        known = {"loss": loss, "seed": seed, "steps": args.steps}
+        marks = sorted({*range(args.every, args.steps, args.every), args.steps})
+        for step in marks:
+            if any(int(row["step"]) == step for row in rows):
+                continue
+            training.run(step, desc=name, mininterval=30)
+            training.save(checkpoint)
+            scores = score_limits(training.model, map(read_page, held_out), LIMITS)
+            rows += rows_of(scores, **known, step=step, pages="held out")
+            write_rows(curve, rows)
+        chosen = tuple(float(rows[-2][name]) for name in ("thresh", "box_thresh"))
+        test = map(read_page, read_labels(args.test_labels))
+        scores = score_limits(training.model, test, [chosen, PADDLEOCR])
+        known |= {"step": args.steps, "pages": "test"}
+        for limits, pair in (("chosen", chosen), ("PaddleOCR's", PADDLEOCR)):
+            pair_of = {"limits": limits, "thresh": pair[0], "box_thresh": pair[1]}
+            rows.append({**known, **pair_of, **scores[pair]})
+        write_rows(curve, rows)
+    return rows
 
 
-def start_worker(lock: object) -> None:
-    """Draw the bars of all workers in turn, and leave Ctrl-C to the main program."""
-    tqdm.set_lock(lock)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a CSV, none where it is missing."""
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
-def score_all(
-    losses: list[str], seeds: list[int], steps: int, held_out: int, jobs: int
-) -> dict[str, list[Scores]]:
-    """Return the scores of each loss, one for each seed, from trainings side by side."""
-    scores: dict[str, list[Scores]] = {loss: [] for loss in losses}
-    runs = [(seed, loss) for seed in seeds for loss in scores]
-    # Paddle and numba run threads of their own, which do not survive a fork.
-    spawn = multiprocessing.get_context("spawn")
-    tqdm.set_lock(spawn.RLock())
-    with ProcessPoolExecutor(jobs, spawn, start_worker, (tqdm.get_lock(),)) as pool:
-        results = pool.map(partial(score, steps, held_out), *zip(*runs))
-        try:
-            for seed, loss in tqdm(runs, unit="training"):
-                scores[loss].append(next(results))
-                numbers = "precision {:.4f}, recall {:.4f}, hmean {:.4f}".format(*scores[loss][-1])
-                tqdm.write(f"{loss}, seed {seed}: {numbers}")
-        except KeyboardInterrupt:
-            with tqdm.get_lock():  # a worker that died while it held the lock would block us
-                for worker in multiprocessing.active_children():
-                    worker.kill()
-            sys.exit(130)
-    return scores
-
-
-def table(scores: dict[str, list[Scores]], seeds: list[int]) -> str:
-    """Return the means, the spread of the hmean and its values as a table in Markdown."""
-    columns = ["loss", "precision", "recall", "hmean", "spread", *(f"seed {s}" for s in seeds)]
-    rows = [columns, ["---"] * len(columns)]
-    for loss, of_seeds in scores.items():
-        hmeans = [hmean for *_, hmean in of_seeds]
-        numbers = [*np.mean(of_seeds, axis=0), np.ptp(hmeans), *hmeans]
-        rows.append([loss, *(f"{number:.3f}" for number in numbers)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(
+            {k: f"{v:.4f}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
+        )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = argparse.ArgumentParser()
     add = parser.add_argument
-    add("--losses", nargs="+", default=LOSSES, metavar="LOSS", help="main_loss_type of DBLoss")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="of a training")
-    add("--steps", type=int, default=500, help=f"training steps of {BATCH} pages")
-    add("--held-out", type=int, default=1000, help="pages to measure on")
-    add("--jobs", type=int, default=2, help="trainings side by side, of about a core each")
+    add("--labels", type=Path)
+    add("--test-labels", type=Path)
+    add("--losses", nargs="+", default=["DiceLoss"])
+    add("--seeds", type=int, nargs="+", default=[0, 1])
+    add("--steps", type=int, default=1000)
+    add("--every", type=int, default=250)
+    add("--held-out", type=int, default=100)
+    add("--jobs", type=int, default=1)
+    add("--out", type=Path, default=Path("runs/compare"))
+    add("--csv", type=Path, default=Path("which-loss.csv"))
     args = parser.parse_args()
-    if min(args.steps, args.held_out, args.jobs) < 1 or min(args.seeds) < 0:
-        parser.error("--steps, --held-out and --jobs must be at least 1, --seeds at least 0")
-    try:
+    args.out.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(args.csv)
+    done = {(r["loss"], int(r["seed"]), int(r["steps"])) for r in rows}
+    for seed in args.seeds:
         for loss in args.losses:
-            DBLoss(main_loss_type=loss)
-    except ValueError as error:
-        parser.error(str(error))
-    print(table(score_all(**vars(args)), args.seeds))
+            if (loss, seed, args.steps) not in done:
+                rows += run(args, loss, seed)
+                write_rows(args.csv, rows)
+                print(*rows[-1].values(), flush=True)
 
 
 if __name__ == "__main__":

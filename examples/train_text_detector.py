@@ -24,26 +24,32 @@ import argparse
 import signal
 import threading
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import paddle
-import pyclipper
 import skimage.data
 from matplotlib import get_data_path
 from paddle import nn
+from photographs import Page
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from dbloss import DBLoss, differentiable_binarization
+from dbloss.boxes import find_boxes
 from dbloss.plot import plot_batch, plot_history
+from dbloss.score import Hmean
 from dbloss.targets import make_targets
 
 SIZE = 160  # of a rendered page, in pixels
 BATCH = 8
 HELD_OUT = 100  # pages
+LONGEST = 960  # side of an image that words are looked for in
+PADDLEOCR = (0.3, 0.6)  # its limits: above which a pixel is text, from which a box is kept
+LIMITS = [(t / 10, b / 20) for t in range(2, 7) for b in range(6, 17)]
 PHOTO_SCALE = 1.75  # brings the photograph's letters to the sizes trained on
 LETTERS = list("eeeeetttaaaooiinnsshhrrddlcumwfgypbvkjxqz")  # common letters more often
 FONTS = [
@@ -53,7 +59,8 @@ FONTS = [
     and not path.stem.endswith("Display")  # these hold a few symbols only
 ]
 
-Page = tuple[np.ndarray, np.ndarray]  # image, uint8 [H, W, 3]; corners of words, float32 [n, 4, 2]
+Limits = tuple[float, float]
+Draw = Callable[[np.random.Generator], Page]
 
 
 # ---- 1. Pages of words whose corners are known -----------------------------------------------
@@ -128,7 +135,7 @@ def render_page(rng: np.random.Generator, fill: float = 0.9, clutter: int = 6) -
     light = np.linspace(*rng.uniform(0.6, 1.1, 2), SIZE)
     photo *= light[:, None, None] if rng.random() < 0.5 else light[:, None]
     photo += rng.normal(0, rng.uniform(0, 12), (SIZE, SIZE, 1))
-    return photo.clip(0, 255).astype(np.uint8), np.float32(words).reshape(-1, 4, 2)
+    return Page(photo.clip(0, 255).astype(np.uint8), words, [False] * len(words))
 
 
 def to_input(image: np.ndarray) -> np.ndarray:
@@ -136,23 +143,27 @@ def to_input(image: np.ndarray) -> np.ndarray:
     return np.float32(image.transpose(2, 0, 1) / 127.5 - 1)
 
 
-def to_sample(image: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Turn a page into what PaddleOCR's loader gives: the image, then the four label maps."""
-    return to_input(image), *make_targets(words, [False] * len(words), SIZE, SIZE)
+def to_sample(page: Page, text_balance: float = 0) -> tuple[np.ndarray, ...]:
+    """Turn a page into what PaddleOCR's loader gives: the image, then its label maps."""
+    height, width = page.image.shape[:2]
+    maps = make_targets(page.texts, page.ignored, height, width, text_balance=text_balance)
+    return to_input(page.image), *maps
 
 
 class Pages(paddle.io.Dataset):
-    """Samples of rendered pages; `style` is passed on to `render_page`."""
+    """Samples of pages, each drawn by `draw(rng)`."""
 
-    def __init__(self, seed: int, count: int, **style: Any) -> None:
-        self.seed, self.count, self.style = seed, count, style
+    def __init__(
+        self, seed: int, count: int, draw: Draw = render_page, text_balance: float = 0
+    ) -> None:
+        self.seed, self.count, self.draw, self.text_balance = seed, count, draw, text_balance
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, ...]:
         # Each page has a generator of its own, so it is the same whichever worker draws it.
-        return to_sample(*render_page(np.random.default_rng([self.seed, 0, i]), **self.style))
+        return to_sample(self.draw(np.random.default_rng([self.seed, 0, i])), self.text_balance)
 
 
 # ---- 2. The detector -------------------------------------------------------------------------
@@ -206,37 +217,81 @@ class DBNet(nn.Layer):
 # ---- 3. Training -----------------------------------------------------------------------------
 
 
-def train(model: nn.Layer, loss_fn: nn.Layer, pages: Pages, **look: Any) -> list[dict[str, float]]:
-    """Train on each page once, or until Ctrl-C; return the losses of each step.
+class Training:
+    """A detector on its way: the model, the optimizer, and the losses of each step done.
 
-    `look` is passed on to the progress bar of tqdm.
+    All of it goes into a checkpoint, so that a training which was ended goes on where it stood.
     """
-    loader = paddle.io.DataLoader(pages, batch_size=BATCH)
-    schedule = paddle.optimizer.lr.CosineAnnealingDecay(7e-3, T_max=len(loader))
-    optimizer = paddle.optimizer.Adam(schedule, parameters=model.parameters())
-    history: list[dict[str, float]] = []
-    stop = threading.Event()  # Ctrl-C only sets it, so that no step is cut in half
-    usual = signal.signal(signal.SIGINT, lambda *_: stop.set())
-    model.train()
-    try:
-        with tqdm(loader, unit="step", **look) as bar:
-            for batch in bar:
-                # The training step. A batch is [image, threshold_map, threshold_mask, shrink_map,
-                # shrink_mask]: DBLoss takes it as its labels whole, and does not read the image.
-                predicts = model(batch[0])
-                losses = loss_fn(predicts, batch)
-                losses["loss"].backward()  # the sum of the parts, which are there to be watched
-                optimizer.step()
-                optimizer.clear_grad()
-                schedule.step()
 
-                history.append({name: float(loss) for name, loss in losses.items()})
-                bar.set_postfix({short(name): f"{loss:.2f}" for name, loss in history[-1].items()})
-                if stop.is_set():
-                    break
-    finally:
-        signal.signal(signal.SIGINT, usual)
-    return history
+    def __init__(self, loss_fn: nn.Layer, pages: Pages, **settings: Any) -> None:
+        self.loss_fn, self.pages, self.settings = loss_fn, pages, settings
+        self.steps = len(pages) // BATCH
+        self.model = DBNet()
+        self.schedule = paddle.optimizer.lr.CosineAnnealingDecay(5e-3, T_max=self.steps)
+        self.optimizer = paddle.optimizer.Adam(
+            self.schedule,
+            parameters=self.model.parameters(),
+            grad_clip=nn.ClipGradByGlobalNorm(5.0),
+        )
+        self.history: list[dict[str, float]] = []
+
+    def step(self, batch: list[paddle.Tensor]) -> None:
+        """Do the training step.
+
+        A batch is [image, threshold_map, threshold_mask, shrink_map, shrink_mask], and perhaps
+        text_weights: DBLoss takes it as its labels whole, and does not read the image.
+        """
+        predicts = self.model(batch[0])
+        losses = self.loss_fn(predicts, batch)
+        losses["loss"].backward()  # the sum of the parts, which are there to be watched
+        self.optimizer.step()
+        self.optimizer.clear_grad()
+        self.schedule.step()
+        self.history.append({name: float(loss) for name, loss in losses.items()})
+
+    def run(self, until: int | None = None, **look: Any) -> bool:
+        """Train up to a step, the last by default, or to Ctrl-C; tell whether it came so far.
+
+        `look` is passed on to the progress bar of tqdm.
+        """
+        done, until = len(self.history), until or self.steps
+        rest = paddle.io.Subset(self.pages, range(done * BATCH, until * BATCH))
+        loader = paddle.io.DataLoader(rest, batch_size=BATCH)
+        stop = threading.Event()  # Ctrl-C only sets it, so that no step is cut in half
+        usual = signal.signal(signal.SIGINT, lambda *_: stop.set())
+        self.model.train()
+        try:
+            with tqdm(total=self.steps, initial=done, unit="step", **look) as bar:
+                for batch in loader:
+                    self.step(batch)
+                    losses = self.history[-1].items()
+                    bar.set_postfix({short(k): f"{v:.2f}" for k, v in losses}, refresh=False)
+                    bar.update()
+                    if stop.is_set():
+                        break
+        finally:
+            signal.signal(signal.SIGINT, usual)
+        return len(self.history) >= until
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint. The one before it stays until it is whole."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "settings": self.settings,
+        }
+        paddle.save(state, f"{path}.new")
+        Path(f"{path}.new").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint of the same settings."""
+        state = paddle.load(str(path))
+        if state["settings"] != self.settings:
+            raise ValueError(f"{path} is of {state['settings']}, and not of {self.settings}")
+        self.model.set_state_dict(state["model"])
+        self.optimizer.set_state_dict(state["optimizer"])
+        self.history = state["history"]
 
 
 def short(name: str) -> str:
@@ -244,49 +299,39 @@ def short(name: str) -> str:
     return name.removeprefix("loss_").removesuffix("_maps")
 
 
-# ---- 4. From maps to boxes -------------------------------------------------------------------
+# ---- 4. From maps to boxes, and their score --------------------------------------------------
 
 
 def predict(model: nn.Layer, image: np.ndarray) -> np.ndarray:
-    """Return the maps P, T and B of an image, float32 [3, H, W]."""
+    """Return the maps P, T and B of an image, float32 [3, h, w].
+
+    As in PaddleOCR the image is reduced to a longest side of 960, and its sides to multiples of 32.
+    """
+    size = np.array(image.shape[1::-1])
+    fitting = np.maximum((size * min(LONGEST / size.max(), 1) / 32).round() * 32, 32).astype(int)
     model.eval()
     with paddle.no_grad():
-        return model(paddle.to_tensor(to_input(image)[None]))["maps"][0].numpy()
+        x = to_input(cv2.resize(image, fitting.tolist()))
+        return model(paddle.to_tensor(x[None]))["maps"][0].numpy()
 
 
-def find_boxes(probability: np.ndarray, threshold: float = 0.3, score: float = 0.6) -> np.ndarray:
-    """Return the corners of the words on a probability map [H, W], float32 [n, 4, 2]."""
-    boxes = []
-    text = np.uint8(probability > threshold)
-    for contour in cv2.findContours(text, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
-        corners = cv2.boxPoints(cv2.minAreaRect(contour))
-        area, perimeter = cv2.contourArea(corners), cv2.arcLength(corners, True)
-        inside = cv2.drawContours(np.zeros_like(text), [contour], 0, 1, cv2.FILLED)
-        if area < 9 or cv2.mean(probability, inside)[0] < score:
-            continue
-        # The network has learned words that were shrunk: grow what it found to a word's size.
-        offset = pyclipper.PyclipperOffset()
-        offset.AddPath(corners.tolist(), pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
-        grown = offset.Execute(area * 1.5 / perimeter)[0]
-        boxes.append(cv2.boxPoints(cv2.minAreaRect(np.float32(grown))))
-    return np.float32(boxes).reshape(-1, 4, 2)
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the intersection over union of two convex quadrilaterals, float32 [4, 2]."""
-    common = cv2.intersectConvexConvex(a, b)[0]
-    return common / (cv2.contourArea(a) + cv2.contourArea(b) - common)
-
-
-def evaluate(model: nn.Layer, pages: list[Page]) -> tuple[float, float, float]:
-    """Return precision, recall and hmean of the boxes found; a hit is an IoU above 0.5."""
-    hits = found = there = 0
-    for image, words in pages:
-        boxes = find_boxes(predict(model, image)[0])
-        # Words do not overlap, so one box cannot hit two of them.
-        hits += sum(any(iou(word, box) > 0.5 for box in boxes) for word in words)
-        found, there = found + len(boxes), there + len(words)
-    return hits / max(found, 1), hits / max(there, 1), 2 * hits / max(found + there, 1)
+def score_limits(
+    model: nn.Layer, pages: Iterable[Page], limits: Sequence[Limits]
+) -> dict[Limits, dict[str, float]]:
+    """Return precision, recall and hmean at each of the limits (thresh, box_thresh)."""
+    metrics = {pair: Hmean() for pair in limits}
+    for page in pages:
+        probability = predict(model, page.image)[0]
+        height, width = page.image.shape[:2]
+        for thresh in dict.fromkeys(thresh for thresh, _ in limits):
+            boxes = find_boxes(
+                probability, thresh=thresh, box_thresh=0, height=height, width=width
+            )
+            for pair, metric in metrics.items():
+                if pair[0] == thresh:
+                    kept = [p for p, s in zip(boxes.polygons, boxes.scores) if s >= pair[1]]
+                    metric.update(kept, page.texts, page.ignored)
+    return {pair: metric.accumulate() for pair, metric in metrics.items()}
 
 
 # ---- 5. The photograph -----------------------------------------------------------------------
