@@ -13,6 +13,7 @@ FUNCTIONS = {
     **{name: getattr(dbloss, name) for name in dbloss.__all__},
     "targets.make_targets": targets.make_targets,
     "score.match": score.match,
+    "score.search_limits": score.search_limits,
     **{f"plot.{name}": getattr(plot, name) for name in plot.__all__},
 }
 LAYERS = {

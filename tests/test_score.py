@@ -19,7 +19,8 @@ from score_worker import SIZE, shares
 from shapely import Polygon
 
 from dbloss import score
-from dbloss.score import Hmean, Match, match
+from dbloss.boxes import find_boxes
+from dbloss.score import Hmean, Match, match, search_limits
 
 GOLDEN = json.loads((DATA / "paddleocr_score.json").read_text())
 BOX = [(0, 0), (40, 0), (40, 10), (0, 10)]
@@ -363,6 +364,146 @@ def test_without_parallelism_all_processes_are_one():
     metric = Hmean(all_processes=True)
     metric.update([BOX], [BOX], [False])
     assert metric.accumulate() == {"precision": 1.0, "recall": 1.0, "hmean": 1.0}
+
+
+# Limits -----------------------------------------------------------------------------------------
+
+GRID = {"thresh": [0.2, 0.3, 0.5], "box_thresh": [0.5, 0.6, 0.8, 0.95]}
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    """Maps that a detector gave, and texts near some of the boxes found there and elsewhere."""
+    rng = np.random.default_rng(0)
+    with np.load(DATA / "paddleocr_boxes.npz") as arrays:
+        maps = [np.float32(array) / 255 for array in list(arrays.values())[:5]]
+    truths, ignored = [], []
+    for probability in maps:
+        boxes = find_boxes(probability, thresh=0.4, box_thresh=0.3).polygons
+        kept = [box + rng.normal(0, 2, 2) for box in boxes if rng.random() < 0.8]
+        truths.append([*kept, moved(BOX, *rng.uniform(0, 500, 2))])
+        ignored.append((rng.random(len(truths[-1])) < 0.15).tolist())
+    return maps, truths, ignored
+
+
+def each_alone(maps, truths, ignored, limits, iou=0.5, **settings):
+    """The rates of one pair of limits after another, each from the maps on."""
+    tables = {"precision": [], "recall": [], "hmean": []}
+    for thresh in limits["thresh"]:
+        for box_thresh in limits["box_thresh"]:
+            metric = Hmean(iou)
+            for probability, truth, flags in zip(maps, truths, ignored):
+                pair = {"thresh": thresh, "box_thresh": box_thresh}
+                metric.update(find_boxes(probability, **pair, **settings).polygons, truth, flags)
+            for name, rate in metric.accumulate().items():
+                tables[name].append(rate)
+    return {name: np.reshape(t, [len(v) for v in limits.values()]) for name, t in tables.items()}
+
+
+def assert_tables(got, expected):
+    for name, table in expected.items():
+        np.testing.assert_array_equal(getattr(got, name), table, err_msg=name)
+
+
+def test_limits_are_those_of_each_pair_alone(photographs):
+    got = search_limits(*photographs, **GRID)
+    expected = each_alone(*photographs, GRID)
+    assert len(np.unique(expected["hmean"])) > 5
+    assert_tables(got, expected)
+    assert got.thresh.tolist() == GRID["thresh"] and got.box_thresh.tolist() == GRID["box_thresh"]
+    i, j = np.argwhere(expected["hmean"] == expected["hmean"].max())[0]
+    rates = [expected[name][i, j] for name in ("precision", "recall", "hmean")]
+    assert got.best == (GRID["thresh"][i], GRID["box_thresh"][j], *rates)
+    assert got.at(1, 2)[:2] == (0.3, 0.8)
+    assert got.at(1, 2).recall == expected["recall"][1, 2]
+
+
+@pytest.mark.parametrize(
+    "changed", [{"box_type": "poly"}, {"unclip_ratio": 1.2, "use_dilation": True}, {"iou": 0.8}]
+)
+def test_limits_with_other_settings(photographs, changed):
+    some = [part[:2] for part in photographs]
+    assert_tables(search_limits(*some, **GRID, **changed), each_alone(*some, GRID, **changed))
+
+
+def test_limits_of_images_of_other_sizes_than_the_maps(photographs):
+    some = [part[:2] for part in photographs]
+    expected = search_limits(*some, **GRID)
+    maps, truths, ignored = some
+    doubled = [[np.multiply(text, (2, 3)) for text in truth] for truth in truths]
+    sizes = [(3 * len(page), 2 * page.shape[1]) for page in maps]
+    assert expected.hmean.max() > 0.5
+    assert_tables(search_limits(maps, doubled, ignored, sizes=sizes, **GRID), expected._asdict())
+
+
+def test_boxes_are_found_once_and_maps_read_one_by_one(photographs, monkeypatch):
+    asked = []
+
+    def counted(probability, **settings):
+        asked.append(settings["thresh"])
+        return find_boxes(probability, **settings)
+
+    def one_by_one():
+        for number, page in enumerate(photographs[0]):
+            assert len(asked) == number * len(GRID["thresh"])
+            yield page
+
+    monkeypatch.setattr("dbloss.boxes.find_boxes", counted)
+    got = search_limits(one_by_one(), map(list, photographs[1]), iter(photographs[2]), **GRID)
+    assert asked == GRID["thresh"] * len(photographs[0])
+    assert_tables(got, search_limits(*photographs, **GRID)._asdict())
+
+
+def test_limits_are_put_in_order_and_equal_ones_taken_once(photographs):
+    some = [part[:1] for part in photographs]
+    mixed = {"thresh": (0.5, 0.2, 0.3, 0.2), "box_thresh": np.array([0.8, 0.95, 0.6, 0.5])}
+    got, expected = search_limits(*some, **mixed), search_limits(*some, **GRID)
+    assert_tables(got, expected._asdict())
+
+
+def test_progress_is_shown_where_it_is_asked_for(photographs, capsys):
+    some = [part[:2] for part in photographs]
+    search_limits(*some, **GRID)
+    assert capsys.readouterr().err == ""
+    search_limits(iter(some[0]), *some[1:], progress=True, **GRID)
+    assert re.search(r"limits: 100%.* 2/2 .*image", capsys.readouterr().err)
+
+
+def test_without_tqdm_the_progress_bar_says_what_to_install(photographs, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with raises(ImportError, "progress=True needs tqdm", "pip install tqdm"):
+        search_limits(*photographs, progress=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "error", "parts"),
+    [
+        ({"thresh": []}, ValueError, ["^thresh", "at least one limit"]),
+        ({"thresh": 0.3}, TypeError, ["^thresh", "sequence", "float 0.3"]),
+        ({"box_thresh": [0.5, 1.1]}, ValueError, [r"^box_thresh\[1\]", "at most 1", "1.1"]),
+        ({"box_thresh": [0.5, None]}, TypeError, [r"^box_thresh\[1\]", "None"]),
+        ({"iou": 2}, ValueError, ["^iou", "at most 1"]),
+        ({"maps": []}, ValueError, ["^truths and ignored|^maps", "got 0"]),
+        ({"maps": [], "truths": [], "ignored": []}, ValueError, ["^maps", "at least one"]),
+        ({"truths": [[BOX]] * 3}, ValueError, ["^maps and ignored", "as many", "got 2"]),
+        ({"sizes": [(8, 8)]}, ValueError, ["^sizes", "got 1"]),
+        ({"ignored": [[False], []]}, ValueError, ["^image 1: ignored", "1, got 0"]),
+        ({"truths": [[BOX], [BOX[:2]]]}, ValueError, [r"^image 1: truth\[0\]", "k >= 3"]),
+        (
+            {"maps": [np.zeros((8, 8)), np.zeros(8)]},
+            ValueError,
+            ["^image 1: probability"],
+        ),
+        ({"maps": np.zeros((2, 1, 1, 8, 8))}, ValueError, ["^image 0: maps", "got a batch"]),
+        ({"sizes": [(8, 8), (0, 8)]}, ValueError, ["^image 1: height", "above 0"]),
+        ({"unclip": 2}, TypeError, ["unclip"]),
+        ({"progress": "yes"}, TypeError, ["progress", "True or False"]),
+    ],
+)
+def test_a_wrong_argument_of_the_search_is_named(changed, error, parts):
+    given = {"maps": [np.zeros((8, 8))] * 2, "truths": [[BOX]] * 2, "ignored": [[False]] * 2}
+    with raises(error, *parts):
+        search_limits(**given | changed)
 
 
 # Errors -----------------------------------------------------------------------------------------
