@@ -1,16 +1,16 @@
 """Photographs with labels, for train_text_detector.py: crops to train on, whole ones to measure on.
 
-A label file is PaddleOCR's: for each photograph a line of its path, a tab, and JSON, a list of
+A label file is PaddleOCR's: a line for each photograph with its path, a tab, and a list in JSON of
 `{"transcription": "...", "points": [[x, y], ...]}`, where "###" and "*" mark text to be ignored.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,79 +20,88 @@ LONGEST = 1280  # side of a photograph; a longer one is reduced when it is read
 
 
 class Page(NamedTuple):
-    """An image, uint8 [H, W, 3], the corners of its texts, and which of them are ignored."""
+    """An image, uint8 [H, W, 3], the corners of its texts, and which of these are ignored."""
 
     image: np.ndarray
     texts: list[np.ndarray]  # each float32 [k, 2]
     ignored: list[bool]
 
 
-class Photograph(NamedTuple):
+class Label(NamedTuple):
     """A line of a label file."""
 
-    path: Path
+    image: Path
     texts: list[np.ndarray]
     ignored: list[bool]
 
 
-def read_labels(file: Path, images: Path | None = None) -> list[Photograph]:
-    """Read a label file; paths are relative to `images`, the folder of the file by default."""
-    photographs = []
+def read_labels(file: Path, images: Path | None = None) -> list[Label]:
+    """Read a label file; its paths are relative to `images`, or to the folder it is in."""
+    labels = []
     for line in file.read_text("utf-8").splitlines():
-        name, _, entries = line.partition("\t")
-        texts = json.loads(entries)
-        photographs.append(
-            Photograph(
-                (images or file.parent) / name,
-                [np.float32(text["points"]) for text in texts],
-                [text["transcription"] in ("###", "*") for text in texts],
-            )
-        )
-    return photographs
+        name, _, listed = line.partition("\t")
+        entries = json.loads(listed)
+        texts = [np.float32(entry["points"]) for entry in entries]
+        ignored = [entry["transcription"] in ("###", "*") for entry in entries]
+        labels.append(Label((images or file.parent) / name, texts, ignored))
+    return labels
 
 
-@lru_cache(1000)  # Decoding takes as long as a tenth of a step; this keeps up to 2.8 GB instead.
+# Decoding the photographs of a step takes a sixth of its time. Kept are 2.8 GB at most.
+@lru_cache(1000)
 def read_image(path: Path) -> tuple[np.ndarray, float]:
-    """Return a photograph, uint8 [H, W, 3], and by how much it was reduced."""
+    """Return a photograph, uint8 [H, W, 3], and the factor by which it was reduced."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
-        raise FileNotFoundError(f"{path}: there is no such image, or it cannot be read")
-    scale = min(LONGEST / max(image.shape), 1)
+        raise FileNotFoundError(f"{path}: no such image, or none that OpenCV can read")
+    scale = min(LONGEST / max(image.shape), 1.0)
     if scale < 1:
         image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), scale
 
 
-def read_page(photograph: Photograph) -> Page:
-    """Return a whole photograph."""
-    image, scale = read_image(photograph.path)
-    return Page(image, [text * scale for text in photograph.texts], photograph.ignored)
+class Photographs(Sequence[Page]):
+    """The pages of a label file, each read when it is asked for."""
+
+    def __init__(self, labels: Iterable[Label]) -> None:
+        self.labels = list(labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return Photographs(self.labels[i])
+        label = self.labels[i]
+        image, scale = read_image(label.image)
+        return Page(image, [text * scale for text in label.texts], label.ignored)
 
 
-def random_crop(photographs: Sequence[Photograph], rng: np.random.Generator) -> Page:
-    """Cut a square out of one of the photographs, scaled and turned; most hold a word.
+def random_crop(photographs: Sequence[Page], rng: np.random.Generator) -> Page:
+    """Cut a square out of a photograph, scaled and turned, in most cases around a word.
 
-    A text that the crop cuts stays, as in PaddleOCR, if at least half of it is inside. Of less than
-    that one cannot tell that it is text, so it is ignored.
+    A text that the crop cuts stays, as in PaddleOCR's crops, if half of it or more is inside; its
+    labels are those of the part inside. With less than that one can hardly tell that it is text,
+    so there it is ignored.
     """
-    page = read_page(photographs[rng.integers(len(photographs))])
-    size = np.array(page.image.shape[1::-1])
+    image, texts, ignored = photographs[rng.integers(len(photographs))]
+    size = np.array(image.shape[1::-1])
     scale, angle = rng.uniform(0.5, 1.2), rng.uniform(-10, 10)
     centre = rng.uniform(0, size)
-    words = [text for text, ignored in zip(page.texts, page.ignored) if not ignored]
+    words = [text for text, skipped in zip(texts, ignored) if not skipped]
     if words and rng.random() < 0.8:
-        word = words[rng.integers(len(words))]
-        centre = word.mean(axis=0) + rng.uniform(-SIZE / 4, SIZE / 4, 2) / scale
+        centre = words[rng.integers(len(words))].mean(axis=0)
+        centre += rng.uniform(-SIZE / 4, SIZE / 4, 2) / scale
     margin = np.minimum(SIZE / 2 / scale, size / 2)
     centre = np.clip(centre, margin, size - margin)
 
     turn = cv2.getRotationMatrix2D(centre.tolist(), angle, scale)
     turn[:, 2] += SIZE / 2 - centre
-    crop = Page(cv2.warpAffine(page.image, turn, (SIZE, SIZE)), [], [])
-    for text, ignored in zip(page.texts, page.ignored):
+    crop = Page(cv2.warpAffine(image, turn, (SIZE, SIZE)), [], [])
+    for text, skipped in zip(texts, ignored):
         corners = cv2.transform(text[None], turn)[0]
-        inside = cv2.contourArea(np.clip(corners, 0, SIZE - 1))
+        inside = cv2.contourArea(corners.clip(0, SIZE - 1))
         if inside > 0:
             crop.texts.append(corners)
-            crop.ignored.append(ignored or inside < cv2.contourArea(corners) / 2)
+            crop.ignored.append(skipped or inside < cv2.contourArea(corners) / 2)
     return crop

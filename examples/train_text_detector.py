@@ -1,56 +1,70 @@
-"""Train a small DBNet on rendered words with DBLoss, then find the words on a photographed page.
+r"""Train a small DBNet with DBLoss on rendered words or on photographs, and show what it finds.
 
     pip install ".[examples]"
     python examples/train_text_detector.py                   # about 3 minutes on 2 CPU cores
     python examples/train_text_detector.py --steps 300 --loss BCELoss --seed 1 --out runs/bce
+    python examples/train_text_detector.py --labels train.txt --test-labels test.txt --steps 1000 \
+        --loss DiceBCELoss --text-balance 0.5 --limits best
 
-Pages of words are drawn while the detector learns from them. The corners of the words are known,
-so `make_targets` can turn them into label maps. Precision, recall and hmean on pages that were
-not trained on are printed, and the output folder then holds:
+Without labels, pages of words are drawn while the detector learns from them. With PaddleOCR's label
+files it learns from crops of photographs; a tenth of them is held out, to choose limits on with
+`--limits best`. Precision, recall and hmean on pages that are neither trained on nor held out are
+printed, and the output folder then holds:
 
-    photograph.png   `skimage.data.page()` with a box around each word that was found
+    photograph.png   `skimage.data.page()` with a box around each word that was found; with labels
+                     in its place `photographs`, a folder of the first test photographs with the
+                     boxes found in orange, the true ones in green and ignored ones in grey
     maps.png         for a page that was not trained on the predicted maps, their targets, the loss
                      of each pixel and the hard negatives
     losses.png       the loss and its three parts, step by step
     model.pdparams   the weights: `model.set_state_dict(paddle.load("model.pdparams"))`
+    checkpoint.pdparams   with what the optimizer knows, so that `--resume` goes on from there
 
 Ctrl-C ends the training; all this is then printed and written for the steps done.
-The training step, the part to copy into a loop of your own, is in `train`.
+The training step, the part to copy into a loop of your own, is `Training.step`.
 """
 
 from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import paddle
 import skimage.data
 from matplotlib import get_data_path
+from matplotlib.figure import Figure
 from paddle import nn
-from photographs import Page
+from photographs import Page, Photographs, random_crop, read_labels
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from dbloss import DBLoss, differentiable_binarization
 from dbloss.boxes import find_boxes
 from dbloss.plot import plot_batch, plot_history
-from dbloss.score import Hmean
+from dbloss.score import Hmean, Limits, search_limits
 from dbloss.targets import make_targets
 
 SIZE = 160  # of a rendered page, in pixels
 BATCH = 8
-HELD_OUT = 100  # pages
+HELD_OUT = 100  # rendered pages
+SAVE_EVERY = 250  # steps
 LONGEST = 960  # side of an image that words are looked for in
-PADDLEOCR = (0.3, 0.6)  # its limits: above which a pixel is text, from which a box is kept
-LIMITS = [(t / 10, b / 20) for t in range(2, 7) for b in range(6, 17)]
-PHOTO_SCALE = 1.75  # brings the photograph's letters to the sizes trained on
+GRID = {
+    "thresh": [0.2, 0.3, 0.4, 0.5, 0.6],
+    "box_thresh": [0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8],
+}
+PAGE_SCALE = 1.75  # brings the letters of the printed page to the sizes trained on
+PICTURES = 8  # photographs that are drawn
+FOUND, TRUE, IGNORED = (213, 94, 0), (0, 158, 115), (153, 153, 153)
 LETTERS = list("eeeeetttaaaooiinnsshhrrddlcumwfgypbvkjxqz")  # common letters more often
 FONTS = [
     str(path)
@@ -59,7 +73,16 @@ FONTS = [
     and not path.stem.endswith("Display")  # these hold a few symbols only
 ]
 
-Limits = tuple[float, float]
+
+class Pair(NamedTuple):
+    """The limits above which a pixel is text, and from which a box is kept."""
+
+    thresh: float
+    box_thresh: float
+
+
+PADDLEOCR = Pair(0.3, 0.6)
+Colour = tuple[int, int, int]
 Draw = Callable[[np.random.Generator], Page]
 
 
@@ -249,10 +272,10 @@ class Training:
         self.schedule.step()
         self.history.append({name: float(loss) for name, loss in losses.items()})
 
-    def run(self, until: int | None = None, **look: Any) -> bool:
-        """Train up to a step, the last by default, or to Ctrl-C; tell whether it came so far.
+    def run(self, until: int | None = None, checkpoint: Path | None = None, **look: Any) -> bool:
+        """Train up to a step, by default the last, or to Ctrl-C; tell whether it came so far.
 
-        `look` is passed on to the progress bar of tqdm.
+        A checkpoint is written there, and every 250 steps. `look` is for the progress bar of tqdm.
         """
         done, until = len(self.history), until or self.steps
         rest = paddle.io.Subset(self.pages, range(done * BATCH, until * BATCH))
@@ -267,11 +290,14 @@ class Training:
                     losses = self.history[-1].items()
                     bar.set_postfix({short(k): f"{v:.2f}" for k, v in losses}, refresh=False)
                     bar.update()
+                    done += 1
+                    if checkpoint and (done % SAVE_EVERY == 0 or done == until or stop.is_set()):
+                        self.save(checkpoint)
                     if stop.is_set():
                         break
         finally:
             signal.signal(signal.SIGINT, usual)
-        return len(self.history) >= until
+        return done >= until
 
     def save(self, path: Path) -> None:
         """Write a checkpoint. The one before it stays until it is whole."""
@@ -315,90 +341,207 @@ def predict(model: nn.Layer, image: np.ndarray) -> np.ndarray:
         return model(paddle.to_tensor(x[None]))["maps"][0].numpy()
 
 
-def score_limits(
-    model: nn.Layer, pages: Iterable[Page], limits: Sequence[Limits]
-) -> dict[Limits, dict[str, float]]:
-    """Return precision, recall and hmean at each of the limits (thresh, box_thresh)."""
-    metrics = {pair: Hmean() for pair in limits}
-    for page in pages:
-        probability = predict(model, page.image)[0]
-        height, width = page.image.shape[:2]
-        for thresh in dict.fromkeys(thresh for thresh, _ in limits):
-            boxes = find_boxes(
-                probability, thresh=thresh, box_thresh=0, height=height, width=width
-            )
-            for pair, metric in metrics.items():
-                if pair[0] == thresh:
-                    kept = [p for p, s in zip(boxes.polygons, boxes.scores) if s >= pair[1]]
-                    metric.update(kept, page.texts, page.ignored)
-    return {pair: metric.accumulate() for pair, metric in metrics.items()}
+def find(model: nn.Layer, image: np.ndarray, limits: Pair = PADDLEOCR) -> list[np.ndarray]:
+    """Return the boxes found in an image, in its pixels."""
+    height, width = image.shape[:2]
+    probability = predict(model, image)[0]
+    return find_boxes(probability, height=height, width=width, **limits._asdict()).polygons
 
 
-# ---- 5. The photograph -----------------------------------------------------------------------
+def score(
+    model: nn.Layer, pages: Iterable[Page], limits: Pair = PADDLEOCR, **look: Any
+) -> dict[str, float]:
+    """Return precision, recall and hmean of the boxes found; `look` is for the bar of tqdm."""
+    metric = Hmean()
+    for page in tqdm(pages, unit="page", leave=False, **look):
+        metric.update(find(model, page.image, limits), page.texts, page.ignored)
+    return metric.accumulate()
 
 
-def with_boxes(image: np.ndarray, boxes: np.ndarray, zoom: int = 4) -> np.ndarray:
-    """Return the image, enlarged, with the boxes drawn on it."""
-    image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-    return cv2.polylines(image, list(np.int32(boxes * zoom)), True, (213, 94, 0), 3, cv2.LINE_AA)
+def search(model: nn.Layer, pages: Sequence[Page], **look: Any) -> Limits:
+    """Return the score at a grid of limits."""
+    return search_limits(
+        (predict(model, page.image)[0] for page in tqdm(pages, unit="page", leave=False, **look)),
+        (page.texts for page in pages),
+        (page.ignored for page in pages),
+        sizes=(page.image.shape[:2] for page in pages),
+        **GRID,
+    )
 
 
-def draw_photograph(model: nn.Layer, path: Path) -> int:
-    """Draw the boxes found on the photographed page; return how many there are."""
+# ---- 5. Pictures -----------------------------------------------------------------------------
+
+
+def draw_outlines(image: np.ndarray, outlines: Sequence[np.ndarray], colour: Colour) -> None:
+    corners = [np.int32(np.round(outline)) for outline in outlines]
+    cv2.polylines(image, corners, True, colour, 3, cv2.LINE_AA)
+
+
+def draw_printed_page(model: nn.Layer, limits: Pair, path: Path) -> int:
+    """Draw the boxes found on a photographed page of a book; return how many there are."""
     image = np.stack([skimage.data.page()] * 3, axis=-1)
-    size = np.array(image.shape[1::-1])
-    fitting = np.int32((size * PHOTO_SCALE / 32).round() * 32)
-    enlarged = cv2.resize(image, fitting.tolist(), interpolation=cv2.INTER_CUBIC)
-    boxes = find_boxes(predict(model, enlarged)[0]) * np.float32(size / fitting)
-    Image.fromarray(with_boxes(image, boxes)).save(path)
+    fitting, large = (
+        cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+        for zoom in (PAGE_SCALE, 4)
+    )
+    boxes = find(model, fitting, limits)
+    draw_outlines(large, [box * 4 / PAGE_SCALE for box in boxes], FOUND)
+    Image.fromarray(large).save(path)
     return len(boxes)
 
 
+def draw_photographs(model: nn.Layer, pages: Sequence[Page], limits: Pair, folder: Path) -> None:
+    """Draw photographs, the true boxes on them, and over these the boxes found."""
+    folder.mkdir(exist_ok=True)
+    for i, page in enumerate(pages):
+        image = page.image.copy()
+        for is_ignored, colour in ((True, IGNORED), (False, TRUE)):
+            chosen = [t for t, ignored in zip(page.texts, page.ignored) if ignored == is_ignored]
+            draw_outlines(image, chosen, colour)
+        draw_outlines(image, find(model, page.image, limits), FOUND)
+        Image.fromarray(image).save(folder / f"{i}.png")
+
+
+def draw_maps(model: nn.Layer, pages: Sequence[Page], loss: str, balance: float) -> Figure:
+    """Draw the maps of the page with the most words."""
+    fullest = max(range(len(pages)), key=lambda i: len(pages[i].texts))
+    samples = [to_sample(page, balance) for page in pages]
+    return plot_batch(
+        {"maps": paddle.to_tensor(np.stack([predict(model, page.image) for page in pages]))},
+        [paddle.to_tensor(np.stack(part)) for part in zip(*samples)],
+        image=pages[fullest].image,
+        index=fullest,
+        # DiceLoss mines nothing; None draws what mining would choose.
+        main_loss_type=None if loss == "DiceLoss" else loss,
+    )
+
+
 # ---- 6. All of it ----------------------------------------------------------------------------
+
+
+class Data(NamedTuple):
+    """What is trained on, and what is not: pages to choose limits on, and pages to measure on."""
+
+    draw: Draw  # a page to train on
+    draw_held_out: Draw  # one like it, not trained on
+    held_out: Sequence[Page]
+    test: Sequence[Page]
+
+
+def rendered(seed: int, count: int = HELD_OUT, **style: Any) -> Data:
+    """Return pages that are drawn; `style` is passed on to `render_page`."""
+    draw = partial(render_page, **style)
+    test, held_out = (
+        [draw(np.random.default_rng([seed, part, i])) for i in range(count)] for part in (1, 2)
+    )
+    return Data(draw, draw, held_out, test)
+
+
+def photographed(labels: Path, test_labels: Path, images: Path | None = None) -> Data:
+    """Return crops of photographs; every tenth of those to train on is held out."""
+    lines = read_labels(labels, images)
+    held_out = Photographs(lines[::10])
+    trained = Photographs(line for i, line in enumerate(lines) if i % 10)
+    test = Photographs(read_labels(test_labels, images))
+    return Data(partial(random_crop, trained), partial(random_crop, held_out), held_out, test)
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that both programs have."""
+    add = parser.add_argument
+    add("--labels", type=Path, metavar="FILE", help="PaddleOCR's label file of photographs")
+    add("--test-labels", type=Path, metavar="FILE", help="the same, of those to measure on")
+    add("--images", type=Path, metavar="DIR", help="folder of the images, by default the file's")
+
+
+def read_data(args: argparse.Namespace, seed: int, **rendering: Any) -> Data:
+    """Return the pages that the options ask for."""
+    if args.labels is None and args.test_labels is None:
+        return rendered(seed, **rendering)
+    if args.labels is None or args.test_labels is None:
+        raise ValueError("--labels and --test-labels go together")
+    return photographed(args.labels, args.test_labels, args.images)
+
+
+def read_limits(words: list[str]) -> Pair | None:
+    """Return the limits of `--limits 0.3 0.6`, None for `--limits best`."""
+    if words == ["best"]:
+        return None
+    try:
+        thresh, box_thresh = map(float, words)
+    except ValueError:
+        raise ValueError(f"--limits: expected two numbers or best, got {' '.join(words)}") from None
+    return Pair(thresh, box_thresh)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=700, help=f"training steps of {BATCH} pages")
-    parser.add_argument("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run")
-    parser.add_argument("--out", type=Path, default="runs/text_detector", help="output folder")
+    add = parser.add_argument
+    add("--steps", type=int, default=700, help=f"training steps of {BATCH} pages")
+    add("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
+    add("--text-balance", type=float, default=0, metavar="X", help="weight of small words")
+    add("--seed", type=int, default=0, help="the same seed gives the same run")
+    add_data_options(parser)
+    add(
+        "--limits",
+        nargs="+",
+        default=[str(limit) for limit in PADDLEOCR],
+        metavar="LIMIT",
+        help="above which a pixel is text, and from which a box is kept; or best",
+    )
+    add("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    add("--out", type=Path, default="runs/text_detector", help="output folder")
     args = parser.parse_args()
-    if args.steps < 1 or args.seed < 0:
-        parser.error("--steps must be at least 1 and --seed at least 0")
-    try:
-        loss_fn = DBLoss(main_loss_type=args.loss)
-        args.out.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    if args.steps < 1 or args.seed < 0 or args.text_balance < 0:
+        parser.error("--steps must be at least 1, --seed and --text-balance at least 0")
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
+    checkpoint = args.out / "checkpoint.pdparams"
+    # With names from the start again, a checkpoint fits whatever this process has made before.
+    with paddle.utils.unique_name.guard():
+        try:
+            limits = read_limits(args.limits)
+            data = read_data(args, args.seed)
+            paddle.seed(args.seed)
+            training = Training(
+                DBLoss(main_loss_type=args.loss),
+                Pages(args.seed, args.steps * BATCH, data.draw, args.text_balance),
+                loss=args.loss,
+                seed=args.seed,
+                text_balance=args.text_balance,
+            )
+            args.out.mkdir(parents=True, exist_ok=True)
+            if args.resume:
+                training.load(checkpoint)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        training.run(checkpoint=checkpoint)
 
-    paddle.seed(args.seed)
-    model = DBNet()
-    history = train(model, loss_fn, Pages(args.seed, args.steps * BATCH))
+    model, history = training.model, training.history
     paddle.save(model.state_dict(), str(args.out / "model.pdparams"))
+    plot_history(history).savefig(args.out / "losses.png")
     print(f"step {len(history)}:", *(f"{short(k)} {v:.6f}" for k, v in history[-1].items()))
 
-    held_out = [render_page(np.random.default_rng([args.seed, 1, i])) for i in range(HELD_OUT)]
-    print("precision {:.2f}\nrecall {:.2f}\nhmean {:.2f}".format(*evaluate(model, held_out)))
+    if limits is None:
+        best = search(model, data.held_out, desc="limits").best
+        limits = Pair(best.thresh, best.box_thresh)
+        print("limits {:.2f} {:.2f}".format(*limits))
+    scores = score(model, data.test, limits, desc="test")
+    print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))
 
-    plot_history(history).savefig(args.out / "losses.png")
-    batch = held_out[:BATCH]
-    fullest = max(range(len(batch)), key=lambda i: len(batch[i][1]))
-    figure = plot_batch(
-        {"maps": paddle.to_tensor(np.stack([predict(model, image) for image, _ in batch]))},
-        [paddle.to_tensor(np.stack(part)) for part in zip(*(to_sample(*page) for page in batch))],
-        image=batch[fullest][0],
-        index=fullest,
-        # DiceLoss mines nothing; None draws what mining would choose.
-        main_loss_type=None if args.loss == "DiceLoss" else args.loss,
-    )
-    figure.savefig(args.out / "maps.png")
-    words = draw_photograph(model, args.out / "photograph.png")
-    print(f"{words} boxes on the photograph; pictures and model are in {args.out}")
+    pages = [data.draw_held_out(np.random.default_rng([args.seed, 1, i])) for i in range(BATCH)]
+    draw_maps(model, pages, args.loss, args.text_balance).savefig(args.out / "maps.png")
+    if args.labels:
+        draw_photographs(model, data.test[:PICTURES], limits, args.out / "photographs")
+        print(f"pictures and model are in {args.out}")
+    else:
+        words = draw_printed_page(model, limits, args.out / "photograph.png")
+        print(f"{words} boxes on the photograph; pictures and model are in {args.out}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # after the training, which takes it for its own end
+        sys.exit(130)
