@@ -234,7 +234,7 @@ def main() -> None:
         for loss in args.losses:
             read_loss(loss)
         if args.labels or args.test_labels:
-            read_data(args, 0)
+            read_data(args, seed=0)
         args.out.mkdir(parents=True, exist_ok=True)
         args.csv = args.csv or args.out / "scores.csv"
         rows = read_rows(args.csv)

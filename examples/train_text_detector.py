@@ -402,10 +402,10 @@ def draw_photographs(model: nn.Layer, pages: Sequence[Page], limits: Pair, folde
         Image.fromarray(image).save(folder / f"{i}.png")
 
 
-def draw_maps(model: nn.Layer, pages: Sequence[Page], loss: str, balance: float) -> Figure:
+def draw_maps(model: nn.Layer, pages: Sequence[Page], loss: str) -> Figure:
     """Draw the maps of the page with the most words."""
     fullest = max(range(len(pages)), key=lambda i: len(pages[i].texts))
-    samples = [to_sample(page, balance) for page in pages]
+    samples = map(to_sample, pages)
     return plot_batch(
         {"maps": paddle.to_tensor(np.stack([predict(model, page.image) for page in pages]))},
         [paddle.to_tensor(np.stack(part)) for part in zip(*samples)],
@@ -428,7 +428,7 @@ class Data(NamedTuple):
     test: Sequence[Page]
 
 
-def rendered(seed: int, count: int = HELD_OUT, **style: Any) -> Data:
+def rendered(seed: int, count: int, **style: Any) -> Data:
     """Return pages that are drawn; `style` is passed on to `render_page`."""
     draw = partial(render_page, **style)
     test, held_out = (
@@ -502,7 +502,7 @@ def main() -> None:
     with paddle.utils.unique_name.guard():
         try:
             limits = read_limits(args.limits)
-            data = read_data(args, args.seed)
+            data = read_data(args, args.seed, count=HELD_OUT)
             paddle.seed(args.seed)
             training = Training(
                 DBLoss(main_loss_type=args.loss),
@@ -531,7 +531,7 @@ def main() -> None:
     print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))
 
     pages = [data.draw_held_out(np.random.default_rng([args.seed, 1, i])) for i in range(BATCH)]
-    draw_maps(model, pages, args.loss, args.text_balance).savefig(args.out / "maps.png")
+    draw_maps(model, pages, args.loss).savefig(args.out / "maps.png")
     if args.labels:
         draw_photographs(model, data.test[:PICTURES], limits, args.out / "photographs")
         print(f"pictures and model are in {args.out}")
