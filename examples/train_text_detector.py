@@ -247,8 +247,8 @@ class Training:
     """
 
     def __init__(self, loss_fn: nn.Layer, pages: Pages, **settings: Any) -> None:
-        self.loss_fn, self.pages, self.settings = loss_fn, pages, settings
-        self.steps = len(pages) // BATCH
+        self.loss_fn, self.pages, self.steps = loss_fn, pages, len(pages) // BATCH
+        self.settings = {"steps": self.steps, **settings}
         self.model = DBNet()
         self.schedule = paddle.optimizer.lr.CosineAnnealingDecay(5e-3, T_max=self.steps)
         self.optimizer = paddle.optimizer.Adam(
@@ -511,9 +511,9 @@ def main() -> None:
                 seed=args.seed,
                 text_balance=args.text_balance,
             )
-            args.out.mkdir(parents=True, exist_ok=True)
             if args.resume:
                 training.load(checkpoint)
+            args.out.mkdir(parents=True, exist_ok=True)
         except (ValueError, OSError) as error:
             parser.error(str(error))
         training.run(checkpoint=checkpoint)
