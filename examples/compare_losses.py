@@ -134,13 +134,15 @@ def run_all(args: argparse.Namespace, keys: list[tuple[str, str, int, int]]) -> 
                 write_rows(args.csv, read_rows(args.csv) + rows)
                 for row in rows[-2:]:
                     numbers = "precision {precision:.4f}, recall {recall:.4f}, hmean {hmean:.4f}"
-                    where = "{loss}, seed {seed}, at {limits}'s {thresh:.2f} / {box_thresh:.2f}: "
-                    tqdm.write((where + numbers).format(**row))
-        except KeyboardInterrupt:
+                    what = "{loss}, seed {seed}, at {limits}'s limits: " + numbers
+                    tqdm.write(what.format(**row))
+        except BaseException as error:
             with tqdm.get_lock():  # a worker that died while it held the lock would block us
                 for worker in multiprocessing.active_children():
                     worker.kill()
-            sys.exit(130)
+            if isinstance(error, KeyboardInterrupt):
+                sys.exit(130)
+            raise
 
 
 # ---- 2. What came out ------------------------------------------------------------------------

@@ -353,7 +353,7 @@ def score(
 ) -> dict[str, float]:
     """Return precision, recall and hmean of the boxes found; `look` is for the bar of tqdm."""
     metric = Hmean()
-    for page in tqdm(pages, unit="page", leave=False, **look):
+    for page in tqdm(pages, unit="page", **look):
         metric.update(find(model, page.image, limits), page.texts, page.ignored)
     return metric.accumulate()
 
@@ -361,7 +361,7 @@ def score(
 def search(model: nn.Layer, pages: Sequence[Page], **look: Any) -> Limits:
     """Return the score at a grid of limits."""
     return search_limits(
-        (predict(model, page.image)[0] for page in tqdm(pages, unit="page", leave=False, **look)),
+        (predict(model, page.image)[0] for page in tqdm(pages, unit="page", **look)),
         (page.texts for page in pages),
         (page.ignored for page in pages),
         sizes=(page.image.shape[:2] for page in pages),

@@ -57,13 +57,6 @@ def example(monkeypatch):
     return import_module(EXAMPLE.stem)
 
 
-def crops(example, count, tmp_path):
-    """Pages cut from photographs, `count` steps of them, with weights of their texts."""
-    file = write_label_file(tmp_path / "crops.txt", count=3)
-    draw = example.photographed(file, file).draw
-    return example.Pages(4, count * example.BATCH, draw, text_balance=0.5)
-
-
 def test_writes_pictures_and_a_model_that_loads(finished, example):
     weights = assert_outputs(finished[1])
     missing, unexpected = example.DBNet().set_state_dict(weights)
@@ -233,11 +226,13 @@ def test_every_tenth_photograph_is_held_out(example, tmp_path):
 
 @pytest.mark.filterwarnings("ignore:When training, we now always track")  # Paddle's BatchNorm
 def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(example, tmp_path):
+    pages = example.Pages(4, 3 * example.BATCH, text_balance=0.5)
+
     def train(*stops):
         for stop in stops:
             with unique_name.guard():
                 paddle.seed(0)
-                training = example.Training(DBLoss(), crops(example, 3, tmp_path), loss="DiceLoss")
+                training = example.Training(DBLoss(), pages, loss="DiceLoss")
                 if stop > stops[0]:
                     training.load(tmp_path / "checkpoint.pdparams")
                 assert training.run(stop, tmp_path / "checkpoint.pdparams")
