@@ -60,9 +60,9 @@ class BalanceLoss(TermLayer):
         eps: added to every denominator, above 0.
         fallback_negatives: number of hard negatives where the batch has no positive, at least 0.
         smooth: as in `DiceLoss`; it reaches the Dice losses alone.
-        bce_weight: weight of the cross-entropy in `DiceBCELoss`, which alone reads it, at least 0.
         global_batch: as in `DBLoss`.
         group: as in `DBLoss`.
+        bce_weight: weight of the cross-entropy in `DiceBCELoss`, which alone reads it, at least 0.
 
     Raises:
         TypeError: a hyperparameter is of the wrong type, or a keyword is close to a known one and
@@ -93,9 +93,9 @@ class BalanceLoss(TermLayer):
         eps: float = 1e-6,
         fallback_negatives: int = 0,
         smooth: float = 0.0,
-        bce_weight: float = 0.2,
         global_batch: bool = False,
         group: Any = None,
+        bce_weight: float = 0.2,
         **kwargs: Any,
     ) -> None:
         super().__init__(global_batch, group)

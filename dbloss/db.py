@@ -51,8 +51,6 @@ class DBLoss(LossLayer):
         focal_gamma: as in `DiceFocalLoss`, which alone reads it.
         dice_weight: as in `DiceFocalLoss`, which alone reads it.
         focal_weight: as in `DiceFocalLoss`, which alone reads it.
-        bce_weight: weight of the cross-entropy in `"DiceBCELoss"`, which alone reads it, at least
-            0.
         fallback_negatives: number of hard negatives where the batch has no text, at least 0. On
             such a batch it pushes the probability map down for `BCELoss`, `CrossEntropy`,
             `DiceBCELoss`, `Euclidean` and `MaskL1Loss`; for `DiceLoss` and `OHEMDiceLoss` only
@@ -73,6 +71,8 @@ class DBLoss(LossLayer):
             loss, with the same settings, engine and dtype, since each waits for the sums of the
             others.
         group: the processes of a global batch, from `paddle.distributed.new_group`; None for all.
+        bce_weight: weight of the cross-entropy in `"DiceBCELoss"`, which alone reads it, at least
+            0.
         **kwargs: anything else is left unused, and the logger `dbloss` names it; `name` passes
             silently.
 
@@ -121,9 +121,9 @@ class DBLoss(LossLayer):
         focal_weight: float = 1.0,
         fallback_negatives: int = 0,
         smooth: float = 0.0,
-        bce_weight: float = 0.2,
         global_batch: bool = False,
         group: Any = None,
+        bce_weight: float = 0.2,
         **kwargs: Any,
     ) -> None:
         super().__init__(global_batch, group)

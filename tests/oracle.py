@@ -91,6 +91,8 @@ def origin(p, g, m, kind="DiceLoss", eps=1e-6, smooth=0.0):
         return PIXEL_LOSS[kind](p, g)
     if kind == "MaskL1Loss":
         return masked_l1(p, g, m, eps)
+    if kind == "DiceBCELoss":
+        return balance(p, g, m, kind, balanced=False, eps=eps, smooth=smooth)
     return dice(p, g, m, eps=eps, smooth=smooth)
 
 

@@ -259,6 +259,7 @@ AT_HALF = dict.fromkeys(("DiceLoss", "OHEMDiceLoss"), 1 / 3) | {
     "MaskL1Loss": 0.5,
     "BCELoss": LOG2,
     "Euclidean": 0.25,
+    "DiceBCELoss": 1 / 3 + 0.2 * LOG2,
     "DiceFocalLoss": 1 / 3 + 0.25 * 0.25 * LOG2,
 }
 

@@ -35,6 +35,7 @@ SIGNATURES = {
         "smooth": 0.0,
         "global_batch": False,
         "group": None,
+        "bce_weight": 0.2,
     },
     DiceLoss: {"eps": 1e-6, "smooth": 0.0, "global_batch": False, "group": None},
     MaskL1Loss: {"eps": 1e-6, "global_batch": False, "group": None},
@@ -48,6 +49,7 @@ SIGNATURES = {
         "smooth": 0.0,
         "global_batch": False,
         "group": None,
+        "bce_weight": 0.2,
     },
     DiceFocalLoss: {
         "dice_weight": 1.0,
@@ -90,8 +92,8 @@ def test_signature(public):
     [
         (DiceLoss, {"pred": NEEDED, "gt": NEEDED, "mask": NEEDED, "weights": None}),
         (MaskL1Loss, {"pred": NEEDED, "gt": NEEDED, "mask": NEEDED}),
-        (BalanceLoss, {"pred": NEEDED, "gt": NEEDED, "mask": None}),
-        (DiceFocalLoss, {"pred": NEEDED, "gt": NEEDED, "mask": None}),
+        (BalanceLoss, {"pred": NEEDED, "gt": NEEDED, "mask": None, "weights": None}),
+        (DiceFocalLoss, {"pred": NEEDED, "gt": NEEDED, "mask": None, "weights": None}),
         (DBLoss, {"predicts": NEEDED, "labels": NEEDED}),
     ],
 )

@@ -658,3 +658,63 @@ def test_any_polygon_follows_the_distance_rule(polygon):
 @given(POLYGONS)
 def test_any_polygon_the_other_way_round(polygon):
     assert_same(one(polygon[::-1]), one(polygon), atol=1e-4)
+
+
+def weights_of(boxes, x, ignored=None, **settings):
+    return make_targets(
+        boxes, ignored or [False] * len(boxes), 120, 160, text_balance=x, **settings
+    )
+
+
+def box(left, top, width, height):
+    return [(left, top), (left + width, top), (left + width, top + height), (left, top + height)]
+
+
+BOXES = [box(5, 5, 100, 60), box(10, 80, 60, 16), box(100, 80, 40, 24)]
+
+
+@pytest.mark.parametrize("x", [0.25, 0.5, 1, 3])
+def test_text_weights(x):
+    targets = weights_of(BOXES, x)
+    expected = np.ones((120, 160))
+    for (left, top), *_, (_, bottom) in BOXES:
+        own = np.zeros_like(expected)
+        own[top : bottom + 1, left:] = targets.shrink_map[top : bottom + 1, left:]
+        if (left, top) == (10, 80):
+            own[:, 90:] = 0
+        expected[own == 1] = np.clip((200 / own.sum()) ** x, 0.25, 6)
+    assert len(np.unique(expected)) == (2 if x == 3 else 4)  # there the clip makes all alike
+    np.testing.assert_allclose(targets.text_weights, expected, 1e-6)
+    for own, plain in zip(targets, make_targets(BOXES, [False] * 3, 120, 160)):
+        np.testing.assert_array_equal(own, plain)
+
+
+def test_text_that_does_not_count_weighs_one():
+    small = box(2, 2, 9, 3)
+    targets = weights_of([BOXES[1], small], 1, [True, False])
+    assert (targets.text_weights == 1).all()
+    assert (weights_of([], 0.5).text_weights == 1).all()
+
+
+def test_a_tiny_text_counts_for_twenty_pixels():
+    targets = weights_of([box(20, 20, 6, 3)], 0.5, min_text_size=2)
+    pixels = targets.shrink_map.sum()
+    assert 0 < pixels < 20
+    np.testing.assert_allclose(targets.text_weights[targets.shrink_map == 1], 10**0.5, 1e-6)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_where_texts_share_pixels_the_greater_weight_counts(order):
+    large, small = box(0, 0, 150, 110), box(40, 40, 40, 24)
+    alone = weights_of([small], 0.5)
+    both = weights_of([large, small][::order], 0.5)
+    np.testing.assert_array_equal(
+        both.text_weights[alone.shrink_map == 1], alone.text_weights[alone.shrink_map == 1]
+    )
+    assert both.text_weights.min() < 1
+
+
+def test_no_balance_makes_no_weights():
+    assert isinstance(weights_of(BOXES, 0), Targets)
+    with pytest.raises(ValueError, match=r"text_balance: expected .*at least 0"):
+        weights_of(BOXES, -0.5)

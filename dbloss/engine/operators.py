@@ -105,15 +105,14 @@ class _Sweeps:
             if term.balance is not None and not chosen:
                 adding[id(g), id(pixels), "total"] = pixels
                 adding[id(g), id(pixels), "positive"] = self._product(g, pixels)
-                if not term.mined:  # whose factor asks for it
-                    adding[id(g), id(w), "positive"] = self._product(g, w)
-            if isinstance(loss, Mean) and term.balance is None:
+            if self._mined[place]:
+                continue
+            if isinstance(loss, Mean) and not term.mined:
                 adding[id(g), id(w), "total"] = w
-            if isinstance(loss, Dice) and not self._mined[place]:
+            if isinstance(loss, Dice) or not (term.balance is None or term.mined):
                 adding[id(g), id(w), "positive"] = self._product(g, w)
-            if not self._mined[place]:
-                for number, part in enumerate(loss.parts(self._hardness[place], g, w)):
-                    adding[place, number] = part
+            for number, part in enumerate(loss.parts(self._hardness[place], g, w)):
+                adding[place, number] = part
         # Apart from what is differentiated, since Paddle finds no second derivative of the two
         # together.
         added: dict[Any, Tensor] = {}
