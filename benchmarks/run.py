@@ -2,9 +2,10 @@
 
     python benchmarks/run.py
 
-measures every provider on every size and loss, then the making of label maps, appends rows to
-`results.csv` and draws `docs/speed.png`. `--only losses` and `--only targets` measure one of them,
-`--quick` takes a few minutes, `--device gpu` needs a CUDA build of Paddle.
+measures every provider on every size and loss, then the making of label maps, the finding of boxes
+and their score, appends rows to `results.csv` and draws `docs/speed.png`. `--only losses`, or
+`targets`, `boxes` or `score`, measures one of them, `--quick` takes a few minutes, `--device gpu`
+needs a CUDA build of Paddle.
 """
 
 import argparse
@@ -16,19 +17,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from unittest.mock import patch
 
+import cv2
 import numba
 import numpy as np
 import paddle
+import plain_boxes
+import plain_score
 import plain_targets
 import plot
 from tqdm import tqdm
 
 import dbloss
-from dbloss import _plain, targets
+from dbloss import _plain, boxes, score, targets
 from dbloss.engine import operators
 
 try:
@@ -38,6 +43,7 @@ except ImportError:
     torch = None
 
 HERE = Path(__file__).parent
+PARTS = ("losses", "targets", "boxes", "score")
 SIZES = [
     (1, 64, 64),
     (1, 160, 160),
@@ -55,6 +61,11 @@ AUXILIARY = {"aux_maps_p4": 0.2, "aux_maps_p3": 0.3, "aux_maps_p2": 0.4}
 REFERENCE_SIZE = (8, 640, 640)
 PAGE = 640
 TEXTS = {"20 quads": (20, 2), "100 quads": (100, 2), "20 curved": (20, 7)}  # points along a side
+# The maps that a trained detector gave for photographs.
+PHOTOGRAPHS = HERE.parent / "tests" / "data" / "paddleocr_boxes.npz"
+BOXES = {"quads": {}, "slow": {"score_mode": "slow"}, "polygons": {"box_type": "poly"}}
+SCORES = (100, 300, 3000)  # boxes
+PLAIN_SCORES = (100, 300)  # beyond which it takes minutes
 
 Batch = tuple[np.ndarray, list[np.ndarray]]
 
@@ -85,6 +96,22 @@ def make_texts(count: int, points: int) -> list[np.ndarray]:
         text = text @ turn + rng.uniform(60, PAGE - 60, 2)
         texts.append(text.astype(np.float32))
     return texts
+
+
+def make_maps() -> dict[str, np.ndarray]:
+    """Return probability maps `[N, H, W]` by what is on them."""
+    with np.load(PHOTOGRAPHS) as stored:
+        photographs = np.stack(list(stored.values())).astype(np.float32) / np.float32(255)
+    rng = np.random.default_rng(0)
+    page = np.zeros((1280, 1280), np.float32)
+    across, down = 1280 / 20, 1280 / 36
+    for row, column in np.ndindex(36, 20):
+        centre = ((column + 0.5) * across, (row + 0.5) * down)
+        size = (rng.uniform(0.4, 0.7) * across, rng.uniform(0.25, 0.4) * down)
+        word = cv2.boxPoints((centre, size, rng.uniform(-4, 4)))
+        cv2.fillPoly(page, [word.astype(np.int32)], 1.0)
+    page = cv2.GaussianBlur(page, (0, 0), 1.0)
+    return {"12 photographs": photographs, "page of 720 words": page[None]}
 
 
 class PaddleStep:
@@ -312,18 +339,62 @@ def measure_targets(
 ) -> Iterator[tuple[str, str, str, list[float]]]:
     """Yield the same for the making of label maps."""
     makers = {"plain NumPy": plain_targets.make_targets, "dbloss": targets.make_targets}
-    times: dict[str, list[float]] = {name: [] for name in makers}
     ignored = [False] * len(texts)
-    for make in makers.values():
-        make(texts, ignored, PAGE, PAGE)
+    calls = {name: partial(make, texts, ignored, PAGE, PAGE) for name, make in makers.items()}
+    yield from take_turns(calls, "label maps", seconds)
+
+
+def measure_boxes(
+    maps: np.ndarray, settings: dict[str, object], seconds: float
+) -> Iterator[tuple[str, str, str, list[float]]]:
+    """Yield the same for the boxes of all maps, and how many they are."""
+    settings = {"height": maps.shape[1], "width": maps.shape[2]} | settings
+
+    def plain() -> list[tuple[list[np.ndarray], list[float]]]:
+        return [plain_boxes.find_boxes(probability, **settings) for probability in maps]
+
+    find = partial(boxes.find_boxes, maps[:, None], **settings)
+    yield from take_turns({"plain NumPy": plain, "dbloss": find}, "boxes", seconds)
+    yield "dbloss", "boxes found", "boxes", [sum(len(found.scores) for found in find())]
+
+
+def make_found(count: int) -> tuple[list[np.ndarray], list[np.ndarray], list[bool]]:
+    """Return the boxes found on a page of as many words, the words, and which are ignored."""
+    rng = np.random.default_rng(0)
+    columns = int(np.sqrt(count))
+    places = np.stack((np.arange(count) % columns, np.arange(count) // columns), axis=1)
+    angle = rng.normal(0, 0.05, count)
+    turn = np.moveaxis([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))], 2, 0)
+    words = np.array([(0, 0), (50, 0), (50, 16), (0, 16)]) @ turn + 8 + (60, 24) * places[:, None]
+    found = (words + rng.normal(0, 1.5, words.shape)).round().astype(np.int32)
+    ignored = rng.random(count) < 0.1
+    return list(rng.permutation(found)), list(words.astype(np.float32)), ignored.tolist()
+
+
+def measure_score(count: int, seconds: float) -> Iterator[tuple[str, str, str, list[float]]]:
+    """Yield the same for the match of a page of boxes with its words."""
+    page = make_found(count)
+    calls = {"dbloss": partial(score.match, *page)}
+    if count in PLAIN_SCORES:
+        calls = {"pair by pair": partial(plain_score.match, *page)} | calls
+    yield from take_turns(calls, "match", seconds)
+
+
+def take_turns(
+    calls: dict[str, Callable[[], object]], what: str, seconds: float
+) -> Iterator[tuple[str, str, str, list[float]]]:
+    """Yield the milliseconds of each call, in turns."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
     for _ in rounds(seconds):
-        for name, make in makers.items():
+        for name, call in calls.items():
             begin = perf_counter()
-            made = make(texts, ignored, PAGE, PAGE)
+            made = call()
             times[name].append(1000 * (perf_counter() - begin))
             del made
     for name, values in times.items():
-        yield name, "label maps", "ms", values
+        yield name, what, "ms", values
 
 
 def peak_memory(step: object, device: str) -> float:
@@ -385,7 +456,7 @@ def main() -> None:
     """Measure, append to the table, draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--only", choices=["losses", "targets"], help="measure one of the two")
+    parser.add_argument("--only", choices=PARTS, help="measure one part")
     parser.add_argument("--quick", action="store_true", help="two sizes and three losses only")
     parser.add_argument("--seconds", type=float, default=12, help="time for a size and a loss")
     parser.add_argument("--out", type=Path, default=plot.TABLE, help="the table")
@@ -400,6 +471,7 @@ def main() -> None:
         for kind in losses
         if kind in LOSSES[:2] or size == REFERENCE_SIZE
     ]
+    parts = [arguments.only] if arguments.only else PARTS
     rows = []
 
     def add(case: dict[str, object], results: Iterable[tuple[str, str, str, list[float]]]) -> None:
@@ -413,7 +485,7 @@ def main() -> None:
                 | {"repeats": len(values)}
             )
 
-    if arguments.only != "targets":
+    if "losses" in parts:
         known = environment(arguments.device)
         for size, kind in tqdm(cases, desc="losses", unit="case"):
             steps = providers(make_batch(*size), kind, arguments.device)
@@ -425,18 +497,31 @@ def main() -> None:
             for name, step in steps.items():
                 values = [peak_memory(step, arguments.device) for _ in range(3)]
                 add(case, [(name, "peak memory", "MiB", values)])
-    if arguments.only != "losses":
+    if "targets" in parts:
         known = environment("cpu")
         for name, (count, points) in tqdm(TEXTS.items(), desc="targets", unit="case"):
             case = known | {"images": 1, "height": PAGE, "width": PAGE, "main_loss_type": name}
             add(case, measure_targets(make_texts(count, points), arguments.seconds))
+    if "boxes" in parts:
+        known = environment("cpu")
+        cases = [(*page, *kind) for page in make_maps().items() for kind in BOXES.items()]
+        for page, maps, kind, settings in tqdm(cases, desc="boxes", unit="case"):
+            case = known | dict(zip(("images", "height", "width"), maps.shape))
+            case["main_loss_type"] = f"{page}, {kind}"
+            add(case, measure_boxes(maps, settings, arguments.seconds))
+    if "score" in parts:
+        known = environment("cpu")
+        for count in tqdm(SCORES, desc="score", unit="case"):
+            case = known | {"images": 1, "height": "", "width": ""}
+            case["main_loss_type"] = f"{count} boxes"
+            add(case, measure_score(count, arguments.seconds))
     fresh = not arguments.out.exists()
     with arguments.out.open("a", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         if fresh:
             writer.writeheader()
         writer.writerows(rows)
-    if arguments.only != "targets":
+    if "losses" in parts:
         plot.draw(arguments.out, arguments.picture)
 
 

@@ -130,7 +130,15 @@ class _Settings(NamedTuple):
 
 def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
     """Return the probability maps `[N, H, W]`, and whether it was one map without N."""
-    shape = list(value.shape if paddle.is_tensor(value) else np.shape(value))
+    if not paddle.is_tensor(value):
+        try:
+            value = np.asarray(value)
+        except ValueError:
+            raise ValueError(
+                "probability: expected an array or a tensor, got rows of different lengths."
+                " Pass one map after the other, or maps of one size."
+            ) from None
+    shape = list(value.shape)
     single = len(shape) == 2
     if not single and (len(shape) != 4 or shape[1] not in (1, 3)):
         raise ValueError(
@@ -156,13 +164,14 @@ def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
     # OpenCV takes these two.
     dtype = np.float32 if chosen.dtype.itemsize <= 4 else np.float64
     maps = np.ascontiguousarray(chosen, dtype)
-    # Least and greatest are NaN if one value is, and cost less than a look at every value.
-    if not (np.isfinite(maps.min()) and np.isfinite(maps.max())):
-        image, y, x = np.argwhere(~np.isfinite(maps))[0].tolist()
-        raise ValueError(
-            f"probability: expected finite numbers, got {maps[image, y, x]} in image {image} at"
-            f" (y, x) = ({y}, {x}). The training has diverged, or the input image holds NaN."
-        )
+    for image, probability in enumerate(maps):
+        finite = np.isfinite(probability)
+        if not finite.all():
+            y, x = np.argwhere(~finite)[0].tolist()
+            raise ValueError(
+                f"probability: expected finite numbers, got {probability[y, x]} in image {image}"
+                f" at (y, x) = ({y}, {x}). The training has diverged, or the input image holds NaN."
+            )
     return maps, single
 
 
@@ -199,32 +208,22 @@ def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Bo
     contours = contours[: settings.max_candidates]
     outlines: Any
     if settings.poly:
-        outlines = [cv2.approxPolyDP(c, 0.002 * cv2.arcLength(c, True), True) for c in contours]
-        outlines = [outline[:, 0] for outline in outlines if len(outline) >= 4]
-        scores = _means_inside(probability, outlines, _windows_of_pixels(outlines))
+        outlines, scores = _polygons(probability, contours)
     else:
-        rectangles = [cv2.minAreaRect(contour) for contour in contours]
-        large = [i for i, (_, sides, _) in enumerate(rectangles) if min(sides) >= settings.min_size]
-        outlines = _corners([rectangles[i] for i in large])
-        if settings.slow:
-            contours = [contours[i] for i in large]
-            scores = _means_inside(probability, contours, _windows_of_pixels(contours))
-        else:
-            windows = _windows(outlines, probability.shape)
-            scores = _means_inside(probability, outlines.astype(np.int32), windows)
+        outlines, scores = _quads(probability, contours, settings)
 
-    kept = np.flatnonzero(scores >= settings.box_thresh)
+    kept = np.flatnonzero(scores >= settings.box_thresh).tolist()
     if settings.poly:
         outlines = [outlines[i] for i in kept]
         distances = [_distance(outline, settings.unclip_ratio) for outline in outlines]
     else:
         outlines = outlines[kept]
         distances = _distance(outlines, settings.unclip_ratio).tolist()
-        outlines = outlines.astype(np.int64)
 
-    grown, large = [], []
+    grown: Any = []
+    large: list[int] = []
     for i, outline, distance in zip(kept, outlines, distances):
-        paths = _grow(outline.tolist(), distance)
+        paths = _grow(outline, distance)
         if len(paths) != 1:
             continue
         path = np.array(paths[0], np.int32)
@@ -232,25 +231,45 @@ def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Bo
         if min(rectangle[1]) >= settings.min_size + 2:
             grown.append(path if settings.poly else rectangle)
             large.append(i)
-    sizes = probability.shape[::-1], (width, height)
-    polygons = (
-        [_scaled(path, *sizes) for path in grown]
-        if settings.poly
-        else list(_scaled(_corners(grown), *sizes))
-    )
+    outlines = grown if settings.poly else _corners(grown)
+    polygons = _scaled(outlines, probability.shape[::-1], (width, height))
     return Boxes(polygons, scores[large])
+
+
+def _quads(
+    probability: _Map, contours: Sequence[_Points], settings: _Settings
+) -> tuple[_Points, _Floats]:
+    """Return the rectangles around contours, `[n, 4, 2]`, and their scores."""
+    rectangles, around = [], []
+    for contour in contours:
+        rectangle = cv2.minAreaRect(contour)
+        if min(rectangle[1]) >= settings.min_size:
+            rectangles.append(rectangle)
+            around.append(contour)
+    quads = _corners(rectangles)
+    if settings.slow:
+        return quads, _means_inside(probability, around, _windows_of_pixels(around))
+    windows = _windows(quads, probability.shape)
+    return quads, _means_inside(probability, quads.astype(np.int32), windows)
+
+
+def _polygons(probability: _Map, contours: Sequence[_Points]) -> tuple[list[_Points], _Floats]:
+    """Return simplified contours, each `[k, 2]`, and their scores."""
+    simple = [cv2.approxPolyDP(each, 0.002 * cv2.arcLength(each, True), True) for each in contours]
+    polygons = [points[:, 0] for points in simple if len(points) >= 4]
+    return polygons, _means_inside(probability, polygons, _windows_of_pixels(polygons))
 
 
 def _corners(rectangles: list[Any]) -> _Points:
     """Return the corners of OpenCV's rectangles, `[n, 4, 2]`, clockwise from the upper left."""
     points = np.array([cv2.boxPoints(each) for each in rectangles], np.float32).reshape(-1, 4, 2)
-    order = np.argsort(points[..., 0], axis=1, kind="stable")
-    y = np.take_along_axis(points[..., 1], order, axis=1)
+    each = np.arange(len(points))[:, None]
+    points = points[each, points[..., 0].argsort(axis=1, kind="stable")]
     # Of the two on the left the upper is the first and the lower the last.
-    left, right = y[:, 1] <= y[:, 0], y[:, 3] <= y[:, 2]
-    clockwise = np.stack((left, 2 + right, 3 - right, 1 - left), axis=1)
-    order = np.take_along_axis(order, clockwise, axis=1)
-    return np.take_along_axis(points, order[..., None], axis=1)
+    left, right = points[:, 1, 1] <= points[:, 0, 1], points[:, 3, 1] <= points[:, 2, 1]
+    clockwise = np.array((left, 2 + right, 3 - right, 1 - left), int).T
+    corners: _Points = points[each, clockwise]
+    return corners
 
 
 def _windows(outlines: _Points, shape: tuple[int, ...]) -> Any:
@@ -277,30 +296,35 @@ def _means_inside(probability: _Map, outlines: Any, windows: Any) -> _Floats:
     return means
 
 
-def _distance(points: _Points, unclip_ratio: float) -> Any:
-    """Return how far outlines grow, from `[k, 2]` or `[n, k, 2]`."""
-    x, y = np.moveaxis(points.astype(np.float64), -1, 0)
-    next_x, next_y = np.roll(x, -1, axis=-1), np.roll(y, -1, axis=-1)
+def _distance(outlines: _Points, unclip_ratio: float) -> Any:
+    """Return how far an outline `[k, 2]` grows, or each of several, `[n, k, 2]`."""
+    closed = np.concatenate((outlines, outlines[..., :1, :]), axis=-2, dtype=np.float64)
+    x, y = closed[..., 0], closed[..., 1]
     # The sums one after the other, and the area by these products, as GEOS has them under shapely:
     # to the last bit, since the points of what grows are rounded to pixels.
-    sides = np.sqrt((next_x - x) ** 2 + (next_y - y) ** 2)
-    length = np.cumsum(sides, axis=-1)[..., -1]
-    products = (x[..., 1:] - x[..., :1]) * (y[..., :-1] - next_y[..., 1:])
-    area = np.abs(np.cumsum(products, axis=-1)[..., -1] / 2)
-    return area * unclip_ratio / np.where(length > 0, length, 1)
+    sides = np.sqrt((x[..., 1:] - x[..., :-1]) ** 2 + (y[..., 1:] - y[..., :-1]) ** 2)
+    products = (x[..., 1:-1] - x[..., :1]) * (y[..., :-2] - y[..., 2:])
+    length, twice_area = (terms.cumsum(axis=-1)[..., -1] for terms in (sides, products))
+    return np.abs(twice_area / 2) * unclip_ratio / np.where(length > 0, length, 1)
 
 
-def _grow(path: list[list[int]], distance: float) -> Any:
+def _grow(outline: _Points, distance: float) -> Any:
     """Return the outlines of a polygon that has grown by a distance, with round joins."""
+    path = outline.astype(np.int64).tolist()  # what pyclipper makes of it, but faster
     offset = pyclipper.PyclipperOffset()
     offset.AddPath(path, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
     return offset.Execute(distance)
 
 
-def _scaled(points: _Points, size: tuple[int, ...], target: tuple[Any, Any]) -> NDArray[np.int32]:
-    """Return points of a map, given with its width and height, as pixels of the image."""
-    # Each axis alone: the dtype in which it is rounded is that of its own target.
-    axes = (
-        np.clip(np.round(points[..., i] / size[i] * target[i]), 0, target[i]) for i in range(2)
-    )
-    return np.stack(tuple(axes), axis=-1).astype(np.int32)
+def _scaled(
+    outlines: Sequence[_Points], size: tuple[int, ...], target: tuple[Any, Any]
+) -> list[NDArray[np.int32]]:
+    """Return outlines on a map, given with its width and height, as pixels of the image."""
+    if not len(outlines):
+        return []
+    points = np.concatenate(outlines)
+    pixels = np.empty(points.shape, np.int32)
+    for i in range(2):
+        pixels[:, i] = (points[:, i] / size[i] * target[i]).round().clip(0, target[i])
+    ends = np.cumsum([len(outline) for outline in outlines])
+    return np.split(pixels, ends[:-1])

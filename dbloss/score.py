@@ -137,8 +137,7 @@ def _candidates(boxes: _Geometries, texts: _Texts, iou: float) -> _Candidates:
     inside = _quotient(common, areas[box[skipped]]) > _IGNORED_SHARE
     counts[box[skipped][inside]] = False
 
-    tried = ~skipped & counts[box]
-    text, box = text[tried], box[tried]
+    text, box = text[~skipped], box[~skipped]
     first, second = boxes[box], texts.polygons[text]
     common = _common(first, second)
     overlap = _quotient(common, areas[box] + shapely.area(second) - common)

@@ -5,15 +5,18 @@ import importlib.util
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from helpers import DATA
 
+from dbloss.boxes import find_boxes
 from dbloss.targets import Targets, make_targets
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 pytestmark = pytest.mark.skipif(not FOLDER.exists(), reason="the benchmarks are not packaged")
 PAGES = json.loads((DATA / "paddleocr_targets.json").read_text())
+BOXES = json.loads((DATA / "paddleocr_boxes.json").read_text())
 
 
 def load(name):
@@ -80,6 +83,60 @@ def test_make_targets_draws_the_maps_of_the_plain_steps(draw, dtype):
         wrong += [(a != b).sum() for a, b in zip(got[1:], expected[1:])]
         pixels += counts.size
     assert (wrong <= pixels / 5000).all()
+
+
+@pytest.mark.parametrize("kind", {json.dumps(case["kwargs"]): None for case in BOXES})
+def test_plain_boxes_against_golden_boxes(kind):
+    find, golden = load("plain_boxes").find_boxes, np.load(DATA / "paddleocr_boxes.npz")
+    for case in BOXES:
+        if json.dumps(case["kwargs"]) == kind:
+            probability = golden[case["map"]].astype(np.float32) / np.float32(255)
+            size = {"height": case["height"], "width": case["width"]}
+            boxes, scores = find(probability, **size, **case["kwargs"])
+            assert [box.tolist() for box in boxes] == case["boxes"]
+            np.testing.assert_allclose(scores, case["scores"], rtol=1e-9)
+
+
+def clouds(rng, height, width):
+    noise = cv2.GaussianBlur(rng.random((height, width)), (0, 0), rng.uniform(0.5, 4))
+    return (noise - noise.min()) / max(np.ptp(noise), 1e-6)
+
+
+def words(rng, height, width):
+    canvas = np.zeros((height, width))
+    for _ in range(rng.integers(1, 12)):
+        centre, size = rng.uniform(-10, 130, 2), rng.uniform(1, 25, 2)
+        box = cv2.boxPoints((centre.tolist(), size.tolist(), rng.uniform(-90, 90)))
+        cv2.fillPoly(canvas, [box.astype(np.int32)], rng.uniform(0.2, 1))
+    return canvas
+
+
+@pytest.mark.parametrize("draw", [clouds, words])
+@pytest.mark.parametrize("box_type", ["quad", "poly"])
+def test_find_boxes_finds_those_of_the_plain_steps_in_any_map(draw, box_type):
+    rng = np.random.default_rng(0)
+    find, count = load("plain_boxes").find_boxes, 0
+    for _ in range(60):
+        shape = rng.integers(1, 120, 2).tolist()
+        probability = draw(rng, *shape).astype(rng.choice(["float32", "float64"]))
+        settings = {
+            "thresh": rng.uniform(0, 0.9),
+            "box_thresh": rng.uniform(0, 0.8),
+            "unclip_ratio": rng.choice([0, 0.3, 1.5, 3, 10]),
+            "max_candidates": rng.choice([3, 50, 1000]),
+            "use_dilation": rng.random() < 0.3,
+            "score_mode": rng.choice(["fast", "slow"]),
+            "box_type": box_type,
+            # Ties between two pixels are many at half the size.
+            "height": rng.choice([shape[0], (shape[0] + 1) // 2, 720.0]),
+            "width": (shape[1] + 1) // 2,
+        }
+        boxes, scores = find(probability, **settings)
+        got = find_boxes(probability, **settings)
+        assert [box.tolist() for box in got.polygons] == [box.tolist() for box in boxes]
+        np.testing.assert_array_equal(got.scores, scores)
+        count += len(boxes)
+    assert count > 20
 
 
 def test_a_run_of_label_maps_does_not_hide_the_losses_from_the_plot(tmp_path):

@@ -7,11 +7,12 @@ import pytest
 from paddle import Tensor
 
 import dbloss
-from dbloss import plot, score, targets
+from dbloss import boxes, plot, score, targets
 
 FUNCTIONS = {
     **{name: getattr(dbloss, name) for name in dbloss.__all__},
     "targets.make_targets": targets.make_targets,
+    "boxes.find_boxes": boxes.find_boxes,
     "score.match": score.match,
     "score.search_limits": score.search_limits,
     **{f"plot.{name}": getattr(plot, name) for name in plot.__all__},

@@ -40,7 +40,7 @@ def test_without_opencv_the_command_says_what_to_install(monkeypatch):
         importlib.import_module("dbloss.plot.__main__")
 
 
-@pytest.mark.parametrize("name", ["batch", "history"])
+@pytest.mark.parametrize("name", ["batch", "history", "limits"])
 def test_examples_of_the_docstrings(name):
     failed, tried = doctest.testmod(importlib.import_module(f"dbloss.plot.{name}"))
     assert tried and not failed

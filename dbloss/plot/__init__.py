@@ -1,4 +1,4 @@
-"""Pictures of a batch and of the losses of a run; `python -m dbloss.plot` draws targets.
+"""Pictures of a batch, of the losses of a run and of limits; `python -m dbloss.plot` draws targets.
 
 They are matplotlib figures made without pyplot: nothing is kept open, and no display is needed.
 """
@@ -10,5 +10,6 @@ with checks.extra("dbloss.plot", "plot", "matplotlib"):
 
 from dbloss.plot.batch import plot_batch
 from dbloss.plot.history import plot_history
+from dbloss.plot.limits import plot_limits
 
-__all__ = ["plot_batch", "plot_history"]
+__all__ = ["plot_batch", "plot_history", "plot_limits"]

@@ -1,0 +1,157 @@
+"""The score of a set of images over the limits of pixels and boxes."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+
+from dbloss import checks
+from dbloss.plot import panels
+
+if TYPE_CHECKING:
+    from dbloss.score import Limit, Limits  # whose library a picture does without
+
+_SHADES = colormaps["viridis"]
+_CELL = 0.5, 0.36  # inches; it holds a number of 9 points
+_MOST = 20  # cells along a side that have a number
+
+
+def plot_limits(limits: "Limits", chosen: tuple[float, float] | None = None) -> Figure:
+    """Return a figure of precision over recall, and of the hmean of every pair of limits.
+
+    A line is a `thresh`, its points are the values of `box_thresh`, and a star is the pair that is
+    chosen. Behind them run the lines of equal hmean.
+
+    Args:
+        limits: what `search_limits` returns.
+        chosen: the pair (`thresh`, `box_thresh`) to mark, one of the table; None for the best.
+
+    Returns:
+        A `matplotlib.figure.Figure`. `figure.savefig("limits.png")` writes it.
+
+    Raises:
+        TypeError: `limits` is not what `search_limits` returns.
+        ValueError: `chosen` is no pair of the table.
+
+    Example:
+        >>> import numpy as np
+        >>> from dbloss.plot import plot_limits
+        >>> from dbloss.score import Limits
+        >>> recall = np.array([[0.9, 0.7], [0.8, 0.5]])
+        >>> precision = 1.1 - recall / 2
+        >>> hmean = 2 * precision * recall / (precision + recall)
+        >>> pairs = np.array([0.3, 0.4]), np.array([0.5, 0.6])
+        >>> figure = plot_limits(Limits(*pairs, precision, recall, hmean))
+        >>> figure.legends[0].get_texts()[-1].get_text()
+        'best: thresh 0.3, box_thresh 0.5, hmean 0.755'
+
+    Source:
+        van Rijsbergen, "Information Retrieval", 1979, for the lines of equal hmean.
+    """
+    names = ("thresh", "box_thresh", "precision", "recall", "hmean")
+    if not all(hasattr(limits, name) for name in names):
+        raise TypeError(
+            f"limits: expected what search_limits returns, got {checks.describe(limits)}."
+            " Pass that."
+        )
+    mark = limits.best if chosen is None else _find(limits, chosen)
+    rows, columns = limits.hmean.shape
+    shown = [min(count, _MOST) for count in (rows, columns)]
+    table = [side * inches for side, inches in zip(shown[::-1], _CELL)]
+    figure = Figure(
+        figsize=(max(table[0] + 6.2, 9), max(table[1] + 2.2, 4.8)), layout="constrained"
+    )
+    curves, cells = figure.subplots(1, 2, width_ratios=(4.5, max(table[0], 2.5)))
+    _draw_curves(curves, limits)
+    word = "best" if chosen is None else "chosen"
+    curves.plot(
+        mark.recall,
+        mark.precision,
+        "*",
+        color=panels.VERMILLION,
+        markersize=16,
+        markeredgecolor="white",
+        zorder=4,
+        label=f"{word}: thresh {mark.thresh:g}, box_thresh {mark.box_thresh:g},"
+        f" hmean {mark.hmean:.3f}",
+    )
+    _draw_table(cells, limits, mark)
+    figure.legend(ncols=3, loc="outside upper center", frameon=False, fontsize=11)
+    return figure
+
+
+def _find(limits: "Limits", chosen: Any) -> "Limit":
+    """Return the cell of a pair of limits."""
+    axes = limits.thresh, limits.box_thresh
+    if len(np.shape(chosen)) != 1 or len(chosen) != 2:
+        raise ValueError(
+            f"chosen: expected a pair (thresh, box_thresh), got {chosen!r}. Pass two of the limits"
+            " in the table, as chosen=(0.3, 0.6)."
+        )
+    places = [np.flatnonzero(np.isclose(axis, value)) for axis, value in zip(axes, chosen)]
+    for name, axis, value, place in zip(("thresh", "box_thresh"), axes, chosen, places):
+        if not place.size:
+            raise ValueError(
+                f"chosen: expected a {name} of the table, {', '.join(f'{x:g}' for x in axis)},"
+                f" got {value:g}. Choose one of these, or search with it among {name}."
+            )
+    return limits.at(*(place[0] for place in places))
+
+
+def _draw_curves(ax: Axes, limits: "Limits") -> None:
+    """Draw precision over recall, a line for each thresh."""
+    shades = _SHADES(np.linspace(0, 0.85, len(limits.thresh)))
+    for limit, recall, precision, shade in zip(
+        limits.thresh, limits.recall, limits.precision, shades
+    ):
+        ax.plot(recall, precision, ".-", color=shade, label=f"thresh {limit:g}")
+    ax.set(xlabel="recall", ylabel="precision")
+    ax.set_title("precision over recall")
+    ax.set(xlim=_range(limits.recall), ylim=_range(limits.precision))
+    sides = (np.linspace(*ends, 200).clip(1e-6) for ends in (ax.get_xlim(), ax.get_ylim()))
+    recall, precision = np.meshgrid(*sides)
+    hmean = 2 * precision * recall / (precision + recall)
+    lines = ax.contour(recall, precision, hmean, 8, colors="0.8", linewidths=0.8, zorder=0)
+    ax.clabel(lines, fontsize=9, colors="0.5")
+    ax.plot([], [], color="0.8", linewidth=0.8, label="equal hmean")
+
+
+def _range(rates: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the ends of an axis, not far beyond what a rate can be."""
+    low, high = float(rates.min()), float(rates.max())
+    middle, half = (low + high) / 2, max(0.55 * (high - low), 0.1)
+    return max(middle - half, -0.02), min(middle + half, 1.02)
+
+
+def _draw_table(ax: Axes, limits: "Limits", mark: "Limit") -> None:
+    """Draw the hmean of every pair, the one that is marked in a frame."""
+    rows, columns = limits.hmean.shape
+    ax.imshow(limits.hmean, cmap=_SHADES, aspect="auto", origin="lower")
+    ax.set_title("hmean")
+    ax.set(xlabel="box_thresh", ylabel="thresh")
+    for axis, values in ((ax.xaxis, limits.box_thresh), (ax.yaxis, limits.thresh)):
+        step = -(-len(values) // _MOST)
+        axis.set_ticks(np.arange(len(values))[::step], [f"{x:g}" for x in values[::step]])
+    low, high = limits.hmean.min(), limits.hmean.max()
+    if max(rows, columns) <= _MOST:
+        for (i, j), hmean in np.ndenumerate(limits.hmean):
+            bright = hmean > low + 0.6 * (high - low)
+            ax.text(
+                j,
+                i,
+                f"{hmean:.2f}",
+                ha="center",
+                va="center",
+                fontsize=9,
+                color="black" if bright else "white",
+            )
+    x = float(np.flatnonzero(limits.box_thresh == mark.box_thresh)[0])
+    y = float(np.flatnonzero(limits.thresh == mark.thresh)[0])
+    frame = Rectangle(
+        (x - 0.5, y - 0.5), 1, 1, fill=False, edgecolor=panels.VERMILLION, linewidth=2.5
+    )
+    ax.add_patch(frame)

@@ -1,0 +1,82 @@
+"""Train the detector of train_text_detector.py, and choose the limits of its pixels and boxes.
+
+    pip install ".[examples]"
+    python examples/search_limits.py                         # about 2 minutes on 2 CPU cores
+    python examples/search_limits.py --loss DiceLoss --seed 1 --out runs/dice
+
+The pages are the hard ones of compare_losses.py: most have one word or none among much clutter.
+On some of the pages held out every pair of limits is scored; the rest, which had no part in the
+choice, give the score at the usual limits and at those that were chosen. The table of the hmean
+is printed, and the output folder then holds limits.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from pathlib import Path
+
+import numpy as np
+import paddle
+from compare_losses import STYLE
+from train_text_detector import BATCH, DBNet, Page, Pages, predict, render_page, train
+
+from dbloss import DBLoss
+from dbloss.plot import plot_limits
+from dbloss.score import Limits, search_limits
+
+USUAL = {"thresh": [0.3], "box_thresh": [0.6]}  # PaddleOCR's
+
+
+def search(model: paddle.nn.Layer, pages: list[Page], **grid: object) -> Limits:
+    """Score the boxes that a model finds on pages at every pair of limits."""
+    images, words = zip(*pages)
+    maps = (predict(model, image)[0] for image in images)
+    ignored = [[False] * len(corners) for corners in words]
+    return search_limits(maps, words, ignored, progress=True, **grid)
+
+
+def table(limits: Limits) -> str:
+    """Return the hmean of every pair of limits as a table in Markdown."""
+    rows = [[f"{x:g}" for x in limits.box_thresh], ["---"] * len(limits.box_thresh)]
+    rows += [[f"{hmean:.3f}" for hmean in row] for row in limits.hmean]
+    heads = ["thresh, box_thresh", "---", *(f"{x:g}" for x in limits.thresh)]
+    return "\n".join(f"| {head} | {' | '.join(row)} |" for head, row in zip(heads, rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--steps", type=int, default=500, help=f"training steps of {BATCH} pages")
+    parser.add_argument("--pages", type=int, default=300, help="to choose from, and to score on")
+    parser.add_argument("--loss", default="OHEMDiceLoss", help="main_loss_type of DBLoss")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run")
+    parser.add_argument("--out", type=Path, default="runs/limits", help="output folder")
+    args = parser.parse_args()
+    if min(args.steps, args.pages) < 1 or args.seed < 0:
+        parser.error("--steps and --pages must be at least 1 and --seed at least 0")
+    try:
+        loss_fn = DBLoss(main_loss_type=args.loss)
+        args.out.mkdir(parents=True, exist_ok=True)
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
+    warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
+
+    paddle.seed(args.seed)
+    model = DBNet()
+    train(model, loss_fn, Pages(args.seed, args.steps * BATCH, **STYLE))
+    generators = (np.random.default_rng([args.seed, 1, i]) for i in range(2 * args.pages))
+    held_out = [render_page(rng, **STYLE) for rng in generators]
+    limits = search(model, held_out[: args.pages])
+    plot_limits(limits).savefig(args.out / "limits.png")
+    print(table(limits))
+
+    chosen = {"thresh": [limits.best.thresh], "box_thresh": [limits.best.box_thresh]}
+    print(f"on {args.pages} other pages:")
+    for name, grid in {"usual": USUAL, "chosen": chosen}.items():
+        print(f"{name} limits:", search(model, held_out[args.pages :], **grid).best)
+
+
+if __name__ == "__main__":
+    main()
