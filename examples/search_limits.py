@@ -16,24 +16,13 @@ import argparse
 import warnings
 from pathlib import Path
 
-import numpy as np
 import paddle
 from compare_losses import STYLE
-from train_text_detector import BATCH, DBNet, Page, Pages, predict, render_page, train
+from train_text_detector import BATCH, PADDLEOCR, Pages, Pair, Training, rendered, score, search
 
 from dbloss import DBLoss
 from dbloss.plot import plot_limits
-from dbloss.score import Limits, search_limits
-
-USUAL = {"thresh": [0.3], "box_thresh": [0.6]}  # PaddleOCR's
-
-
-def search(model: paddle.nn.Layer, pages: list[Page], **grid: object) -> Limits:
-    """Score the boxes that a model finds on pages at every pair of limits."""
-    images, words = zip(*pages)
-    maps = (predict(model, image)[0] for image in images)
-    ignored = [[False] * len(corners) for corners in words]
-    return search_limits(maps, words, ignored, progress=True, **grid)
+from dbloss.score import Limits
 
 
 def table(limits: Limits) -> str:
@@ -64,18 +53,17 @@ def main() -> None:
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
 
     paddle.seed(args.seed)
-    model = DBNet()
-    train(model, loss_fn, Pages(args.seed, args.steps * BATCH, **STYLE))
-    generators = (np.random.default_rng([args.seed, 1, i]) for i in range(2 * args.pages))
-    held_out = [render_page(rng, **STYLE) for rng in generators]
-    limits = search(model, held_out[: args.pages])
+    data = rendered(args.seed, args.pages, **STYLE)
+    training = Training(loss_fn, Pages(args.seed, args.steps * BATCH, data.draw))
+    training.run()
+    limits = search(training.model, data.held_out, desc="limits")
     plot_limits(limits).savefig(args.out / "limits.png")
     print(table(limits))
 
-    chosen = {"thresh": [limits.best.thresh], "box_thresh": [limits.best.box_thresh]}
     print(f"on {args.pages} other pages:")
-    for name, grid in {"usual": USUAL, "chosen": chosen}.items():
-        print(f"{name} limits:", search(model, held_out[args.pages :], **grid).best)
+    best = Pair(limits.best.thresh, limits.best.box_thresh)
+    for name, pair in {"usual": PADDLEOCR, "chosen": best}.items():
+        print(f"{name} limits:", pair, score(training.model, data.test, pair, desc=name))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ printed, and the output folder then holds:
     maps.png         for a page that was not trained on the predicted maps, their targets, the loss
                      of each pixel and the hard negatives
     losses.png       the loss and its three parts, step by step
+    limits.png       with `--limits best`, the score at all that were tried
     model.pdparams   the weights: `model.set_state_dict(paddle.load("model.pdparams"))`
     checkpoint.pdparams   with what the optimizer knows, so that `--resume` goes on from there
 
@@ -49,7 +50,7 @@ from tqdm import tqdm
 
 from dbloss import DBLoss, differentiable_binarization
 from dbloss.boxes import find_boxes
-from dbloss.plot import plot_batch, plot_history
+from dbloss.plot import plot_batch, plot_history, plot_limits
 from dbloss.score import Hmean, Limits, search_limits
 from dbloss.targets import make_targets
 
@@ -524,8 +525,9 @@ def main() -> None:
     print(f"step {len(history)}:", *(f"{short(k)} {v:.6f}" for k, v in history[-1].items()))
 
     if limits is None:
-        best = search(model, data.held_out, desc="limits").best
-        limits = Pair(best.thresh, best.box_thresh)
+        grid = search(model, data.held_out, desc="limits")
+        plot_limits(grid).savefig(args.out / "limits.png")
+        limits = Pair(grid.best.thresh, grid.best.box_thresh)
         print("limits {:.2f} {:.2f}".format(*limits))
     scores = score(model, data.test, limits, desc="test")
     print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))

@@ -202,7 +202,7 @@ def test_photographs_are_trained_on_and_drawn(example, monkeypatch, capsys, tmp_
     with Image.open(tmp_path / "out/photographs/1.png") as picture:
         for corners, colour in ((found[0], (213, 94, 0)), (SKIPPED, (153, 153, 153))):
             assert picture.getpixel(tuple(corners[0])) == colour
-    assert_pictures(tmp_path / "out", "maps.png", "losses.png")
+    assert_pictures(tmp_path / "out", "maps.png", "losses.png", "limits.png")
 
 
 def test_true_boxes_have_a_colour_of_their_own(example, monkeypatch, tmp_path):
