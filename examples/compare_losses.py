@@ -106,9 +106,9 @@ def run(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
             write_rows(file, rows)
 
     own = Pair(rows[-2]["thresh"], rows[-2]["box_thresh"])
-    for limits, pair in (("own", own), ("PaddleOCR", PADDLEOCR)):
+    scores = score(training.model, data.test, own, PADDLEOCR, **look)
+    for limits, pair, scored in zip(("own", "PaddleOCR"), (own, PADDLEOCR), scores):
         known = {"step": steps, "pages": "test", "limits": limits, **pair._asdict()}
-        scored = score(training.model, data.test, pair, **look)
         rows.append({**dict(zip(KEY, key)), **known, **scored})
     return rows
 

@@ -62,8 +62,9 @@ def main() -> None:
 
     print(f"on {args.pages} other pages:")
     best = Pair(limits.best.thresh, limits.best.box_thresh)
-    for name, pair in {"usual": PADDLEOCR, "chosen": best}.items():
-        print(f"{name} limits:", pair, score(training.model, data.test, pair, desc=name))
+    usual, chosen = score(training.model, data.test, PADDLEOCR, best, desc="score")
+    print("usual limits:", PADDLEOCR, usual)
+    print("chosen limits:", best, chosen)
 
 
 if __name__ == "__main__":

@@ -342,21 +342,22 @@ def predict(model: nn.Layer, image: np.ndarray) -> np.ndarray:
         return model(paddle.to_tensor(x[None]))["maps"][0].numpy()
 
 
-def find(model: nn.Layer, image: np.ndarray, limits: Pair = PADDLEOCR) -> list[np.ndarray]:
-    """Return the boxes found in an image, in its pixels."""
-    height, width = image.shape[:2]
-    probability = predict(model, image)[0]
-    return find_boxes(probability, height=height, width=width, **limits._asdict()).polygons
-
-
 def score(
-    model: nn.Layer, pages: Iterable[Page], limits: Pair = PADDLEOCR, **look: Any
-) -> dict[str, float]:
-    """Return precision, recall and hmean of the boxes found; `look` is for the bar of tqdm."""
-    metric = Hmean()
-    for page in tqdm(pages, unit="page", **look):
-        metric.update(find(model, page.image, limits), page.texts, page.ignored)
-    return metric.accumulate()
+    model: nn.Layer, pages: Iterable[Page], *limits: Pair, **look: Any
+) -> list[dict[str, float]]:
+    """Return precision, recall and hmean at each pair of limits; `look` is for the bar of tqdm."""
+    metrics = {pair: Hmean() for pair in limits}
+    for image, texts, ignored in tqdm(pages, unit="page", **look):
+        probability = predict(model, image)[0]
+        for pair, metric in metrics.items():
+            metric.update(boxes_on(image, probability, pair), texts, ignored)
+    return [metrics[pair].accumulate() for pair in limits]
+
+
+def boxes_on(image: np.ndarray, probability: np.ndarray, limits: Pair) -> list[np.ndarray]:
+    """Return the boxes of the words on an image, in its pixels, from its probability map."""
+    height, width = image.shape[:2]
+    return find_boxes(probability, height=height, width=width, **limits._asdict()).polygons
 
 
 def search(model: nn.Layer, pages: Sequence[Page], **look: Any) -> Limits:
@@ -385,7 +386,7 @@ def draw_printed_page(model: nn.Layer, limits: Pair, path: Path) -> int:
         cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
         for zoom in (PAGE_SCALE, 4)
     )
-    boxes = find(model, fitting, limits)
+    boxes = boxes_on(fitting, predict(model, fitting)[0], limits)
     draw_outlines(large, [box * 4 / PAGE_SCALE for box in boxes], FOUND)
     Image.fromarray(large).save(path)
     return len(boxes)
@@ -399,7 +400,8 @@ def draw_photographs(model: nn.Layer, pages: Sequence[Page], limits: Pair, folde
         for is_ignored, colour in ((True, IGNORED), (False, TRUE)):
             chosen = [t for t, ignored in zip(page.texts, page.ignored) if ignored == is_ignored]
             draw_outlines(image, chosen, colour)
-        draw_outlines(image, find(model, page.image, limits), FOUND)
+        boxes = boxes_on(image, predict(model, page.image)[0], limits)
+        draw_outlines(image, boxes, FOUND)
         Image.fromarray(image).save(folder / f"{i}.png")
 
 
@@ -529,7 +531,7 @@ def main() -> None:
         plot_limits(grid).savefig(args.out / "limits.png")
         limits = Pair(grid.best.thresh, grid.best.box_thresh)
         print("limits {:.2f} {:.2f}".format(*limits))
-    scores = score(model, data.test, limits, desc="test")
+    (scores,) = score(model, data.test, limits, desc="test")
     print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))
 
     pages = [data.draw_held_out(np.random.default_rng([args.seed, 1, i])) for i in range(BATCH)]

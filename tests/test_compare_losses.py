@@ -211,10 +211,10 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tm
         seen[-1]["held out"] = pages[0].image
         return Limits([0.3, 0.4], [0.5, 0.6], *np.float64([3 * [[0, 0], [1, 0]]]).reshape(3, 2, 2))
 
-    def score(model, pages, pair, **look):
+    def score(model, pages, *pairs, **look):
         assert len(pages) == 40
         seen[-1] |= {"test": pages[0].image, "words": sum(len(page.texts) for page in pages)}
-        return {"hmean": 0.5}
+        return [{"hmean": 0.5}, {"hmean": 0.25}]
 
     monkeypatch.setattr(example, "Training", Training)
     monkeypatch.setattr(example, "search", search)
@@ -222,7 +222,7 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tm
     monkeypatch.setattr(example, "write_rows", lambda file, rows: None)
     for seed, loss in [(0, "DiceLoss"), (0, "BCELoss"), (1, "DiceLoss")]:
         rows = example.run(options(tmp_path, held_out=40), ("rendered", loss, 7, seed))
-        assert [row["hmean"] for row in rows[-2:]] == [0.5, 0.5]
+        assert [row["hmean"] for row in rows[-2:]] == [0.5, 0.25]
         assert [row["thresh"] for row in rows[-2:]] == [0.4, 0.3]
     dice, bce, other = seen
     for name in ("weights", "page", "held out", "test"):

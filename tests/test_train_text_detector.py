@@ -188,7 +188,7 @@ def test_photographs_are_trained_on_and_drawn(example, monkeypatch, capsys, tmp_
     labels = write_label_file(tmp_path / "train.txt", count=3)
     test = write_label_file(tmp_path / "test.txt", count=2)
     found = [WORD + np.float32([150, 10]), WORD]
-    monkeypatch.setattr(example, "find", lambda model, image, limits: found)
+    monkeypatch.setattr(example, "boxes_on", lambda image, probability, limits: found)
     options = ["--labels", labels, "--test-labels", test, "--steps", 1, "--limits", "best"]
     more = ["--loss", "DiceBCELoss", "--text-balance", 0.5, "--out", tmp_path / "out"]
     run_here(example, monkeypatch, *options, *more)
@@ -206,7 +206,8 @@ def test_photographs_are_trained_on_and_drawn(example, monkeypatch, capsys, tmp_
 
 
 def test_true_boxes_have_a_colour_of_their_own(example, monkeypatch, tmp_path):
-    monkeypatch.setattr(example, "find", lambda model, image, limits: [WORD + np.float32(20)])
+    monkeypatch.setattr(example, "predict", lambda model, image: [None])
+    monkeypatch.setattr(example, "boxes_on", lambda *arguments: [WORD + np.float32(20)])
     pages = example.photographed(*2 * [write_label_file(tmp_path / "a.txt", count=1)]).test
     example.draw_photographs(None, pages, None, tmp_path / "drawn")
     with Image.open(tmp_path / "drawn" / "0.png") as picture:
@@ -274,8 +275,8 @@ def test_boxes_are_scored_in_pixels_of_the_image(example, monkeypatch):
     probability[26:35, 36:75] = 0.5  # the word, halved and shrunk by 40 * 100 * 0.84 / 280 / 2
     monkeypatch.setattr(example, "predict", lambda model, image: probability[None])
     page = example.Page(np.zeros((288, 352, 3), np.uint8), [WORD, SKIPPED], [False, False])
-    scores = example.score(None, [page, page], example.Pair(0.3, 0.4))
-    assert scores == {"precision": 1, "recall": 0.5, "hmean": pytest.approx(2 / 3)}
-    assert example.score(None, [page], example.Pair(0.3, 0.6))["hmean"] == 0
+    low, high = example.score(None, [page, page], example.Pair(0.3, 0.4), example.Pair(0.3, 0.6))
+    assert low == {"precision": 1, "recall": 0.5, "hmean": pytest.approx(2 / 3)}
+    assert high["hmean"] == 0
     limits = example.search(None, [page, page])
     assert limits.best.thresh == 0.2 and limits.best.hmean == pytest.approx(2 / 3)
