@@ -135,6 +135,11 @@ def test_a_training_that_was_cut_off_gives_the_same_scores(example, monkeypatch,
     assert example.run(options(tmp_path / "cut"), key) == whole
     # Of three scores one was there, and one was cut off.
     assert len(searches) == 4
+    # Scores without the model that they are of are no start either.
+    (checkpoint,) = tmp_path.glob("*.pdparams")
+    checkpoint.unlink()
+    assert example.run(options(tmp_path), key) == whole
+    assert len(searches) == 7
 
 
 def test_a_training_of_other_pages_is_no_start(example, tmp_path):
