@@ -194,7 +194,7 @@ def table(rows: list[Row], losses: list[str], seeds: list[int]) -> str:
 
 def draw_curves(rows: list[Row], losses: list[str]) -> Figure:
     """Draw the hmean on the pages held out over the steps, the mean of the seeds and the range."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
     axes = figure.subplots()
     ends = []
     for loss in losses:
@@ -209,7 +209,8 @@ def draw_curves(rows: list[Row], losses: list[str]) -> Figure:
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     ends.sort(key=lambda end: -end[0])
-    axes.legend(handles=[line for _, line in ends], loc="upper left", frameon=False)
+    handles = [line for _, line in ends]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
     return figure
 
 

@@ -179,14 +179,15 @@ def test_the_curves_are_means_with_their_range(example):
         for (loss, seed), of_seed in hmeans.items()
         for i, hmean in enumerate(of_seed)
     ]
-    (axes,) = example.draw_curves(rows, ["A", "B"]).axes
+    figure = example.draw_curves(rows, ["A", "B"])
+    (axes,), (legend,) = figure.axes, figure.legends
     drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert drawn["A"] == [[250, pytest.approx(0.2)], [500, pytest.approx(0.6)]]
     assert drawn["B"] == [[250, 0], [500, 0.9]]
     band = axes.collections[0].get_paths()[0].vertices
     assert {(250, 0.1), (250, 0.3), (500, 0.4), (500, 0.8)} <= set(map(tuple, band))
     # The best at the end stands first.
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["B", "A"]
+    assert [text.get_text() for text in legend.get_texts()] == ["B", "A"]
 
 
 def test_a_loss_is_a_name_and_settings(example):
