@@ -49,6 +49,7 @@ def find_boxes(
     `box_type="poly"`, the outline itself, simplified. Its score is the mean of the map inside the
     box. A box whose score is not below `box_thresh` grows by `D = area * unclip_ratio / length` on
     all sides, since a DB detector learns shrunk text, and is scaled from the map to the image.
+    Outlines are those of OpenCV, whose versions differ by a pixel here and there, in PaddleOCR too.
 
     The score is that of the box before it grows, and `box_thresh` does nothing but drop boxes by
     it. So to try several values of `box_thresh`, find the boxes once with `box_thresh=0`, and for

@@ -131,7 +131,7 @@ def member(group: Any) -> None:
     if group is not None and paddle.distributed.get_rank() not in group.ranks:
         raise RuntimeError(
             f"group: expected one that holds this process, rank {paddle.distributed.get_rank()},"
-            f" got the ranks {group.ranks}. Compute the loss in those processes alone, or leave"
+            f" got the ranks {group.ranks}. Call it in those processes alone, or leave"
             " the group out for all processes."
         )
 

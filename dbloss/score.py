@@ -124,6 +124,7 @@ class _Candidates(NamedTuple):
         return Match(len(pairs), int(boxes.sum()), self.truth, pairs)
 
 
+@np.errstate(invalid="ignore")  # older builds of GEOS report it for areas that are right
 def _candidates(boxes: _Geometries, texts: _Texts, iou: float) -> _Candidates:
     text, box = shapely.STRtree(boxes).query(texts.polygons, predicate="intersects")
     order = np.lexsort((box, text))

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
             training.load(checkpoint)
         rows = [row for row in read_rows(file) if row["step"] <= len(training.history)]
         for step in sorted({*range(args.every, steps, args.every), steps}):
-            if step in (row["step"] for row in rows):
+            if step < len(training.history) or step in (row["step"] for row in rows):
                 continue
             training.run(step, checkpoint, **look)
             grid = search(training.model, data.held_out, **look)

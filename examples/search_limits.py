@@ -1,7 +1,7 @@
 """Train the detector of train_text_detector.py, and choose the limits of its pixels and boxes.
 
     pip install ".[examples]"
-    python examples/search_limits.py                         # about 2 minutes on 2 CPU cores
+    python examples/search_limits.py                         # about 3 minutes on 2 CPU cores
     python examples/search_limits.py --loss DiceLoss --seed 1 --out runs/dice
 
 The pages are the hard ones of compare_losses.py: most have one word or none among much clutter.
@@ -22,7 +22,7 @@ from train_text_detector import BATCH, PADDLEOCR, Pages, Pair, Training, rendere
 
 from dbloss import DBLoss
 from dbloss.plot import plot_limits
-from dbloss.score import Limits
+from dbloss.score import Limit, Limits
 
 
 def table(limits: Limits) -> str:
@@ -63,8 +63,8 @@ def main() -> None:
     print(f"on {args.pages} other pages:")
     best = Pair(limits.best.thresh, limits.best.box_thresh)
     usual, chosen = score(training.model, data.test, PADDLEOCR, best, desc="score")
-    print("usual limits:", PADDLEOCR, usual)
-    print("chosen limits:", best, chosen)
+    print("usual limits:", Limit(*PADDLEOCR, **usual))
+    print("chosen limits:", Limit(*best, **chosen))
 
 
 if __name__ == "__main__":

@@ -70,6 +70,22 @@ def test_lines_of_equal_hmean_run_behind():
             assert 2 * precision * recall / (precision + recall) == pytest.approx(level, abs=2e-3)
 
 
+def test_the_curves_are_seen_whole_but_for_pairs_far_below_the_best():
+    given = limits()
+    given.recall[0, 1] = given.hmean[0, 1] = 0
+    axes = axes_of(plot_limits(given))["precision over recall"]
+    inside = [
+        low <= rate <= high
+        for table, (low, high) in (
+            (given.recall, axes.get_xlim()),
+            (given.precision, axes.get_ylim()),
+        )
+        for rate in table[given.hmean > 0.5 * given.hmean.max()]
+    ]
+    assert all(inside)
+    assert axes.get_xlim()[0] > 0.1
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (5, 1), (5, 9), (12, 12), (3, 40)])
 def test_it_reads_at_any_size(shape):
     pairs = (np.round(np.linspace(0.1, 0.9, count), 3) for count in shape)

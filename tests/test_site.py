@@ -15,6 +15,7 @@ PAGES = [
     "api",
     "mathematics",
     "running",
+    "score",
     "pictures",
     "training",
     "which-loss",

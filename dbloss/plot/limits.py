@@ -24,7 +24,8 @@ def plot_limits(limits: "Limits", chosen: tuple[float, float] | None = None) -> 
     """Return a figure of precision over recall, and of the hmean of every pair of limits.
 
     A line is a `thresh`, its points are the values of `box_thresh`, and a star is the pair that is
-    chosen. Behind them run the lines of equal hmean.
+    chosen. Behind them run the lines of equal hmean. Pairs with less than half of the best hmean
+    are in the table alone.
 
     Args:
         limits: what `search_limits` returns.
@@ -111,7 +112,8 @@ def _draw_curves(ax: Axes, limits: "Limits") -> None:
         ax.plot(recall, precision, ".-", color=shade, label=f"thresh {limit:g}")
     ax.set(xlabel="recall", ylabel="precision")
     ax.set_title("precision over recall")
-    ax.set(xlim=_range(limits.recall), ylim=_range(limits.precision))
+    near = limits.hmean >= 0.5 * limits.hmean.max()
+    ax.set(xlim=_range(limits.recall[near]), ylim=_range(limits.precision[near]))
     sides = (np.linspace(*ends, 200).clip(1e-6) for ends in (ax.get_xlim(), ax.get_ylim()))
     recall, precision = np.meshgrid(*sides)
     hmean = 2 * precision * recall / (precision + recall)
