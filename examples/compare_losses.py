@@ -6,10 +6,11 @@ r"""Train the detector of train_text_detector.py with several losses and compare
     python examples/compare_losses.py --labels train.txt --test-labels test.txt --steps 1000 \
         --losses DiceLoss DiceFocalLoss:focal_gamma=2.5 DiceBCELoss:text_balance=0.5
 
-A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, and `text_balance` of
-`make_targets`. A seed fixes the pages trained on and the first weights, so the losses can be
-compared seed by seed. All else is as in that example, but for the rendered pages, which are harder:
-most have one word or none among much clutter, and about 1.5 % of the pixels are text.
+A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, `text_balance` of
+`make_targets`, and `bias` of the example's DBNet. A seed fixes the pages trained on and the first
+weights, so the losses can be compared seed by seed. All else is as in that example, but for the
+rendered pages, which are harder: most have one word or none among much clutter, and about 1.5 % of
+the pixels are text.
 
 Every 250 steps, and at the end, each training is scored on the pages held out, at a grid of limits.
 The limits that are best there at the end are its own, with which it is scored on the test pages, as
@@ -45,6 +46,7 @@ from tqdm import tqdm
 from train_text_detector import (
     BATCH,
     PADDLEOCR,
+    DBNet,
     Pages,
     Pair,
     Training,
@@ -64,12 +66,12 @@ COLUMNS = [*KEY, "step", "pages", "limits", "thresh", "box_thresh", "precision",
 Row = dict[str, Any]  # a score, by the names of the columns
 
 
-def read_loss(text: str) -> tuple[DBLoss, float]:
-    """Return the loss and the text balance of "DiceBCELoss:bce_weight=0.4:text_balance=0.5"."""
+def read_loss(text: str) -> tuple[DBLoss, float, float]:
+    """Return loss, text balance and bias of "DiceBCELoss:bce_weight=0.4:text_balance=0.5"."""
     name, *pairs = text.split(":")
     keywords = {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
-    balance = float(keywords.pop("text_balance", 0))
-    return DBLoss(main_loss_type=name, **keywords), balance
+    balance, bias = (float(keywords.pop(key, 0)) for key in ("text_balance", "bias"))
+    return DBLoss(main_loss_type=name, **keywords), balance, bias
 
 
 # ---- 1. A training ---------------------------------------------------------------------------
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
     """Train a detector, from where it was cut off if it was, and return all its scores."""
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
     _, loss, steps, seed = key
-    loss_fn, balance = read_loss(loss)
+    loss_fn, balance, bias = read_loss(loss)
     data = read_data(args, seed, count=args.held_out, **STYLE)
     pages = Pages(seed, steps * BATCH, data.draw, balance)
     name = "-".join(map(str, key)).replace(":", "-")
@@ -90,7 +92,7 @@ def run(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
 
     with paddle.utils.unique_name.guard():  # a checkpoint fits whatever was trained before
         paddle.seed(seed)
-        training = Training(loss_fn, pages, **dict(zip(KEY, key)))
+        training = Training(DBNet(bias=bias), loss_fn, pages, **dict(zip(KEY, key)))
         if checkpoint.exists():
             training.load(checkpoint)
         rows = [row for row in read_rows(file) if row["step"] <= len(training.history)]

@@ -18,7 +18,17 @@ from pathlib import Path
 
 import paddle
 from compare_losses import STYLE
-from train_text_detector import BATCH, PADDLEOCR, Pages, Pair, Training, rendered, score, search
+from train_text_detector import (
+    BATCH,
+    PADDLEOCR,
+    DBNet,
+    Pages,
+    Pair,
+    Training,
+    rendered,
+    score,
+    search,
+)
 
 from dbloss import DBLoss
 from dbloss.plot import plot_limits
@@ -54,7 +64,7 @@ def main() -> None:
 
     paddle.seed(args.seed)
     data = rendered(args.seed, args.pages, **STYLE)
-    training = Training(loss_fn, Pages(args.seed, args.steps * BATCH, data.draw))
+    training = Training(DBNet(), loss_fn, Pages(args.seed, args.steps * BATCH, data.draw))
     training.run()
     limits = search(training.model, data.held_out, desc="limits")
     plot_limits(limits).savefig(args.out / "limits.png")

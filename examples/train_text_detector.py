@@ -201,29 +201,42 @@ def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def branch(inputs: int) -> nn.Sequential:
-    """Turn features at a quarter of the page's size into one map of its full size, in [0, 1]."""
+def branch(inputs: int, bias: float = 0) -> nn.Sequential:
+    """Turn features at a quarter of the page's size into one map of its full size, in [0, 1].
+
+    It starts near `sigmoid(bias)` everywhere.
+    """
+    start = paddle.ParamAttr(initializer=nn.initializer.Constant(bias))
     return nn.Sequential(
         conv(inputs, inputs // 2),
         nn.Conv2DTranspose(inputs // 2, inputs // 4, 2, 2),
         nn.BatchNorm2D(inputs // 4),
         nn.ReLU(),
-        nn.Conv2DTranspose(inputs // 4, 1, 2, 2),
+        nn.Conv2DTranspose(inputs // 4, 1, 2, 2, bias_attr=start),
         nn.Sigmoid(),
     )
 
 
 class DBNet(nn.Layer):
-    """Backbone, feature pyramid and DB head. The page's sides are multiples of 32."""
+    """Backbone, feature pyramid and DB head. The page's sides are multiples of 32.
 
-    def __init__(self, widths: tuple[int, ...] = (16, 24, 48, 64, 96), features: int = 32) -> None:
+    With a `bias` of -4 the probability map starts as background. What is mined needs that: from
+    0.5 everywhere BCELoss and OHEMDiceLoss alone learn the same number for every pixel.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (16, 24, 48, 64, 96),
+        features: int = 32,
+        bias: float = 0,
+    ) -> None:
         super().__init__()
         self.stem = conv(3, widths[0], stride=2)
         self.stages = nn.LayerList(
             nn.Sequential(conv(a, b, stride=2), conv(b, b)) for a, b in zip(widths, widths[1:])
         )
         self.laterals = nn.LayerList(nn.Conv2D(width, features, 1) for width in widths[1:])
-        self.probability, self.threshold = branch(features), branch(features)
+        self.probability, self.threshold = branch(features, bias), branch(features)
 
     def forward(self, images: paddle.Tensor) -> dict[str, paddle.Tensor]:
         x, levels = self.stem(images), []
@@ -247,10 +260,10 @@ class Training:
     All of it goes into a checkpoint, so that a training which was ended goes on where it stood.
     """
 
-    def __init__(self, loss_fn: nn.Layer, pages: Pages, **settings: Any) -> None:
-        self.loss_fn, self.pages, self.steps = loss_fn, pages, len(pages) // BATCH
+    def __init__(self, model: nn.Layer, loss_fn: nn.Layer, pages: Pages, **settings: Any) -> None:
+        self.model, self.loss_fn, self.pages = model, loss_fn, pages
+        self.steps = len(pages) // BATCH
         self.settings = {"steps": self.steps, **settings}
-        self.model = DBNet()
         self.schedule = paddle.optimizer.lr.CosineAnnealingDecay(5e-3, T_max=self.steps)
         self.optimizer = paddle.optimizer.Adam(
             self.schedule,
@@ -485,6 +498,7 @@ def main() -> None:
     add("--steps", type=int, default=700, help=f"training steps of {BATCH} pages")
     add("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
     add("--text-balance", type=float, default=0, metavar="X", help="weight of small words")
+    add("--bias", type=float, default=0, help="where the probability map starts; -4: as background")
     add("--seed", type=int, default=0, help="the same seed gives the same run")
     add_data_options(parser)
     add(
@@ -508,11 +522,10 @@ def main() -> None:
             data = read_data(args, args.seed, count=HELD_OUT)
             paddle.seed(args.seed)
             training = Training(
+                DBNet(bias=args.bias),
                 DBLoss(main_loss_type=args.loss),
                 Pages(args.seed, args.steps * BATCH, data.draw, args.text_balance),
-                loss=args.loss,
-                seed=args.seed,
-                text_balance=args.text_balance,
+                **{name: vars(args)[name] for name in ("loss", "text_balance", "bias", "seed")},
             )
             if args.resume:
                 training.load(checkpoint)

@@ -191,11 +191,12 @@ def test_the_curves_are_means_with_their_range(example):
 
 
 def test_a_loss_is_a_name_and_settings(example):
-    loss, balance = example.read_loss("DiceBCELoss:bce_weight=0.4:text_balance=0.5:alpha=3")
-    assert balance == 0.5 and loss.alpha == 3
+    text = "DiceBCELoss:bce_weight=0.4:text_balance=0.5:alpha=3:bias=-4"
+    loss, balance, bias = example.read_loss(text)
+    assert balance == 0.5 and bias == -4 and loss.alpha == 3
     assert loss.bce_loss.main_loss_type == "DiceBCELoss" and loss.bce_loss.bce_weight == 0.4
-    loss, balance = example.read_loss("DiceLoss")
-    assert balance == 0 and loss.bce_loss.main_loss_type == "DiceLoss"
+    loss, balance, bias = example.read_loss("DiceLoss")
+    assert balance == bias == 0 and loss.bce_loss.main_loss_type == "DiceLoss"
 
 
 def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tmp_path):
@@ -203,10 +204,9 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tm
     seen = []
 
     class Training:
-        def __init__(self, loss_fn, pages, **settings):
-            detector = import_module("train_text_detector")
-            self.model, self.history = detector.DBNet(), []
-            first = self.model.stem[0].weight.numpy()
+        def __init__(self, model, loss_fn, pages, **settings):
+            self.model, self.history = model, []
+            first = model.stem[0].weight.numpy()
             assert len(pages) == 7 * 8
             seen.append({"weights": first, "page": pages[0][0], "style": pages.draw.keywords})
 

@@ -138,7 +138,7 @@ def test_help_names_every_option(example, monkeypatch, capsys):
         run_here(example, monkeypatch, "--help")
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    options = "--steps --loss --text-balance --seed --labels --test-labels --images --limits"
+    options = "--steps --loss --text-balance --bias --seed --labels --test-labels --images --limits"
     for option in [*options.split(), "--resume", "--out", "--help"]:
         assert option in said
 
@@ -233,7 +233,7 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(example, tmp_
         for stop in stops:
             with unique_name.guard():
                 paddle.seed(0)
-                training = example.Training(DBLoss(), pages, loss="DiceLoss")
+                training = example.Training(example.DBNet(), DBLoss(), pages, seed=4)
                 if stop > stops[0]:
                     training.load(tmp_path / "checkpoint.pdparams")
                 assert training.run(stop, tmp_path / "checkpoint.pdparams")
@@ -280,3 +280,11 @@ def test_boxes_are_scored_in_pixels_of_the_image(example, monkeypatch):
     assert high["hmean"] == 0
     limits = example.search(None, [page, page])
     assert limits.best.thresh == 0.2 and limits.best.hmean == pytest.approx(2 / 3)
+
+
+def test_a_bias_starts_the_probability_map_as_background(example):
+    page = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    paddle.seed(0)
+    maps = [example.predict(example.DBNet(bias=bias), page) for bias in (0, -4)]
+    assert [np.median(p) for p, _, _ in maps] == pytest.approx([0.5, 0.018], rel=0.2)
+    assert np.median(maps[1][1]) == pytest.approx(0.5, rel=0.2)
