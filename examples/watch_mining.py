@@ -110,9 +110,12 @@ def draw(rows: list[Row]) -> Figure:
         axes.plot(values["step"], values["median"], color="#0072b2", label="background: 5 to 95 %")
         axes.plot(values["step"], values["text"], color="#d55e00", label="text: mean")
         axes.set(title=loss, ylim=(0, 1), xlabel="step")
+        axes.tick_params(labelbottom=True)
         axes.grid(alpha=0.3)
     for axes in panels[:, 0]:
         axes.set_ylabel("P")
+    for axes in panels.flat[len(losses) :]:
+        axes.set_axis_off()
     figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
