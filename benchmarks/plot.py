@@ -42,7 +42,13 @@ def draw(table: Path = TABLE, picture: Path = PICTURE) -> None:
     longest = max(value for *_, value in bars)
     for place, (provider, _, value) in enumerate(reversed(bars)):
         left.barh(place, value, color=COLOURS[provider])
-        left.text(value + 0.01 * longest, place, f"{value:.3g} ms", va="center", fontsize=9)
+        left.text(
+            value + 0.01 * longest,
+            place,
+            f"{value:.0f} ms" if value >= 100 else f"{value:.3g} ms",
+            va="center",
+            fontsize=9,
+        )
     left.set_yticks(
         range(len(bars)), [f"{provider}, {kind}" for provider, kind, _ in reversed(bars)]
     )

@@ -2,18 +2,7 @@
 
 __version__ = "0.1.0"
 
-try:
-    import paddle as _paddle  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "paddle":
-        raise
-    raise ImportError(
-        "dbloss needs PaddlePaddle, which is not installed. Install one of the two:\n"
-        '  CPU: pip install "dbloss[cpu]"\n'
-        "  GPU: pip install dbloss paddlepaddle-gpu   "
-        "(the wheel for your CUDA version: https://www.paddlepaddle.org.cn/en/install/quick)"
-    ) from error
-
+from dbloss import _paddle as _paddle
 from dbloss.balance import BalanceLoss, hard_negative_weights
 from dbloss.binarize import differentiable_binarization
 from dbloss.db import DBLoss

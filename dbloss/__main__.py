@@ -3,7 +3,8 @@
     python -m dbloss
 
 The loss and gradient of one batch are compared with those of the plain formulas, in float64, on
-every engine that runs on Paddle's default device. Exit status 1 if they differ.
+every engine that runs on Paddle's default device. Exit status 1 if they differ, or if two wheels
+of Paddle are installed over each other.
 """
 
 import importlib.metadata
@@ -21,6 +22,7 @@ from paddle import Tensor
 
 import dbloss
 from dbloss import _plain, engine
+from dbloss._paddle import two_wheels
 
 _SHAPE = (2, 640, 640)
 _KINDS = ("DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss")
@@ -31,15 +33,19 @@ _Step = Callable[[], tuple[float, Tensor]]
 
 
 def main() -> int:
-    """Print the report; return 0 if every engine computes what it should, 1 otherwise."""
+    """Print the report; return 0 if all is well, 1 otherwise."""
     maps, labels = _batch()
     _print_surroundings(maps)
     print(f"\nself-check: a step of DBLoss on {_SHAPE[0]} x {_SHAPE[1]} x {_SHAPE[2]}")
     print(f"{'loss':<14}{'engine':<11}{'error':>9}{'gradient':>10}{'ms':>8}{'plain ms':>10}")
+    clash = two_wheels()
     names = ["operators"] if engine.why_not_fused(maps) else ["operators", "fused"]
     faults = [_check(kind, names, maps, labels) for kind in _KINDS]
-    print("something is wrong" if any(faults) else "all is well")
-    return int(any(faults))
+    if clash:
+        print(f"\n{clash}\n")
+    wrong = any(faults) or bool(clash)
+    print("something is wrong" if wrong else "all is well")
+    return int(wrong)
 
 
 def _batch() -> tuple[Tensor, list[Tensor]]:

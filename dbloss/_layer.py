@@ -51,11 +51,16 @@ class TermLayer(LossLayer):
 
 
 def checked_pixels(
-    pred: Tensor, gt: Tensor, mask: Tensor | None, weights: Tensor | None = None
+    pred: Tensor,
+    gt: Tensor,
+    mask: Tensor | None,
+    weights: Tensor | None = None,
+    mask_needed: bool = False,
 ) -> Pixels:
     """Check what a single loss takes and return it; without a mask every pixel counts."""
-    masks = {"mask": mask, "weights": weights}
-    checks.single(pred, gt, **{name: x for name, x in masks.items() if x is not None})
+    masks: dict[str, Any] = {} if mask is None and not mask_needed else {"mask": mask}
+    masks |= {} if weights is None else {"weights": weights}
+    checks.single(pred, gt, **masks)
     if mask is None:
         mask = paddle.ones_like(gt)
     return Pixels(pred, 0, gt, weighted_mask(mask, weights, pred), mask)

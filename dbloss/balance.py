@@ -27,8 +27,8 @@ PIXEL_LOSSES: dict[str, PixelLoss] = {
     "CrossEntropy": BinaryCrossEntropy(),
     "Euclidean": SquaredError(),
 }
-MINED_TYPES = (*PIXEL_LOSSES, "OHEMDiceLoss")
-BALANCED_TYPES = ("DiceLoss", "MaskL1Loss", *MINED_TYPES, "DiceBCELoss")
+MINED_TYPES = (*PIXEL_LOSSES, "OHEMDiceLoss", "DiceBCELoss")
+BALANCED_TYPES = ("DiceLoss", "MaskL1Loss", *MINED_TYPES)
 
 
 @untraced

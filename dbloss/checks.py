@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any, NoReturn
 
 import numpy as np
@@ -57,7 +57,7 @@ def number(
     most: float | None = None,
     whole: bool = False,
 ) -> Any:
-    """Return `value` as an int or float if it is finite and within the bounds, raise otherwise.
+    """Return `value` as a float, an int where `whole`, if it is finite and within the bounds.
 
     A number written as text is read: YAML takes 1e-6 for text.
     """
@@ -86,7 +86,7 @@ def number(
     )
     if not fits:
         raise ValueError(f"{name}: expected {expected}, got {value}. Change {name}.")
-    return int(as_float) if whole or isinstance(value, Integral) else as_float
+    return int(as_float) if whole else as_float
 
 
 def flag(name: str, value: Any) -> bool:
@@ -227,9 +227,7 @@ def maps(
     exact = channels == 3
     wanted = "3" if exact else f"C >= {channels}"
     advice = (
-        "Stack the probability, threshold and binary map along axis 1."
-        if exact
-        else "Add the axis of a single channel with .unsqueeze(1)."
+        _channels_advice(shape) if exact else "Add the axis of a single channel with .unsqueeze(1)."
     )
     if len(shape) != 4:
         raise ValueError(f"{where}: expected the shape [N, {wanted}, H, W], got {shape}. {advice}")
@@ -254,8 +252,11 @@ def maps(
     return tensor
 
 
-def labels(values: Any, like: Tensor) -> tuple[Tensor, ...]:
-    """Return the four or five label maps, `[N, H, W]` with the N, H and W of the maps `like`."""
+def labels(values: Any, like: Tensor | None = None) -> tuple[Tensor, ...]:
+    """Return the four or five label maps, `[N, H, W]` with the N, H and W of the maps `like`.
+
+    Without these they are those of the first label.
+    """
     if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
         raise TypeError(
             f"labels: expected a list of 5 tensors [{', '.join(LABEL_NAMES)}],"
@@ -267,8 +268,25 @@ def labels(values: Any, like: Tensor) -> tuple[Tensor, ...]:
             f" sixth, got {len(values)}. The image comes first and is not read: None will do for"
             " it."
         )
+    if any(isinstance(value, Sequence | np.ndarray) for value in values[1:]):
+        raise TypeError(
+            f"labels: expected a paddle.Tensor for each of {', '.join(LABEL_NAMES[1:])}, got"
+            f" {' and '.join(sorted({type(value).__name__ for value in values[1:]}))}."
+            " dbloss.targets.stack_targets makes the labels of a batch of what make_targets"
+            " returns for each image; convert arrays [N, H, W] with paddle.to_tensor."
+        )
+    like_name = 'predicts["maps"]'
+    if like is None:
+        like, like_name = values[1], label_name(1)
+        _tensor(like_name, like)
+        if len(like.shape) != 3:
+            raise ValueError(
+                f"{like_name}: expected the shape [N, H, W], got {list(like.shape)}."
+                + _shape_advice(list(like.shape), [-1, -1, -1])
+            )
+        _not_empty(like_name, like)
     for index in range(1, len(values)):
-        _label(label_name(index), values[index], like, 'predicts["maps"]')
+        _label(label_name(index), values[index], like, like_name)
     return tuple(values[1:])
 
 
@@ -388,9 +406,29 @@ def _label(name: str, tensor: Any, like: Tensor, like_name: str) -> None:
         )
 
 
+def _channels_advice(shape: list[int]) -> str:
+    if len(shape) == 4 and shape[3] == 3:
+        return "Move the channels, which come last, with .transpose([0, 3, 1, 2])."
+    if len(shape) == 3 and shape[0] == 3:
+        return "If these are the three maps of one image, add the batch axis with .unsqueeze(0)."
+    return "Stack the probability, threshold and binary map along axis 1."
+
+
 def _shape_advice(got: list[int], expected: list[int]) -> str:
-    if len(got) == len(expected) + 1 and got[1] == 1:
-        return " Drop the channel axis with .squeeze(1)."
+    def fits(*shape: int) -> bool:
+        return all(a == b or _OPEN in (a, b) for a, b in zip(shape, expected))
+
+    if len(got) == 4:
+        n, *_ = got
+        if got[1] == 1 and fits(n, *got[2:]):
+            return " Drop the channel axis with .squeeze(1)."
+        if got[3] == 1 and fits(*got[:3]):
+            return " Drop the channel axis with .squeeze(-1)."
+        if 3 in (got[1], got[3]):
+            return (
+                " It has the shape of an image, which is the first of the labels of DBLoss:"
+                f" [{', '.join(LABEL_NAMES)}]."
+            )
     if len(got) == len(expected) - 1:
         return " Add the batch axis with .unsqueeze(0)."
     if len(got) == len(expected) and sorted(got) == sorted(expected):

@@ -1,8 +1,10 @@
 """The loss of a Differentiable Binarization detector: splits the maps, calls its parts, adds."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import paddle
 from paddle import Tensor, nn
 
 from dbloss import checks
@@ -16,6 +18,7 @@ from dbloss.engine.processes import Processes
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
 from dbloss.mining import Pixels
+from dbloss.validate import FirstBatches
 
 _Key = tuple[str, int]  # the name of some maps, and a channel
 _OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss)
@@ -73,6 +76,9 @@ class DBLoss(LossLayer):
         group: the processes of a global batch, from `paddle.distributed.new_group`; None for all.
         bce_weight: weight of the cross-entropy in `"DiceBCELoss"`, which alone reads it, at least
             0.
+        check_batches: number of first batches to look at, at least 0. What `validate_batch` would
+            find wrong with them the logger `dbloss` says, once, and from one process; nothing is
+            raised. It reads these batches on the host, and no later one. Not in static graphs.
         **kwargs: anything else is left unused, and the logger `dbloss` names it; `name` passes
             silently.
 
@@ -124,9 +130,13 @@ class DBLoss(LossLayer):
         global_batch: bool = False,
         group: Any = None,
         bce_weight: float = 0.2,
+        check_batches: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(global_batch, group)
+        self._first_batches = FirstBatches(
+            checks.number("check_batches", check_batches, least=0, whole=True)
+        )
         checks.choice("main_loss_type", main_loss_type, (*BALANCED_TYPES, "DiceFocalLoss"))
         self.alpha = checks.number("alpha", alpha, least=0)
         self.beta = checks.number("beta", beta, least=0)
@@ -162,6 +172,19 @@ class DBLoss(LossLayer):
         self.l1_loss = MaskL1Loss(eps, **shared)
         self.dice_loss = focal if with_focal else DiceLoss(eps, smooth, **shared)
 
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Return what `forward` does, or the total where labels come one by one.
+
+        `paddle.Model` calls `loss(maps, threshold_map, threshold_mask, shrink_map, shrink_mask)`:
+        maps may be a tensor or a dict, the image is not among the labels, and a tensor is wanted.
+        """
+        # A subclass may take more than two itself.
+        if len(inputs) <= 2 or len(inspect.signature(type(self).forward).parameters) > 3:
+            return super().__call__(*inputs, **kwargs)
+        predicts, *labels = inputs
+        maps = {"maps": predicts} if paddle.is_tensor(predicts) else predicts
+        return super().__call__(maps, [None, *labels], **kwargs)["loss"]
+
     @untranslated
     def forward(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
         """Return the total, `"loss"`, and the weighted parts it is the sum of.
@@ -192,6 +215,7 @@ class DBLoss(LossLayer):
             return self._losses(predicts, labels)
 
     def _losses(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
+        self._first_batches.look(self, predicts, labels)
         maps = checks.maps(predicts)
         threshold_map, threshold_mask, shrink_map, shrink_mask, *more = checks.labels(labels, maps)
         text_weights = more[0] if more else None

@@ -77,7 +77,7 @@ class DiceLoss(TermLayer):
             RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
                 engine that cannot run.
         """
-        return self._evaluate(checked_pixels(pred, gt, mask, weights))
+        return self._evaluate(checked_pixels(pred, gt, mask, weights, mask_needed=True))
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         return (Term(Dice(self.eps, self.smooth), pixels),)

@@ -64,7 +64,7 @@ class MaskL1Loss(TermLayer):
             RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
                 engine that cannot run.
         """
-        return self._evaluate(checked_pixels(pred, gt, mask))
+        return self._evaluate(checked_pixels(pred, gt, mask, mask_needed=True))
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         return (Term(Mean(AbsoluteError(), self.eps), pixels),)

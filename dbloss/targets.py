@@ -1,10 +1,12 @@
 """Text polygons to the four label maps that the loss is trained with."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import paddle
 from numpy.typing import ArrayLike, NDArray
 
 from dbloss import checks
@@ -24,6 +26,7 @@ _Indices = NDArray[np.int64]
 # the least and the greatest weight.
 _USUAL, _FEWEST, _LIGHTEST, _HEAVIEST = 200, 20, 0.25, 6.0
 
+
 class Targets(NamedTuple):
     """The four label maps of one image, each float32 `[height, width]`."""
 
@@ -41,6 +44,14 @@ class WeightedTargets(NamedTuple):
     shrink_map: _Maps
     shrink_mask: _Maps
     text_weights: _Maps
+
+
+class Shrunk(NamedTuple):
+    """What the shrink map has of one polygon: its pieces, or none where it does not count."""
+
+    side: float  # the lesser of its width and height, in pixels, of what the image holds of it
+    too_small: bool  # narrower or lower than `min_text_size`, or of an area under 1
+    pieces: list[NDArray[np.int32]]  # each `[k, 2]`, corners (x, y) of what is drawn as text
 
 
 def make_targets(
@@ -128,27 +139,109 @@ def make_targets(
         AAAI 2020, section "Label generation"; PaddleOCR `ppocr/data/imaug/make_border_map.py`
         and `make_shrink_map.py`.
     """
+    border = _border_half(shrink_ratio, thresh_min, thresh_max)
+    shrink = _shrink_half(shrink_ratio, min_text_size, text_balance)
+    maps = _draw(polygons, ignored, height, width, border, shrink)
+    return WeightedTargets(**maps) if "text_weights" in maps else Targets(**maps)
+
+
+class _Half(NamedTuple):
+    """What one of PaddleOCR's two steps makes."""
+
+    blank: dict[str, float]  # its maps, and what each holds where there is no text
+    draw: Callable[..., None]  # draws into them
+
+
+def _border_half(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> _Half:
+    ratio = _checked_ratio(shrink_ratio)
+    most = float(checks.number("thresh_max", thresh_max, least=0, most=1))
+    least = float(checks.number("thresh_min", thresh_min, least=0, most=most))
+    draw = partial(_draw_border, shrink_ratio=ratio, thresh_min=least, thresh_max=most)
+    return _Half({"threshold_map": least, "threshold_mask": 0}, draw)
+
+
+def _shrink_half(shrink_ratio: Any, min_text_size: Any, text_balance: Any = 0) -> _Half:
+    ratio = _checked_ratio(shrink_ratio)
+    least = float(checks.number("min_text_size", min_text_size, least=0))
+    balance = float(checks.number("text_balance", text_balance, least=0))
+    blank = {"shrink_map": 0.0, "shrink_mask": 1.0} | ({"text_weights": 1.0} if balance else {})
+    draw = partial(_draw_shrunk, shrink_ratio=ratio, min_text_size=least, text_balance=balance)
+    return _Half(blank, draw)
+
+
+def _draw(polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half) -> dict[str, _Maps]:
+    """Return the maps of the halves by name."""
     height, width = _checked_size("height", height), _checked_size("width", width)
-    shrink_ratio = float(checks.number("shrink_ratio", shrink_ratio, least=0.01, below=1))
-    thresh_max = float(checks.number("thresh_max", thresh_max, least=0, most=1))
-    thresh_min = float(checks.number("thresh_min", thresh_min, least=0, most=thresh_max))
-    min_text_size = float(checks.number("min_text_size", min_text_size, least=0))
-    text_balance = float(checks.number("text_balance", text_balance, least=0))
     arrays = checks.polygons("polygons", polygons)
     skipped = checks.ignored("ignored", ignored, len(arrays))
 
-    kind = WeightedTargets if text_balance else Targets
+    blank = {name: value for half in halves for name, value in half.blank.items()}
     # One allocation for all: a large one comes in large pages, which are far fewer.
-    targets = kind(*np.empty((len(kind._fields), height, width), np.float32))
-    for target, value in zip(targets, (thresh_min, 0, 0, 1, 0)):
-        target.fill(value)
+    maps = dict(zip(blank, np.empty((len(blank), height, width), np.float32)))
+    for name, value in blank.items():
+        maps[name].fill(value)
     if arrays:
         outlines = _join(arrays)
-        _draw_border(targets, outlines, skipped, shrink_ratio, thresh_min, thresh_max)
-        _draw_shrunk(targets, outlines, skipped, shrink_ratio, min_text_size, text_balance)
-    if isinstance(targets, WeightedTargets):
-        np.copyto(targets.text_weights, 1, where=targets.text_weights == 0)
-    return targets
+        for half in halves:
+            half.draw(outlines, skipped, **{name: maps[name] for name in half.blank})
+    return maps
+
+
+def _checked_ratio(value: Any) -> float:
+    return float(checks.number("shrink_ratio", value, least=0.01, below=1))
+
+
+def stack_targets(targets: Sequence[Sequence[_Maps]], image: Any = None) -> list[Any]:
+    """Return the labels of a batch, made of the label maps of its images.
+
+    It is for arrays that are at hand. A `paddle.io.DataLoader` needs nothing: a dataset that
+    returns `(image, *make_targets(...))` gives batches that `DBLoss` takes as its labels.
+
+    Args:
+        targets: what `make_targets` returned for each image, all of one height and width.
+        image: the first of the labels, which no loss reads.
+
+    Returns:
+        `[image, threshold_map, threshold_mask, shrink_map, shrink_mask]`, as `DBLoss` and
+        `validate_batch` take them: each but the image a float32 tensor `[N, height, width]`.
+
+    Raises:
+        TypeError: `targets` are those of a single image, or not arrays.
+        ValueError: there is no image, or sizes differ.
+
+    Example:
+        >>> from dbloss import validate_batch
+        >>> from dbloss.targets import make_targets, stack_targets
+        >>> box = [(34, 38), (94, 38), (94, 58), (34, 58)]
+        >>> pages = [make_targets([box], [flag], height=96, width=128) for flag in (False, True)]
+        >>> labels = stack_targets(pages)
+        >>> validate_batch(None, labels).positive
+        (441.0, 0.0)
+
+    Source:
+        The batch that PaddleOCR's data loader makes with `KeepKeys` of `image`, `threshold_map`,
+        `threshold_mask`, `shrink_map` and `shrink_mask`.
+    """
+    single = isinstance(targets, Targets)
+    pages = list(targets)
+    if single or not all(isinstance(page, Sequence) for page in pages):
+        got = "that of a single image" if single else f"{type(pages[0]).__name__} in it"
+        raise TypeError(
+            f"targets: expected what make_targets returned for each image, in a list, got {got}."
+            " Pass [make_targets(...)] for a batch of one image."
+        )
+    if not pages:
+        raise ValueError("targets: expected those of at least one image, got none. Skip the batch.")
+    size = np.shape(pages[0][0])
+    for i, page in enumerate(pages):
+        for target in page:
+            if np.shape(target) != size:
+                raise ValueError(
+                    f"targets: expected maps of one size, {list(size)} as the first, got"
+                    f" {list(np.shape(target))} of image {i}. Resize or pad the images of a batch"
+                    " to one size, and make the targets at that size."
+                )
+    return [image, *(paddle.to_tensor(np.stack(maps)) for maps in zip(*pages))]
 
 
 def _checked_size(name: str, value: Any) -> int:
@@ -201,9 +294,10 @@ def _join(arrays: list[NDArray[Any]]) -> _Outlines:
 
 
 def _draw_border(
-    targets: Targets | WeightedTargets,
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
+    threshold_map: _Maps,
+    threshold_mask: _Maps,
     shrink_ratio: float,
     thresh_min: float,
     thresh_max: float,
@@ -218,11 +312,11 @@ def _draw_border(
         grown = _offset(paths[slice(*spans[i])]).Execute(reach[i])
         if grown:  # nothing, where all corners fall on one pixel
             outline = np.array(grown[0], np.int32)
-            cv2.fillPoly(targets.threshold_mask, [outline], 1)
+            cv2.fillPoly(threshold_mask, [outline], 1)
             x, y, w, h = cv2.boundingRect(outline)
             boxes[i] = (x, y), (x + w, y + h)
 
-    windows = boxes.clip(0, targets.threshold_map.shape[::-1])
+    windows = boxes.clip(0, threshold_map.shape[::-1])
     counts = outlines.ends - outlines.starts
     origin, left_top = (np.repeat(at[:, 0], counts, axis=0) for at in (boxes, windows))
     # PaddleOCR makes the distance to a line from the three sides of the triangle that a pixel
@@ -230,7 +324,7 @@ def _draw_border(
     local = (outlines.points - origin).astype(outlines.points.dtype)
     squares = np.square(local[outlines.following] - local).sum(axis=1).astype(np.float64)
     _draw_thresholds(
-        targets.threshold_map,
+        threshold_map,
         local + (origin - left_top).astype(np.float64),
         squares,
         outlines.starts,
@@ -305,28 +399,115 @@ def _draw_thresholds(  # type: ignore[no-untyped-def]
                     row[x] = value
 
 
+def shrink(
+    polygons: Sequence[ArrayLike],
+    height: int,
+    width: int,
+    *,
+    shrink_ratio: float = 0.4,
+    min_text_size: float = 8,
+) -> list[Shrunk]:
+    """Return what the shrink map of `make_targets` has of each polygon, without drawing it.
+
+    That is the polygon, clipped to the image, with its outline moved inwards by
+    `D = area * (1 - shrink_ratio^2) / perimeter`. Nothing is left of one that is too small.
+
+    Args:
+        polygons: as for `make_targets`.
+        height: of the image, in pixels.
+        width: of the image, in pixels.
+        shrink_ratio: as for `make_targets`.
+        min_text_size: as for `make_targets`.
+
+    Returns:
+        A `Shrunk` for each polygon.
+
+    Raises:
+        TypeError: an argument is of the wrong type.
+        ValueError: a polygon or a number is not what `make_targets` takes.
+
+    Example:
+        >>> from dbloss.targets import shrink
+        >>> box = [(34, 38), (94, 38), (94, 58), (34, 58)]
+        >>> (shrunk,) = shrink([box], height=96, width=128)
+        >>> shrunk.side, shrunk.too_small, shrunk.pieces[0].min(axis=0).tolist()
+        (20.0, False, [40, 44])
+
+    Source:
+        PaddleOCR `ppocr/data/imaug/make_shrink_map.py`.
+    """
+    height, width = _checked_size("height", height), _checked_size("width", width)
+    shrink_ratio = _checked_ratio(shrink_ratio)
+    min_text_size = float(checks.number("min_text_size", min_text_size, least=0))
+    arrays = checks.polygons("polygons", polygons)
+    if not arrays:
+        return []
+    none_skipped = np.zeros(len(arrays), bool)
+    shrunk, _ = _shrink(_join(arrays), none_skipped, height, width, shrink_ratio, min_text_size)
+    return shrunk
+
+
 def _draw_shrunk(
-    targets: Targets | WeightedTargets,
     outlines: _Outlines,
     skipped: NDArray[np.bool_],
+    shrink_map: _Maps,
+    shrink_mask: _Maps,
     shrink_ratio: float,
     min_text_size: float,
     text_balance: float,
+    text_weights: _Maps | None = None,
 ) -> None:
     """Draw the shrink map and its mask, and the weights of text where there are any."""
-    height, width = targets.shrink_map.shape
+    height, width = shrink_map.shape
+    shrunk, pixels = _shrink(outlines, skipped, height, width, shrink_ratio, min_text_size)
+    if text_weights is not None:
+        text_weights.fill(0)  # until all are drawn: of two weights the greater stays
+    for (_, _, pieces), start, end in zip(shrunk, outlines.starts, outlines.ends):
+        for piece in pieces:
+            cv2.fillPoly(shrink_map, [piece], 1)
+        if pieces and text_weights is not None:
+            _weigh(text_weights, pieces, text_balance)
+        if not pieces:
+            cv2.fillPoly(shrink_mask, [pixels[start:end]], 0)
+    if text_weights is not None:
+        np.copyto(text_weights, 1, where=text_weights == 0)
+
+
+def _weigh(weights: _Maps, pieces: list[NDArray[np.int32]], text_balance: float) -> None:
+    """Raise the weights of the pixels of one shrunk text to what they weigh."""
+    x, y, w, h = cv2.boundingRect(np.concatenate(pieces))
+    inside = np.zeros((h, w), np.uint8)
+    for piece in pieces:
+        cv2.fillPoly(inside, [piece - (x, y)], 1)
+    pixels = max(cv2.countNonZero(inside), _FEWEST)
+    weight = min(max((_USUAL / pixels) ** text_balance, _LIGHTEST), _HEAVIEST)
+    window = weights[y : y + h, x : x + w]
+    np.maximum(window, np.float32(weight), out=window, where=inside != 0)
+
+
+def _shrink(
+    outlines: _Outlines,
+    skipped: NDArray[np.bool_],
+    height: int,
+    width: int,
+    shrink_ratio: float,
+    min_text_size: float,
+) -> tuple[list[Shrunk], NDArray[np.int32]]:
+    """Return what is left of each polygon that is not skipped, and all clipped to the image."""
     _, starts, ends, _ = outlines
     points = outlines.points.clip(0, np.array((width - 1, height - 1), outlines.points.dtype))
     area, perimeter = outlines._replace(points=points).measure()
     size = np.maximum.reduceat(points, starts) - np.minimum.reduceat(points, starts)
+    side = size.min(axis=1)
     forward, area = area > 0, np.abs(area)
-    counts = ~skipped & (area >= 1) & (size.min(axis=1) >= min_text_size)
+    small = (area < 1) | (side < min_text_size)
     pixels = points.astype(np.int32)
     paths = pixels.tolist()
     ratios = np.arange(shrink_ratio, 1, shrink_ratio).tolist()
+    shrunk = []
     for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
         pieces = []
-        if counts[i]:
+        if not (skipped[i] or small[i]):
             # Where an outline crosses itself, be it by the clipping, its direction decides what is
             # left.
             offset = _offset(paths[start:end][:: 1 if forward[i] else -1])
@@ -334,25 +515,9 @@ def _draw_shrunk(
                 pieces = offset.Execute(-area[i] * (1 - ratio**2) / perimeter[i])
                 if len(pieces) == 1:
                     break
-        for piece in pieces:
-            cv2.fillPoly(targets.shrink_map, [np.array(piece, np.int32)], 1)
-        if pieces and isinstance(targets, WeightedTargets):
-            _weigh(targets.text_weights, pieces, text_balance)
-        if not pieces:
-            cv2.fillPoly(targets.shrink_mask, [pixels[start:end]], 0)
-
-
-def _weigh(weights: _Maps, pieces: list[list[list[int]]], text_balance: float) -> None:
-    """Raise the weights of the pixels of one shrunk text to what they weigh."""
-    outlines = [np.array(piece, np.int32) for piece in pieces]
-    x, y, w, h = cv2.boundingRect(np.concatenate(outlines))
-    inside = np.zeros((h, w), np.uint8)
-    for outline in outlines:
-        cv2.fillPoly(inside, [outline - (x, y)], 1)
-    pixels = max(cv2.countNonZero(inside), _FEWEST)
-    weight = min(max((_USUAL / pixels) ** text_balance, _LIGHTEST), _HEAVIEST)
-    window = weights[y : y + h, x : x + w]
-    np.maximum(window, np.float32(weight), out=window, where=inside != 0)
+        arrays = [np.array(piece, np.int32) for piece in pieces]
+        shrunk.append(Shrunk(float(side[i]), bool(small[i]), arrays))
+    return shrunk, pixels
 
 
 def _offset(path: list[list[int]]) -> Any:

@@ -1,6 +1,6 @@
 r"""Train the detector of train_text_detector.py with several losses and compare what it finds.
 
-    pip install ".[examples]"
+    pip install ".[cpu,examples]"                            # beside a GPU wheel without cpu
     python examples/compare_losses.py                        # rendered pages, four losses
     python examples/compare_losses.py --losses DiceLoss BCELoss --seeds 0 1 2 3 4 --steps 700
     python examples/compare_losses.py --labels train.txt --test-labels test.txt --steps 1000 \

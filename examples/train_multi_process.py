@@ -1,6 +1,6 @@
 """Train the detector of train_text_detector.py on several processes as one does on one.
 
-    pip install ".[examples]"
+    pip install ".[cpu,examples]"                            # beside a GPU wheel without cpu
     cd examples
     python train_multi_process.py                            # one process
     python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo train_multi_process.py

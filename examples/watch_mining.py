@@ -1,6 +1,6 @@
 r"""Watch what a mined loss does to the probability map in the first steps of a training.
 
-    pip install ".[examples]"
+    pip install ".[cpu,examples]"
     python examples/watch_mining.py                          # rendered pages
     python examples/watch_mining.py --labels train.txt --test-labels test.txt \
         --losses BCELoss BCELoss:bias=-4 OHEMDiceLoss OHEMDiceLoss:bias=-4

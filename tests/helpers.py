@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import paddle
+import pytest
 
 DATA = Path(__file__).parent / "data"
 PADDLE = tuple(int(number) for number in paddle.__version__.split(".")[:2])
@@ -17,6 +18,9 @@ class Tolerance(NamedTuple):
     value: float  # relative, absolute where zero is expected
     grad: float  # relative to the gradient at a pixel, or to the median where that is larger
 
+
+# What the layers do in Python, whoever does the sweeps: the fused engine would compile for each.
+EITHER_ENGINE = pytest.mark.parametrize("engine", ["operators"], indirect=True)
 
 LABEL_DTYPES = ("bool", "uint8", "int64")  # those of labels that are no floats, and of every width
 

@@ -9,9 +9,9 @@ from matplotlib.path import Path
 from matplotlib.text import Text
 
 
-def axes_of(figure):
+def axes_of(figure, loc="center"):
     """The panels by title."""
-    return {ax.get_title(): ax for ax in figure.axes if ax.get_title()}
+    return {ax.get_title(loc=loc): ax for ax in figure.axes if ax.get_title(loc=loc)}
 
 
 def shown(ax, layer=0):

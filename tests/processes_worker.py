@@ -266,18 +266,18 @@ def compute(rank, size, groups):
             yield from ((f"{name} {kind}: {loss}", value) for loss, value in losses.items())
             yield f"{name} {kind}: gradient", grads["maps"]
 
-        mixed = DBLoss(main_loss_type=kind, global_batch=True)
-        mixed.dice_loss = DiceLoss()
-        losses, grads = run_db(mixed, predicts, labels)
-        yield from ((f"replaced {kind}: {loss}", value) for loss, value in losses.items())
-        yield f"replaced {kind}: gradient", grads["maps"]
-
         leaf = tensor(batch.maps, grad=True)
         layer = DBLoss(main_loss_type=kind, global_batch=True)
         for _ in range(2):
             out = layer({"maps": leaf}, labels)
             sum(f * out[part] for f, part in zip((2, -3, 0.5), oracle.PARTS)).backward()
         yield f"mixed {kind}: gradient", leaf.grad.numpy()
+
+    mixed = DBLoss(main_loss_type="BCELoss", global_batch=True)
+    mixed.dice_loss = DiceLoss()
+    losses, grads = run_db(mixed, predicts, labels)
+    yield from ((f"replaced: {loss}", value) for loss, value in losses.items())
+    yield "replaced: gradient", grads["maps"]
 
     yield "hard negatives", hard_negative_weights(*tensors(batch.single)).numpy()
 

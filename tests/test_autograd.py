@@ -156,7 +156,7 @@ def test_hessian_on_operators(monkeypatch):
 def test_second_derivative_on_fused_is_an_error(monkeypatch):
     monkeypatch.setenv("DBLOSS_ENGINE", "fused")
     gt, mask = tensors((G, M))
-    leaf = tensor(P, "float64", grad=True)
+    leaf = tensor(P, grad=True)
     with pytest.raises(OSError, match=r"second derivative.*create_graph.*DBLOSS_ENGINE=operators"):
         paddle.grad(DiceLoss()(leaf, gt, mask), leaf, create_graph=True)
 
@@ -206,8 +206,13 @@ def flag():
     paddle.set_flags(before)
 
 
-@pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        *((kind, "float32") for kind in oracle.MAIN_LOSS_TYPES),
+        *((kind, "float64") for kind in ("BCELoss", "DiceFocalLoss")),
+    ],
+)
 def test_no_nan_or_infinity_arises_at_zero_and_one(engine, kind, dtype, flag):
     g, m = np.zeros((2, 1, 4, 4), np.float32)
     g[0, :2], m[0, :, 1:] = 1, 1
@@ -239,3 +244,12 @@ def test_masked_l1_is_no_different(engine):
     loss = MaskL1Loss()(leaf, gt, mask)
     mask[:] = 0.5
     right_or_refused(loss, leaf, oracle.masked_l1(p, g, m)[1])
+
+
+def test_the_target_of_a_cross_entropy_alone_may_not_change(engine):
+    """Its slope is made from the target when the gradient is asked for."""
+    p, g, m = make_batch(seed=60).single
+    leaf, (gt, mask) = tensor(p, grad=True), tensors((g, m))
+    loss = BalanceLoss(main_loss_type="BCELoss")(leaf, gt, mask)
+    gt[:] = 0.25
+    right_or_refused(loss, leaf, oracle.balance(p, g, m, "BCELoss")[1])

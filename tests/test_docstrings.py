@@ -7,7 +7,7 @@ import pytest
 from paddle import Tensor
 
 import dbloss
-from dbloss import boxes, plot, score, targets
+from dbloss import boxes, labels, paddleocr, plot, score, targets
 
 FUNCTIONS = {
     **{name: getattr(dbloss, name) for name in dbloss.__all__},
@@ -15,6 +15,10 @@ FUNCTIONS = {
     "boxes.find_boxes": boxes.find_boxes,
     "score.match": score.match,
     "score.search_limits": score.search_limits,
+    "paddleocr.install": paddleocr.install,
+    "targets.shrink": targets.shrink,
+    "labels.read_labels": labels.read_labels,
+    "labels.check_labels": labels.check_labels,
     **{f"plot.{name}": getattr(plot, name) for name in plot.__all__},
 }
 LAYERS = {
@@ -23,6 +27,10 @@ LAYERS = {
 METHODS = {f"{name}.forward": layer.forward for name, layer in LAYERS.items()}
 LAYERS["score.Hmean"] = score.Hmean
 METHODS["score.Hmean.update"] = score.Hmean.update
+for drop_in in (paddleocr.MakeBorderMap, paddleocr.MakeShrinkMap, paddleocr.DBPostProcess):
+    LAYERS[f"paddleocr.{drop_in.__name__}"] = drop_in
+    METHODS[f"paddleocr.{drop_in.__name__}"] = drop_in.__call__
+METHODS["paddleocr.DetMetric"] = paddleocr.DetMetric.__call__
 
 
 def sections(item):
@@ -96,7 +104,11 @@ def test_there_is_an_example_and_a_source(item):
     assert parts["Source"].strip()
 
 
-COMPUTED = {name: item for name, item in (FUNCTIONS | LAYERS).items() if "plot." not in name}
+COMPUTED = {
+    name: item
+    for name, item in (FUNCTIONS | LAYERS).items()
+    if not name.startswith(("plot.", "paddleocr.", "labels."))
+}
 del COMPUTED["validate_batch"]
 
 

@@ -26,6 +26,8 @@ from dbloss import BalanceLoss, DBLoss, DiceFocalLoss, DiceLoss, MaskL1Loss
 pytestmark = pytest.mark.usefixtures("engine")
 
 TYPES = pytest.mark.parametrize("kind", oracle.MAIN_LOSS_TYPES)
+# One loss that is a number, two that are mined, one of two terms.
+FOUR_KINDS = ("DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss")
 BOTH = pytest.mark.parametrize("dtype", ["float32", "float64"])
 
 # An eps with which the bounds of the focal loss, eps and 1 - eps, are exact in float32.
@@ -149,21 +151,19 @@ def test_all_text(kind):
         assert value == pytest.approx(positive.mean(), rel=1e-5)
 
 
-@TYPES
 @pytest.mark.parametrize(
-    ("kind_of_labels", "dtype"),
+    ("kind", "kind_of_labels", "dtype"),
     [
-        ("noise", "float32"),
-        ("shifted_noise", "float64"),
-        ("masks_255", "float64"),
-        ("negative_dice", "float32"),
+        *itertools.product(oracle.MAIN_LOSS_TYPES, ("noise", "negative_dice"), ("float32",)),
+        *itertools.product(FOUR_KINDS, ("shifted_noise", "masks_255"), ("float64",)),
+        ("Euclidean", "masks_255", "float32"),
     ],
 )
 def test_labels_outside_zero_and_one(kind, kind_of_labels, dtype):
     check_batch(make_batch(kind_of_labels, seed=3), dtype, main_loss_type=kind, eps=EXACT)
 
 
-@TYPES
+@pytest.mark.parametrize("kind", ["DiceLoss", "BCELoss"])
 def test_the_same_noise_as_all_five_labels(kind):
     batch = make_batch("noise", (2, 16, 16), seed=7)  # a seed whose sums do not cancel
     noise, maps = tensor(batch.t), tensor(batch.maps, grad=True)

@@ -193,7 +193,45 @@ def test_labels_that_are_no_sequence(value):
         DBLoss()(maps(), value)
 
 
-@pytest.mark.parametrize("count", [0, 1, 4, 6])
+@pytest.mark.parametrize(
+    ("dims", "advice"),
+    [
+        ((N, H, W, 3), r"\.transpose\(\[0, 3, 1, 2\]\)"),
+        ((3, H, W), r"\.unsqueeze\(0\)"),
+        ((N, H, W), "along axis 1"),
+        ((N, 2, H, W), "along axis 1"),
+    ],
+)
+def test_advice_on_the_shape_of_maps(dims, advice):
+    with raises(ValueError, "maps", advice):
+        DBLoss()(maps(*dims), labels())
+
+
+@pytest.mark.parametrize(
+    ("dims", "advice"),
+    [
+        ((N, 1, H, W), r"\.squeeze\(1\)"),
+        ((N, H, W, 1), r"\.squeeze\(-1\)"),
+        ((N, 3, H, W), "shape of an image, which is the first of the labels"),
+        ((N, H, W, 3), "shape of an image, which is the first of the labels"),
+        ((H, W), r"\.unsqueeze\(0\)"),
+        ((H, W, N), "another order"),
+        ((N, H, 2 * W), "at the size of the predicted maps"),
+    ],
+)
+def test_advice_on_the_shape_of_a_label(dims, advice):
+    with raises(ValueError, "shrink_mask", advice):
+        DBLoss()(maps(), labels(shrink_mask=zeros(*dims)))
+
+
+def test_arrays_are_told_what_makes_a_batch_of_them():
+    page = [np.zeros((H, W))] * 4
+    for given in ([None, *page], [tuple(page)] * 5):
+        with raises(TypeError, "labels", "threshold_map", r"dbloss\.targets\.stack_targets"):
+            DBLoss()(maps(), given)
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 7])
 def test_number_of_labels(count):
     with raises(ValueError, "labels", "5", str(count), *LABELS):
         DBLoss()(maps(), [zeros(N, H, W)] * count)

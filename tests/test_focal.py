@@ -22,7 +22,7 @@ SETTINGS = [
     ({"dice_weight": 0.5, "focal_weight": 0}, {"dice_weight": 0.5, "focal_weight": 0}),
     ({"focal_alpha": 0.25, "focal_gamma": 2.5}, {"alpha": 0.25, "gamma": 2.5}),
     ({"focal_alpha": 1.0, "focal_gamma": 0.5}, {"alpha": 1.0, "gamma": 0.5}),
-    ({"focal_alpha": 0, "focal_gamma": 0}, {"alpha": 0, "gamma": 0}),
+    ({"focal_alpha": 0.0, "focal_gamma": 0.0}, {"alpha": 0, "gamma": 0}),
     ({"eps": 0.125, "smooth": 1.5}, {"eps": 0.125, "smooth": 1.5}),
 ]
 
@@ -64,7 +64,7 @@ def test_clipped_pixels_have_no_focal_gradient(dtype):
 
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("gamma", [0, 2, 2.5])
+@pytest.mark.parametrize("gamma", [0.0, 2.0, 2.5])
 def test_saturated_predictions(gamma, dtype, soft):
     """In float32 1 - eps is rounded by a percent of eps, which must not reach the loss."""
     p, g, m = make_saturated(soft).single

@@ -1,14 +1,11 @@
 """What the fused engine promises beyond its numbers: threads, forks, memory, its environment."""
 
-import os
-import subprocess
-import sys
-import textwrap
 import tracemalloc
 
 import numpy as np
 import oracle
 import paddle
+import programs
 import pytest
 from helpers import PADDLE, make_batch, tensor, tensors
 
@@ -16,22 +13,89 @@ from dbloss import BalanceLoss, DBLoss
 
 pytestmark = pytest.mark.skipif(PADDLE < (3, 0), reason="the fused engine needs Paddle 3")
 
-SETUP = """
-import hashlib, os, sys, threading, warnings
+# One process tries it all, and prints each line at once: what ends it hides nothing before.
+PROGRAM = """
+import atexit, hashlib, os, sys, threading, warnings
 warnings.simplefilter("ignore")
 import numpy as np, paddle
-from dbloss import BalanceLoss, DBLoss
+from dbloss import DBLoss
 
-def step(kind="BCELoss", seed=0, shape=(2, 400, 500)):
+def step(seed=0):
     rng = np.random.default_rng(seed)
-    n, h, w = shape
-    maps = paddle.to_tensor(rng.random((n, 3, h, w), dtype=np.float32), stop_gradient=False)
-    text = paddle.to_tensor((rng.random((n, h, w)) < 0.1).astype(np.float32))
-    soft = paddle.to_tensor(rng.random((n, h, w), dtype=np.float32))
-    losses = DBLoss(main_loss_type=kind)({"maps": maps}, [None, soft, soft, text, 1 - text * soft])
+    maps = rng.random((1, 3, 600, 600), dtype=np.float32)
+    maps = paddle.to_tensor(maps, stop_gradient=False)
+    text = paddle.to_tensor((rng.random((1, 600, 600)) < 0.1).astype(np.float32))
+    soft = paddle.to_tensor(rng.random((1, 600, 600), dtype=np.float32))
+    labels = [None, soft, soft, text, 1 - text * soft]
+    losses = DBLoss(main_loss_type="BCELoss")({"maps": maps}, labels)
     losses["loss"].backward()
     return float(losses["loss"]).hex() + " " + hashlib.sha256(maps.grad.numpy()).hexdigest()
+
+def say(what, true):
+    print(what, bool(true), flush=True)
+
+before = "numba" in sys.modules
+here = step()
+say("numba is imported on first use", not before and "numba" in sys.modules)
+
+def several_threads():
+    alone = [step(seed) for seed in range(4)]
+    together = [None] * 4
+    def work(seed):
+        for _ in range(5):
+            together[seed] = step(seed)
+    threads = [threading.Thread(target=work, args=[seed]) for seed in range(4)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    return together == alone
+
+say("threads of Python at once", several_threads())
+
+def forked():
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        os.write(writer, step().encode())
+        os._exit(0)
+    os.close(writer)
+    return b"".join(iter(lambda: os.read(reader, 4096), b"")).decode()
+
+say("a fork after a step", not hasattr(os, "fork") or forked() == here)
+
+from dbloss.targets import make_targets
+
+class Labels(paddle.io.Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        box = np.array([[10, 10], [80, 10], [80, 40], [10, 40]]) + index
+        return make_targets([box], [False], 64, 96).shrink_map
+
+loader = paddle.io.DataLoader(Labels(), batch_size=1, num_workers=2)
+largest = [float(batch[0].max()) for batch in loader]
+say("workers of a data loader after a step", largest == [1.0] * 4 and step() == here)
+
+# They are what aborts a process on concurrent use or after a fork.
+from numba.np.ufunc import parallel
+say("threading layers of numba stay unused", not parallel._is_initialized)
+
+# No helper can be started any more: the calling thread does it all.
+def later():
+    threading.main_thread().join()
+    say("a thread that outlives the main one", step() == here)
+
+threading.Thread(target=later).start()
+atexit.register(lambda: say("atexit", step() == here))
 """
+PROMISES = (
+    "numba is imported on first use",
+    "threads of Python at once",
+    "a fork after a step",
+    "workers of a data loader after a step",
+    "threading layers of numba stay unused",
+    "a thread that outlives the main one",
+    "atexit",
+)
 
 
 def random_batch(shape, data="binary"):
@@ -39,100 +103,37 @@ def random_batch(shape, data="binary"):
     return batch.maps, tensors(batch.labels)
 
 
-def run(code, **environment):
-    """Run code after SETUP in a process of its own; return what it prints."""
-    result = subprocess.run(
-        [sys.executable, "-c", SETUP + textwrap.dedent(code)],
-        env={**os.environ, "DBLOSS_ENGINE": "fused", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
+@pytest.fixture(scope="module")
+def done():
+    """The program, run to its end by several threads wherever it runs."""
+    environment = {"DBLOSS_ENGINE": "fused", "NUMBA_NUM_THREADS": "3"}
+    return programs.run("-c", PROGRAM, env=environment)
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_in_a_process_of_its_own(promise, done):
+    assert f"{promise} True" in done.stdout.splitlines(), done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"])
-def test_number_of_threads_changes_no_bit(kind):
-    printed = {run(f"print(step({kind!r}))", NUMBA_NUM_THREADS=n) for n in ("1", "2", "5")}
-    assert len(printed) == 1
+def test_number_of_threads_changes_no_bit(kind, monkeypatch):
+    from dbloss.engine import fused
 
-
-def test_python_threads_at_once():
-    assert (
-        run("""
-        alone = [step(seed=seed) for seed in range(4)]
-        together = [None] * 4
-        def work(seed):
-            for _ in range(5):
-                together[seed] = step(seed=seed)
-        threads = [threading.Thread(target=work, args=[seed]) for seed in range(4)]
-        [thread.start() for thread in threads]
-        [thread.join() for thread in threads]
-        print("same" if together == alone else "different")
-        """)
-        == "same"
-    )
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
-def test_fork_after_a_step():
-    assert (
-        run("""
-        here = step()
-        reader, writer = os.pipe()
-        if os.fork() == 0:
-            os.write(writer, step().encode())
-            os._exit(0)
-        os.close(writer)
-        there = b"".join(iter(lambda: os.read(reader, 4096), b"")).decode()
-        print("same" if there == here else "different")
-        """)
-        == "same"
-    )
-
-
-def test_data_loader_workers_after_a_step():
-    assert (
-        run("""
-        from dbloss.targets import make_targets
-
-        class Labels(paddle.io.Dataset):
-            def __len__(self):
-                return 4
-
-            def __getitem__(self, index):
-                box = np.array([[10, 10], [80, 10], [80, 40], [10, 40]]) + index
-                return make_targets([box], [False], 64, 96).shrink_map
-
-        here = step()
-        loader = paddle.io.DataLoader(Labels(), batch_size=1, num_workers=2)
-        print([float(batch[0].max()) for batch in loader])
-        assert step() == here
-        """)
-        == "[1.0, 1.0, 1.0, 1.0]"
-    )
-
-
-def test_numba_is_imported_on_first_use():
-    printed = run("""
-        before = "numba" in sys.modules
-        step()
-        print(before, "numba" in sys.modules)
-        """)
-    assert printed == "False True"
-
-
-def test_threading_layers_of_numba_stay_unused():
-    # They are what aborts a process on concurrent use or after a fork.
-    assert (
-        run("""
-        step()
-        from numba.np.ufunc import parallel
-        print(parallel._is_initialized)
-        """)
-        == "False"
-    )
+    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
+    maps, labels = random_batch((2, 400, 500))
+    maps = maps.astype(np.float64)  # whose gradients show the last bit of the sums
+    labels[4] = labels[1]  # a mask of fractions
+    results = set()
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(fused, "_threads", lambda n=threads: n)
+        fused._pool.cache_clear()
+        leaf = paddle.to_tensor(maps, stop_gradient=False)
+        loss = DBLoss(main_loss_type=kind)({"maps": leaf}, labels)["loss"]
+        loss.backward()
+        results.add((float(loss), leaf.grad.numpy().tobytes()))
+    fused._pool.cache_clear()
+    assert len(results) == 1
 
 
 @pytest.mark.parametrize(
@@ -203,22 +204,6 @@ def test_labels_whose_negative_weights_only_look_binary(kind, engine):
 # Where it runs ----------------------------------------------------------------------------------
 
 
-def test_a_thread_that_outlives_the_main_one_and_atexit():
-    """No helper can be started any more: the calling thread does it all."""
-    printed = run("""
-        import atexit
-        here = step(shape=(1, 600, 600))
-        def again():
-            print(step(shape=(1, 600, 600)) == here)
-        def later():
-            threading.main_thread().join()
-            again()
-        threading.Thread(target=later).start()
-        atexit.register(again)
-        """)
-    assert printed.split() == ["True", "True"]
-
-
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ImportError("gone")])
 def test_without_what_is_kept_on_disk(error, monkeypatch):
     from dbloss._compiled import compiled
@@ -271,28 +256,32 @@ def test_the_logarithm_is_as_good_as_it_says():
     assert log_float32(np.float32(0), np.float32(1)) == -100 == log_float64(0.0, 1.0)
 
 
+ANEW = """
+import importlib, sys, warnings
+warnings.simplefilter("ignore")
+import numpy as np, paddle
+import dbloss
+
+rng = np.random.default_rng(0)
+maps = paddle.to_tensor(rng.random((1, 3, 8, 8), dtype=np.float32))
+text = paddle.to_tensor((rng.random((1, 8, 8)) < 0.5).astype(np.float32))
+labels = [None, *[paddle.ones([1, 8, 8])] * 2, text, paddle.ones([1, 8, 8])]
+kinds = ["DiceLoss", "BCELoss", "DiceFocalLoss"]
+
+def losses(layers):
+    return [float(layer({"maps": maps}, labels)["loss"]) for layer in layers]
+
+for used in (False, True):
+    old = [sys.modules["dbloss"].DBLoss(main_loss_type=kind) for kind in kinds]
+    if used:
+        losses(old)
+    for name in [name for name in sys.modules if name.split(".")[0] == "dbloss"]:
+        del sys.modules[name]
+    new = [importlib.import_module("dbloss").DBLoss(main_loss_type=kind) for kind in kinds]
+    print(np.allclose(losses(old), losses(new), rtol=1e-6))
+"""
+
+
 def test_a_layer_made_before_the_package_was_imported_anew():
-    printed = run(
-        """
-        import importlib
-        rng = np.random.default_rng(0)
-        maps = paddle.to_tensor(rng.random((1, 3, 8, 8), dtype=np.float32))
-        text = paddle.to_tensor((rng.random((1, 8, 8)) < 0.5).astype(np.float32))
-        labels = [None, *[paddle.ones([1, 8, 8])] * 2, text, paddle.ones([1, 8, 8])]
-        kinds = ["DiceLoss", "BCELoss", "DiceFocalLoss"]
-
-        def losses(layers):
-            return [float(layer({"maps": maps}, labels)["loss"]) for layer in layers]
-
-        for used in (False, True):
-            old = [sys.modules["dbloss"].DBLoss(main_loss_type=kind) for kind in kinds]
-            if used:
-                losses(old)
-            for name in [name for name in sys.modules if name.split(".")[0] == "dbloss"]:
-                del sys.modules[name]
-            new = [importlib.import_module("dbloss").DBLoss(main_loss_type=kind) for kind in kinds]
-            print(np.allclose(losses(old), losses(new), rtol=1e-6))
-        """,
-        DBLOSS_ENGINE="auto",
-    )
-    assert printed.split() == ["True", "True"]
+    done = programs.run("-c", ANEW, env={"DBLOSS_ENGINE": "auto"})
+    assert done.stdout.split() == ["True", "True"], done.stderr

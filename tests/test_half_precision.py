@@ -270,9 +270,9 @@ AT_HALF = dict.fromkeys(("DiceLoss", "OHEMDiceLoss"), 1 / 3) | {
 )
 def test_sums_over_many_pixels_do_not_overflow(engine, kind, value, dtype):
     """512 x 512 pixels of 0.5 add up to 131072; float16 ends at 65504."""
-    one = paddle.ones([1, 512, 512])
+    ones = [paddle.ones([1, 512, 512]) for _ in range(4)]
     maps = paddle.full([1, 3, 512, 512], value).astype(dtype)
-    losses, grad = run(maps, [None, one, one, one, one], main_loss_type=kind, alpha=1, beta=1)
+    losses, grad = run(maps, [None, *ones], main_loss_type=kind, alpha=1, beta=1)
     expected = AT_HALF[kind] if value == 0.5 else 0
     assert losses["loss_shrink_maps"] == pytest.approx(expected, rel=1e-4, abs=2e-6)
     assert losses["loss_threshold_maps"] == pytest.approx(1 - value, rel=1e-4)

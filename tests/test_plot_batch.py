@@ -14,7 +14,8 @@ from pictures import assert_readable, axes_of, hatched, legend, marked, middles,
 from dbloss.plot import panels, plot_batch
 
 N, H, W = 3, 20, 32
-NOT_MINED = tuple(kind for kind in oracle.MAIN_LOSS_TYPES if kind not in oracle.MINED)
+MINED = (*oracle.MINED, "DiceBCELoss")
+NOT_MINED = tuple(kind for kind in oracle.MAIN_LOSS_TYPES if kind not in MINED)
 
 IMAGE = np.random.default_rng(0).integers(20, 200, (40, 50, 3), dtype=np.uint8)
 FLOAT = (IMAGE.transpose(2, 0, 1) / 255 - 0.45) / 0.23  # as a loader normalises it
@@ -39,15 +40,17 @@ def note(figure):
 
 def test_predictions_stand_above_their_targets_on_one_scale():
     batch = arrays()
-    figure = plot(batch, index=1)
+    figure = plot(batch, index=1, image=IMAGE)
     axes = axes_of(figure)
-    rows = [
-        (("probability P", batch.maps[1, 0]), ("target of P", batch.g[1])),
-        (("threshold T", batch.maps[1, 1]), ("target of T", batch.t[1])),
-        (("binary B", batch.maps[1, 2]), ("target of B", batch.g[1])),
+    columns = [
+        [("probability P", batch.maps[1, 0]), ("target of P", batch.g[1])],
+        [("threshold T", batch.maps[1, 1]), ("target of T", batch.t[1])],
+        [("binary B", batch.maps[1, 2])],  # its target is that of P
     ]
-    for column, pair in enumerate(rows):
-        for row, (title, expected) in enumerate(pair):
+    place = axes["image"].get_subplotspec()
+    assert (place.rowspan.start, len(place.colspan)) == (0, 4)  # first, and at full width
+    for column, stacked in enumerate(columns):
+        for row, (title, expected) in enumerate(stacked, start=1):
             place = axes[title].get_subplotspec()
             assert (place.rowspan.start, place.colspan.start) == (row, column)
             np.testing.assert_allclose(shown(axes[title]), expected, atol=1e-6)
@@ -64,7 +67,6 @@ def test_what_has_no_part_in_a_loss_is_hatched():
         ("threshold T", batch.k),
         ("target of T", batch.k),
         ("binary B", batch.m),
-        ("target of B", batch.m),
         ("cross-entropy of P", batch.m),
         ("hard negatives over P", batch.m),
     ]:
@@ -138,7 +140,7 @@ def test_the_scale_of_the_loss_ends_where_it_does_or_at_5():
     assert shown(high.axes)[0, 0] == 100
 
 
-@pytest.mark.parametrize(("kind", "ratio"), [(None, 1), *((kind, 2.5) for kind in oracle.MINED)])
+@pytest.mark.parametrize(("kind", "ratio"), [(None, 1), *((kind, 2.5) for kind in MINED)])
 def test_hard_negatives_are_those_of_the_whole_batch(kind, ratio):
     batch = arrays()
     batch.maps[1, 0] *= 0.8  # so that a selection within the image alone would differ
@@ -188,6 +190,93 @@ def test_a_map_of_distances_brings_its_loss_into_the_title():
     assert f" + cbn {losses['loss_cbn']:.4g}" in title
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_weights_of_pixels_are_in_the_title(channels):
+    batch = arrays()
+    labels = [*batch.labels, np.random.default_rng(1).uniform(0.25, 6, (N, H, W))]
+    predicts = {"maps": tensor(batch.maps[:, :channels])}
+    title = plot_batch(predicts, tensors(labels), main_loss_type="BCELoss").get_suptitle()
+    losses, _ = oracle.db({"maps": batch.maps}, labels, main_loss_type="BCELoss")
+    assert f"shrink maps {losses['loss_shrink_maps']:.4g}" in title
+
+
+# Larger: the size, and places zoomed -----------------------------------------------------------
+
+
+def large():
+    """A batch of 320 x 320 where P is wrong in one place, and a little so in another."""
+    batch = arrays(shape=(1, 320, 320))
+    batch.g[:], batch.m[:] = 0, 1
+    batch.maps[:, 0] = 0.01
+    batch.maps[0, 0, 40:50, 200:230] = 0.99
+    batch.maps[0, 0, 200:210, 50:60] = 0.9
+    return batch
+
+
+def test_the_places_where_the_loss_is_largest_are_zoomed():
+    axes = axes_of(plot(large(), image=IMAGE))
+    zooms = {title: ax for title, ax in axes.items() if ": " in title}
+    assert list(zooms) == [
+        f"{letter}: {title}"
+        for letter in "AB"
+        for title in ("image", "probability P", "target of P", "cross-entropy of P")
+    ]
+    for letter, (left, top, right, bottom) in {
+        "A": (200, 40, 230, 50),
+        "B": (50, 200, 60, 210),
+    }.items():
+        for title, ax in zooms.items():
+            if title.startswith(letter):
+                (x0, x1), (y1, y0) = ax.get_xlim(), ax.get_ylim()
+                assert x0 < left and right < x1 and y0 < top and bottom < y1
+                assert x1 - x0 == 64  # a fifth of the map
+    assert [text.get_text().strip() for text in axes["image"].texts] == ["A", "B"]
+
+
+def test_chosen_places_are_zoomed_and_none_where_none_is_asked_for():
+    axes = axes_of(plot(large(), zoom=[(10, 20, 110, 80)]))
+    ax = axes["A: hard negatives over P"]
+    assert ax.get_xlim() == (9.5, 109.5) and ax.get_ylim() == (79.5, 19.5)
+    assert shown(ax).shape == (320, 320)
+    assert not any(": " in title for title in axes_of(plot(large(), zoom=())))
+    predicts = {"maps": tensor(large().maps)}
+    assert "A: binary B" in axes_of(plot_batch(predicts, None, zoom=[(0, 0, 9, 9)]))
+
+
+def test_a_zoomed_figure_of_any_width_is_readable():
+    for size in (9, 16):
+        figure = plot(large(), image=IMAGE, size=size, main_loss_type="BCELoss")
+        assert figure.get_size_inches()[0] == size
+        assert_readable(figure)
+
+
+def test_the_padding_of_an_image_is_left_out():
+    batch = arrays()
+    image = np.zeros((H, W, 3), np.uint8)
+    image[:12, :30] = IMAGE[:12, :30]
+    figure = plot(batch, image=image)
+    for ax in axes_of(figure).values():
+        assert ax.get_xlim() == (-0.5, 29.5) and ax.get_ylim() == (11.5, -0.5)
+    assert f"of its {H} x {W} pixels the padding is left out" in figure.get_suptitle()
+
+
+def test_a_few_hard_negatives_among_many_pixels_are_marked():
+    ax = axes_of(plot(large(), zoom=(), main_loss_type="BCELoss"))["hard negatives over P"]
+    assert not any(len(line.get_xdata()) for line in ax.lines if line.get_marker() == ".")
+    batch = large()
+    batch.g[0, 100, 100] = 1
+    ax = axes_of(plot(batch, zoom=(), main_loss_type="BCELoss"))["hard negatives over P"]
+    (dots,) = [line for line in ax.lines if line.get_color() == panels.VERMILLION]
+    np.testing.assert_array_equal(
+        dots.get_xydata(), np.argwhere(marked(ax, panels.VERMILLION))[:, ::-1]
+    )
+
+
+def test_a_notebook_shows_it_as_the_last_line_of_a_cell():
+    figure = plot(arrays())
+    assert figure._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
 # What a training loop has at hand ---------------------------------------------------------------
 
 
@@ -213,7 +302,7 @@ def test_without_labels_the_predictions_are_drawn(channels):
     predicts = {"maps": tensor(batch.maps[:, :channels])}
     figure = plot_batch(predicts, None, index=2, image=np.zeros((H, W, 3), np.uint8))
     titles = ["probability P", "threshold T", "binary B"][:channels]
-    assert list(axes_of(figure)) == [*titles, "image"]
+    assert list(axes_of(figure)) == ["image", *titles]
     np.testing.assert_array_equal(shown(axes_of(figure)["probability P"]), batch.maps[2, 0])
     assert figure.get_suptitle() == "image 2 of a batch of 3"
     assert_readable(figure)
@@ -395,7 +484,8 @@ BLIND = {
     "colours",
     [
         (panels.VERMILLION, panels.SKY, panels.GREEN),  # over P
-        (panels.BLUE, panels.ORANGE, panels.VERMILLION),  # targets
+        (panels.SKY, "white", panels.VERMILLION),  # targets
+        (panels.SKY, panels.YELLOW),  # a contact sheet
         ("black", panels.BLUE, panels.ORANGE, panels.SKY, panels.VERMILLION),  # losses
     ],
 )
@@ -429,6 +519,11 @@ def test_a_ratio_written_as_text_is_read():
         ({"image": np.zeros((8, 8, 5))}, ValueError, ["image", r"\[8, 8, 5\]"]),
         ({"image": np.zeros((0, 8))}, ValueError, ["image", r"\[0, 8\]"]),
         ({"image": 3}, ValueError, ["image", r"\[\]"]),
+        ({"size": 2}, ValueError, ["size", "at least 8"]),
+        ({"zoom": [(0, 0, 40, 10)]}, ValueError, ["zoom", "32 pixels wide and 20 high", "40"]),
+        ({"zoom": [(5, 5, 5, 9)]}, ValueError, ["zoom", "left, top, right, bottom"]),
+        ({"zoom": [3]}, ValueError, ["zoom", "got 3"]),
+        ({"zoom": [(0, 0, 4, 4)] * 13}, ValueError, ["zoom", "at most 12"]),
     ],
 )
 def test_a_wrong_option_is_named(options, error, parts):

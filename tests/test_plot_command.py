@@ -1,4 +1,4 @@
-"""`python -m dbloss.plot` says what is text, ignored and dropped, and names what is wrong."""
+"""plot_targets, and `python -m dbloss.plot`: text, ignored, dropped, and what is wrong."""
 
 import json
 import re
@@ -9,11 +9,12 @@ import numpy as np
 import programs
 import pytest
 from matplotlib.figure import Figure
-from pictures import assert_readable, axes_of, hatched, legend, marked, shown
+from pictures import assert_readable, axes_of, legend, marked, shown, surrounded
 from PIL import Image
 
 from dbloss.plot import __main__ as plot_command
-from dbloss.plot.targets import draw_targets, make_and_sort
+from dbloss.plot import plot_targets
+from dbloss.plot.targets import make_and_sort
 from dbloss.targets import make_targets
 
 # In an image of 128 x 96. On corners (10, 10) to (110, 40) an area of 3000 and a perimeter of 260
@@ -93,7 +94,7 @@ def test_the_command_says_how_much_is_text_ignored_and_dropped(command):
     printed, rows = command.numbers()
     assert printed.startswith(f"{command.folder / 'label.txt'}, line 2\n")
     assert "targets of 96 x 128 pixels (height x width)" in printed
-    assert "dropped: entries 3\n" in printed
+    assert "entry 3: too-small, " in printed and "entry 1" not in printed
     rest = 1 - WORD_SHARE - HIDDEN_SHARE - SMALL_SHARE
     assert rows == {
         "text": (1, pytest.approx(WORD_SHARE, abs=6e-5)),
@@ -115,16 +116,17 @@ def test_the_size_decides_what_is_dropped(command):
     command.write_labels(
         line("page.png", [*TEXTS, ("low", [[5, 80], [60, 80], [60, 94], [5, 94]])])
     )
-    assert "dropped: entries 3\n" in command.numbers()[0]
+    assert re.findall(r"entry (\d): too-small", command.numbers()[0]) == ["3"]
     printed, rows = command.numbers("--size", "48", "128")
     assert (
         "targets of 48 x 128 pixels (height x width),\nthe image of 96 x 128 scaled by 0.5\n"
         in (printed)
     )
-    assert "dropped: entries 3, 4\n" in printed
-    assert rows["ignored"][1] == pytest.approx(26 * 11 / (48 * 128), abs=6e-5)
+    assert re.findall(r"entry (\d): too-small", printed) == ["3", "4"]
+    # The image takes 64 of the 128 columns.
+    assert rows["ignored"][1] == pytest.approx(26 * 11 / (48 * 64), abs=6e-5)
     printed, rows = command.numbers("--size", "192", "256")
-    assert rows["dropped as too small"] == (0, 0) and "dropped: entries" not in printed
+    assert rows["dropped as too small"] == (0, 0) and "too-small" not in printed
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -132,7 +134,7 @@ def test_a_polygon_is_dropped_as_make_targets_drops_it(seed):
     rng = np.random.default_rng(seed)
     middles = rng.uniform(-5, 105, (40, 1, 2))
     polygons = (middles + rng.normal(0, 7, (40, 4, 2))).astype(np.float32)
-    _, kinds = make_and_sort(list(polygons), [False] * 40, 100, 100)
+    kinds = make_and_sort((100, 100), list(polygons), [False] * 40).kinds
     kept = [
         number
         for number, polygon in enumerate(polygons, start=1)
@@ -145,23 +147,44 @@ def test_a_polygon_is_dropped_as_make_targets_drops_it(seed):
 def test_the_picture_shows_polygons_and_targets():
     polygons = [np.array(points, np.float32) for _, points in TEXTS]
     flags = [False, True, False]
-    targets, kinds = make_and_sort(polygons, flags, 96, 128)
+    targets, kinds, *_ = make_and_sort((96, 128), polygons, flags)
     image = np.full((96, 128, 3), 200, np.uint8)
-    figure = draw_targets(image, polygons, targets, kinds, "title")
-    axes = axes_of(figure)
-    outlines = axes["polygons"].patches
-    assert [patch.get_xy()[:4].tolist() for patch in outlines] == [WORD, HIDDEN, SMALL]
-    assert len({patch.get_edgecolor() for patch in outlines}) == 3
-    assert len({patch.get_linestyle() for patch in outlines}) == 3
-    shrunk = axes["shrink map and mask"]
+    figure = plot_targets(image, polygons, flags, title="title")
+    page, *zooms = axes_of(figure, loc="left").items()
+    page = page[1]
+    assert len(page.get_subplotspec().colspan) == 3  # at full width
+    outlines = {str(patch.get_xy()[:4].tolist()): patch for patch in page.patches}
+    assert outlines.keys() == {str(np.array(points, float).tolist()) for _, points in TEXTS}
+    assert len({patch.get_edgecolor() for patch in outlines.values()}) == 3
+    assert len({patch.get_linestyle() for patch in outlines.values()}) == 3
+    assert all(patch.get_path_effects() for patch in outlines.values())  # dark lines below
+    assert sorted(text.get_text() for text in page.texts) == ["1", "2", "3"]
+    np.testing.assert_array_equal(marked(page, kinds.text.colour), targets.shrink_map)
+
+    # The faulty one first, then what is left; each in three panels.
+    assert [title for title, _ in zooms] == [
+        "entry 3: too-small",
+        "entry 3: shrink map and mask",
+        "entry 3: threshold map and mask",
+        "entry 1",
+        "entry 1: shrink map and mask",
+        "entry 1: threshold map and mask",
+    ]
+    axes = dict(zooms)
+    shrunk, threshold = (axes[f"entry 1: {name} map and mask"] for name in ("shrink", "threshold"))
     np.testing.assert_array_equal(marked(shrunk, kinds[0].colour), targets.shrink_map)
     for kind, points in (kinds[1], HIDDEN), (kinds[2], SMALL):
         (left, top), (right, bottom) = points[0], points[2]
         expected = np.zeros((96, 128), bool)
         expected[top : bottom + 1, left : right + 1] = True
         np.testing.assert_array_equal(marked(shrunk, kind.colour), expected)
-    np.testing.assert_array_equal(shown(axes["threshold map"]), targets.threshold_map)
-    np.testing.assert_array_equal(hatched(axes["threshold map"]), targets.threshold_mask == 0)
+    np.testing.assert_array_equal(shown(threshold), targets.threshold_map)
+    y, x = np.mgrid[:96, :128]
+    hidden = surrounded(threshold, filled=True, points=np.stack((x, y), axis=2))
+    np.testing.assert_array_equal(hidden, targets.threshold_mask == 0)
+    for name in ("entry 3: too-small", "entry 3: shrink map and mask"):
+        (x0, x1), (y1, y0) = axes[name].get_xlim(), axes[name].get_ylim()
+        assert x0 < 80 and x1 > 110 and y0 < 60 and y1 > 67 and x1 - x0 < 70
     assert legend(figure)[:3] == [
         "text: 1, 7.25% of the pixels",
         "ignored: 1, 8.72% of the pixels",
@@ -170,11 +193,34 @@ def test_the_picture_shows_polygons_and_targets():
     assert_readable(figure)
 
 
+def test_at_a_training_size_the_maps_lie_where_the_image_has_them():
+    polygons = [np.array(points, np.float32) for _, points in TEXTS]
+    image = np.full((96, 128, 3), 200, np.uint8)
+    figure = plot_targets(image, polygons, [False] * 3, training_size=(300, 256), zoom=[1])
+    axes = axes_of(figure, loc="left")
+    (layer,) = axes["entry 1: threshold map and mask"].get_images()
+    assert layer.get_array().shape == (300, 256)  # twice as large, and padded
+    assert layer.get_extent() == [-0.25, 127.75, 149.75, -0.25]
+    assert len(axes) == 4 and figure.get_size_inches()[0] == 12
+    share = make_targets([np.array(WORD) * 2], [False], 192, 256).shrink_map.mean()
+    assert legend(figure)[0].startswith("text: 3, ")
+    made = make_and_sort((96, 128), polygons[:1], [False], (300, 256))
+    assert made.kinds.text.pixels[:192].mean() == pytest.approx(share)
+
+
+def test_what_no_target_can_be_made_of_is_left_out_and_said():
+    broken = [np.zeros((0, 2)), np.array([(1, 2), (3, np.nan), (4, 5)]), np.array(WORD)]
+    figure = plot_targets(np.zeros((96, 128)), broken, [False, True, False])
+    assert legend(figure)[0].startswith("text: 1, ")
+    with pytest.raises(ValueError, match="zoom: expected numbers of polygons, from 1 to 3, got 4"):
+        plot_targets(np.zeros((96, 128)), broken, [False, True, False], zoom=[4])
+    with pytest.raises(ValueError, match="image: expected the shape"):
+        plot_targets(np.zeros((96, 128, 7)), broken, [False, True, False])
+
+
 @pytest.mark.parametrize("size", [(30, 900), (900, 30), (1, 1)])
 def test_the_picture_of_targets_of_any_size_is_readable(size):
-    targets, kinds = make_and_sort([], [], *size)
-    image = np.zeros((*size, 3), np.uint8)
-    assert_readable(draw_targets(image, [], targets, kinds, "one line,\nand another"))
+    assert_readable(plot_targets(np.zeros((*size, 3)), [], [], title="one line,\nand another"))
 
 
 @pytest.mark.parametrize("mark", ["###", "*"])
@@ -194,9 +240,9 @@ def test_both_marks_of_an_ignored_text(command, mark):
         (b"\xef\xbb\xbf", "page.png", b""),
         (b"\n\r\n", "page.png", b"\n\n"),
         (b"", "./page.png", b""),
-        (b"", "elsewhere/page.png", b""),
-        (b"", "elsewhere\\page.png", b""),
-        (b"page.png.bak\t[]\n", " page.png", b""),
+        (b"", ".\\page.png", b""),
+        (b"page.png.bak\t[]\nother []\n", " page.png", b""),
+        (b"", '["other.png", "page.png"]', b""),
     ],
 )
 @pytest.mark.parametrize("ending", ["\n", "\r\n", ""])
@@ -222,21 +268,54 @@ def test_an_empty_list_is_a_page_without_text(command):
         assert command.numbers()[1]["background"] == (-1, 1)
 
 
-def test_the_longest_path_that_fits_is_taken(command):
-    image = command.write_image("a/b/page.png", np.zeros((96, 128, 3), np.uint8))
-    command.write_labels(
-        line("page.png", []) + line("b/page.png", TEXTS[:1]) + line("c/b/page.png", [])
-    )
-    assert command.numbers(image=image)[0].splitlines()[0].endswith("line 2")
+def test_the_line_is_that_of_the_path_from_the_label_file_or_from_images(command):
+    image = command.write_image("test/page.png", np.zeros((96, 128, 3), np.uint8))
+    command.write_labels(line("train/page.png", []) + line("test/page.png", TEXTS[:1]))
     # A relative path, and one with dots, mean the same file.
-    for path in ("a/b/page.png", "a/../a/b/page.png"):
-        assert command.numbers(image=path)[0].splitlines()[0].endswith("line 2")
+    for path in (image, "test/page.png", "test/../test/page.png"):
+        printed, _ = command.numbers(image=path)
+        assert printed.splitlines()[0].endswith("line 2") and "name alone" not in printed
+    (command.folder / "lists").mkdir()
+    command.write_labels(line("other.png", []) + line("test/page.png", TEXTS), "lists/label.txt")
+    printed, _ = command.numbers("--images", ".", image=image, labels="lists/label.txt")
+    assert "line 2\n" in printed and "name alone" not in printed
+
+
+def test_a_line_of_the_same_name_alone_is_said_or_refused(command, monkeypatch):
+    titles = []
+    monkeypatch.setattr(plot_command, "draw_targets", lambda *a: titles.append(a[3]) or Figure())
+    image = command.write_image("moved/page.png", np.zeros((96, 128, 3), np.uint8))
+    command.write_labels(line("other.png", []) + line("gone/page.png", TEXTS))
+    remark = "found by its name alone: the line means gone/page.png"
+    assert remark in command.numbers(image=image)[0] and titles[0].startswith(remark)
+    (command.folder / "out.png").unlink()
+    # ICDAR's train and test both have an img_1.jpg: the line is that of another image.
+    command.write_labels(line("page.png", TEXTS))
+    command.refuses("moved/page.png", "only the name", "--images", "line 1: page.png", image=image)
+    # Nobody knows which of two is meant.
+    command.write_labels(line("a/page.png", TEXTS) + line("b/page.png", []))
+    command.refuses("only the name", "line 1: a/page.png", "line 2: b/page.png", image=image)
+
+
+def test_what_paddleocr_trains_on_is_drawn_with_a_remark(command):
+    beyond = [[-2, 10], [110, 10], [110, 40], [-2, 40]]
+    crossing = [WORD[0], WORD[1], WORD[3], WORD[2]]
+    command.write_labels(line("page.png", [("a", beyond), ("b", WORD[:2]), ("####", HIDDEN)]))
+    printed, rows = command.numbers()
+    assert rows["text"][0] == 2 and rows["dropped as too small"][0] == 1
+    assert "entry 1: partly-outside, " in printed and "2 pixels beyond" in printed
+    assert "entry 2: few-points, " in printed and "entry 3: ignored-name, " in printed
+    command.write_labels(line("page.png", [("a", crossing)]))
+    printed, _ = command.numbers()
+    assert "entry 1: crossing, " in printed and "in the order 1, 2, 4, 3" in printed
+    assert "too-small" not in printed
 
 
 @pytest.mark.parametrize("array", [np.zeros((96, 128), np.uint8), np.zeros((96, 128, 4), np.uint8)])
 def test_grey_images_and_images_with_alpha(command, array):
     command.write_labels(line("page.png", TEXTS))
     image = command.write_image("\u5929/page.png", array)
+    command.write_labels(line("\u5929/page.png", TEXTS))
     assert command.numbers(image=image)[1]["text"][0] == 1
 
 
@@ -261,56 +340,34 @@ def test_points_on_the_border_are_inside(command):
     ("entry", "parts"),
     [
         ({"transcription": "word"}, ['"points"', "['transcription']"]),
-        ({"points": WORD}, ['"transcription"', "['points']"]),
         ("word", ["dict", "'word'"]),
-        ({"transcription": None, "points": WORD}, ["string", "None"]),
-        ({"transcription": "word", "points": WORD[:2]}, ["'word'", "at least 3 points, got 2"]),
-        ({"transcription": "word", "points": []}, ["at least 3 points, got 0"]),
         ({"transcription": "word", "points": 3}, ["'word'", "numbers", "got 3"]),
         ({"transcription": "word", "points": [[1, 2, 3]] * 4}, ["numbers", "[1, 2, 3]"]),
-        ({"transcription": "word", "points": [["1", 2]] * 4}, ["numbers", "['1', 2]"]),
-        ({"transcription": "word", "points": [[True, 2]] * 4}, ["numbers", "[True, 2]"]),
-        ({"transcription": "\u5929", "points": [*WORD[:3], [-1, 40]]}, ["\u5929", "(-1, 40)"]),
-        ({"transcription": "word", "points": [*WORD[:3], [5, 97]]}, ["128 pixels wide", "(5, 97)"]),
-        ({"transcription": "word", "points": [*WORD[:3], [128.5, 9]]}, ["96 high", "(128.5, 9)"]),
-        ({"transcription": "###", "points": [*WORD[:3], [float("nan"), 9]]}, ["(nan, 9)"]),
-        ({"transcription": "word", "points": [*WORD[:3], [1e400, 9]]}, ["(inf, 9)"]),
-        ({"transcription": "word", "points": [*WORD[:3], [10**400, 9]]}, ["inside the image"]),
     ],
 )
-def test_a_wrong_entry_is_named(command, entry, parts):
+def test_an_entry_that_cannot_be_read_is_named(command, entry, parts):
     entries = json.dumps([*listed(TEXTS), entry], ensure_ascii=False)
     command.write_labels(f"other.png\t[]\npage.png\t{entries}\n")
-    command.refuses("label.txt, line 2, entry 4 of 4: ", "expected", *parts)
+    command.refuses("label.txt, line 2, entry 4: ", "expected", *parts)
     command.write_labels(entries)
-    command.refuses("label.txt, entry 4 of 4: ", *parts)
-
-
-def test_every_wrong_entry_is_named(command):
-    command.write_labels(line("page.png", [("a", WORD[:1]), ("b", WORD), ("c", WORD[:2])]))
-    command.refuses("line 1, entry 1 of 3: 'a'", "line 1, entry 3 of 3: 'c'")
-    command.write_labels(line("page.png", [("a", WORD[:1])] * 25))
-    command.refuses("entry 10 of 25", "and 15 more")
+    command.refuses("label.txt, entry 4: ", *parts)
 
 
 @pytest.mark.parametrize(
     ("content", "parts"),
     [
         (
-            'page.png\t[{"transcription": "a", "points": [[1, 2]',
-            ["line 1: expected a list in JSON", "at column 42, near"],
+            'page.png\t[{"transcription": "a", "points": [[1, 2]\nother.png\t[]',
+            ["line 1: broken JSON", "at column 42 of the list, near"],
         ),
         ('other.png\t[]\npage.png\t{"points": []}', ["line 2", "list", '{"points": []}']),
-        ("page.png\tnull", ["line 1", "list", "null"]),
-        ('[{"transcription": "a"},\n{"points": 1],\n{}]', ["JSON", "at line 2, column 13, near"]),
-        ("page.png []", ["line 1", "no tab", "page.png []"]),
-        ("page.png\t[]\nother.png []", ["line 2", "no tab"]),
-        ("page.png\t[]\n\u5929.png\t[]".encode("gb18030"), ["line 2", "UTF-8", "0xCC"]),
-        ("", ["page.png", "got 0", "empty"]),
-        ("a.png\t[]\nb.png\t[]", ["page.png", "got 0", "line 1: a.png", "line 2: b.png"]),
+        ('[{"transcription": "a"},\n{"points": 1],\n{}]', ["JSON", "at line 2, column 13"]),
+        ("page.png []", ["none among 1", "line 1: no tab"]),
+        ("other.png\t[]\npage.png", ["line 2: no tab"]),
         ("page.png\t[]\n\npage.png\t[]", ["page.png", "got 2", "line 1: page", "line 3: page"]),
         ("./page.png\t[]\npage.png\t[]", ["got 2", "line 1: ./page.png", "line 2: page.png"]),
-        ("a/page.png\t[]\nb/page.png\t[]\nc.png\t[]", ["got 2", "line 2: b/page.png"]),
+        ("a.png\t[]\nb.png\t[]", ["page.png", "got 0", "line 1: a.png", "line 2: b.png"]),
+        ("", ["none among 1", "an empty line"]),
     ],
 )
 def test_a_wrong_file_is_named(command, content, parts):
@@ -355,5 +412,5 @@ def test_the_command_runs_as_a_module(command):
 def test_help_says_what_it_reads(command):
     status, printed, _ = command("--help")
     assert status == 0
-    for word in ("IMAGE", "ANNOTATIONS", "--output", "--size", "###"):
+    for word in ("IMAGE", "ANNOTATIONS", "--output", "--size", "--images", "--zoom", "###"):
         assert word in printed

@@ -33,14 +33,16 @@ def test_without_matplotlib_the_import_says_what_to_install(monkeypatch):
         importlib.import_module("dbloss.plot")
 
 
-def test_without_opencv_the_command_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "dbloss.plot.__main__", raising=False)
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ImportError, match=r'cv2.*pip install "dbloss\[targets\]"'):
+@pytest.mark.parametrize("library", ["cv2", "shapely", "PIL", "tqdm"])
+def test_without_its_libraries_the_command_says_what_to_install(monkeypatch, library):
+    for name in ("dbloss.plot.__main__", "dbloss.labels"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ImportError, match=rf'{library}.*"dbloss\[plot,score,targets\]"'):
         importlib.import_module("dbloss.plot.__main__")
 
 
-@pytest.mark.parametrize("name", ["batch", "history", "limits"])
+@pytest.mark.parametrize("name", ["batch", "history", "limits", "problems", "targets"])
 def test_examples_of_the_docstrings(name):
     failed, tried = doctest.testmod(importlib.import_module(f"dbloss.plot.{name}"))
     assert tried and not failed

@@ -173,7 +173,7 @@ def test_focal_loss_with_gamma_zero_is_the_weighted_cross_entropy(batch, alpha):
     p, g, m = batch
     loss, slope = oracle.bce(p, g)
     weight = m * (alpha * g + (1 - alpha) * (1 - g)) / (m.sum() + 1e-6)
-    layer = DiceFocalLoss(dice_weight=0, focal_alpha=alpha, focal_gamma=0)
+    layer = DiceFocalLoss(dice_weight=0, focal_alpha=alpha, focal_gamma=0.0)
     assert_close(run(layer, batch), ((weight * loss).sum(), weight * slope))
 
 

@@ -36,6 +36,7 @@ SIGNATURES = {
         "global_batch": False,
         "group": None,
         "bce_weight": 0.2,
+        "check_batches": 1,
     },
     DiceLoss: {"eps": 1e-6, "smooth": 0.0, "global_batch": False, "group": None},
     MaskL1Loss: {"eps": 1e-6, "global_batch": False, "group": None},

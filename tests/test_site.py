@@ -17,6 +17,7 @@ PAGES = [
     "running",
     "score",
     "pictures",
+    "labels",
     "training",
     "which-loss",
     "speed",

@@ -3,9 +3,7 @@
 import importlib.util
 import json
 import math
-import os
 import sys
-import textwrap
 from fractions import Fraction
 
 import cv2
@@ -17,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbloss import targets as module
-from dbloss.targets import Targets, make_targets
+from dbloss.targets import Targets, make_targets, stack_targets
 
 CASES = json.loads((DATA / "paddleocr_targets.json").read_text())
 GOLDEN = np.load(DATA / "paddleocr_targets.npz")
@@ -73,12 +71,6 @@ def assert_same(got, expected, atol=1e-6):
 def assert_no_text(targets):
     np.testing.assert_array_equal(targets.threshold_map, np.float32(0.3))
     assert not targets.threshold_mask.any() and not targets.shrink_map.any()
-
-
-def run(code):
-    """Run it in a fresh process."""
-    done = programs.run("-W", "ignore", "-c", textwrap.dedent(code))
-    assert done.returncode == 0, done.stderr
 
 
 def raises(error, *parts):
@@ -467,76 +459,82 @@ def test_results_are_float32_maps_of_their_own():
         np.testing.assert_array_equal(target, kept)
 
 
-@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs a list of threads")
-def test_it_starts_no_thread_and_leaves_the_threads_of_opencv_alone():
-    code = """
-        import os, cv2
-        import numpy as np
-        from dbloss.targets import make_targets
+# One process tries it all, and prints each line at once: what ends it hides nothing before.
+PROGRAM = """
+import multiprocessing, os, warnings
+warnings.simplefilter("ignore")
+import cv2, paddle
+import numpy as np
+from numba.core import event
+from dbloss.targets import make_targets
 
-        def threads():
-            return cv2.getNumThreads(), len(os.listdir("/proc/self/task"))
+def say(what, true):
+    print(what, bool(true), flush=True)
 
-        cv2.setNumThreads(3)
-        before = threads()
-        polygons = np.random.default_rng(0).uniform(-20, 1000, (20, 6, 2))
-        make_targets(polygons, [False] * 20, 1000, 1000)
-        assert threads() == before, (before, threads())
-        """
-    run(code)
+def work(seed):
+    polygons = np.random.default_rng(seed).uniform(-20, 600, (20, 6, 2))
+    with event.install_recorder("numba:compile") as recorder:
+        targets = make_targets(polygons, [False] * 20, 640, 640)
+    assert not recorder.buffer, "compiled in a worker"
+    return [target.sum() for target in targets]
+
+def in_workers():
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        return pool.map(work, range(4))
+
+def threads():
+    return cv2.getNumThreads(), len(os.listdir("/proc/self/task"))
+
+# Workers fork where it is imported, and again where it has been used.
+before = in_workers() if hasattr(os, "fork") else None
+if os.path.exists("/proc/self/task"):
+    cv2.setNumThreads(3)
+    was = threads()
+    polygons = np.random.default_rng(0).uniform(-20, 1000, (20, 6, 2))
+    make_targets(polygons, [False] * 20, 1000, 1000)
+    say("it starts no thread and leaves the threads of OpenCV alone", threads() == was)
+else:
+    say("it starts no thread and leaves the threads of OpenCV alone", True)
+here = [work(seed) for seed in range(4)]
+say("forked workers", before is None or before == here == in_workers())
+
+class Labels(paddle.io.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        polygons = np.random.default_rng(index).uniform(-20, 300, (10, 5, 2))
+        return *make_targets(polygons, [False] * 10, 320, 320), cv2.getNumThreads()
+
+labels = Labels()
+labels[0]
+for shared in (False, True):
+    settings = {"batch_size": 4, "num_workers": 2, "use_shared_memory": shared}
+    for number, batch in enumerate(paddle.io.DataLoader(labels, **settings)):
+        pages = [labels[index] for index in range(4 * number, 4 * number + 4)]
+        for got, expected in zip(batch, zip(*pages)):
+            np.testing.assert_array_equal(got.numpy(), np.stack(expected))
+    assert number == 1
+say("workers of a data loader", True)
+"""
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system does not fork")
-def test_in_forked_workers():
-    """Which fork where it is imported, and where it has been used."""
-    code = """
-        import multiprocessing
-        import numpy as np
-        from numba.core import event
-        from dbloss.targets import make_targets
-
-        def work(seed):
-            polygons = np.random.default_rng(seed).uniform(-20, 600, (20, 6, 2))
-            with event.install_recorder("numba:compile") as recorder:
-                targets = make_targets(polygons, [False] * 20, 640, 640)
-            assert not recorder.buffer, "compiled in a worker"
-            return [target.sum() for target in targets]
-
-        def in_workers():
-            with multiprocessing.get_context("fork").Pool(2) as pool:
-                return pool.map(work, range(4))
-
-        before = in_workers()
-        assert before == [work(seed) for seed in range(4)] == in_workers()
-        """
-    run(code)
+@pytest.fixture(scope="module")
+def done():
+    return programs.run("-c", PROGRAM)
 
 
-def test_in_workers_of_a_data_loader():
-    code = """
-        import cv2, paddle
-        import numpy as np
-        from dbloss.targets import make_targets
-
-        class Labels(paddle.io.Dataset):
-            def __len__(self):
-                return 8
-
-            def __getitem__(self, index):
-                polygons = np.random.default_rng(index).uniform(-20, 300, (10, 5, 2))
-                return *make_targets(polygons, [False] * 10, 320, 320), cv2.getNumThreads()
-
-        labels = Labels()
-        labels[0]
-        for shared in (False, True):
-            settings = {"batch_size": 4, "num_workers": 2, "use_shared_memory": shared}
-            for number, batch in enumerate(paddle.io.DataLoader(labels, **settings)):
-                pages = [labels[index] for index in range(4 * number, 4 * number + 4)]
-                for got, expected in zip(batch, zip(*pages)):
-                    np.testing.assert_array_equal(got.numpy(), np.stack(expected))
-            assert number == 1
-        """
-    run(code)
+@pytest.mark.parametrize(
+    "promise",
+    [
+        "it starts no thread and leaves the threads of OpenCV alone",
+        "forked workers",
+        "workers of a data loader",
+    ],
+)
+def test_in_a_process_of_its_own(promise, done):
+    assert f"{promise} True" in done.stdout.splitlines(), done.stdout + done.stderr
+    assert done.returncode == 0, done.stderr
 
 
 def test_without_a_folder_for_compiled_code(monkeypatch):
@@ -615,6 +613,35 @@ def test_without_its_libraries_the_import_says_what_to_install(monkeypatch, miss
     monkeypatch.setitem(sys.modules, missing, None)
     with raises(ImportError, missing, r'pip install "dbloss\[targets\]"'):
         importlib.import_module("dbloss.targets")
+
+
+# A batch ----------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_the_image_and_then_the_maps_in_their_order():
+    pages = [one(BOX), one(BOX, ignored=True), make_targets([], [], H, W)]
+    image = object()
+    labels = stack_targets(pages, image)
+    assert labels[0] is image and stack_targets(iter(pages))[0] is None
+    assert len(labels) == 5
+    for name, label in zip(Targets._fields, labels[1:]):
+        assert label.shape == [3, H, W] and str(label.dtype) == "paddle.float32"
+        for got, page in zip(label.numpy(), pages):
+            np.testing.assert_array_equal(got, getattr(page, name))
+
+
+@pytest.mark.parametrize(
+    ("pages", "error", "parts"),
+    [
+        (one(BOX), TypeError, ["a single image", r"\[make_targets"]),
+        ([one(BOX).shrink_map], TypeError, ["ndarray"]),
+        ([], ValueError, ["at least one image"]),
+        ([one(BOX), one(BOX, height=50)], ValueError, [r"\[48, 64\]", r"\[50, 64\] of image 1"]),
+    ],
+)
+def test_what_makes_no_batch(pages, error, parts):
+    with raises(error, "targets: expected", *parts):
+        stack_targets(pages)
 
 
 # Any polygon at all -----------------------------------------------------------------------------

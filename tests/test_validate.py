@@ -1,11 +1,17 @@
-"""`validate_batch` counts what is in a batch and names the first pixel that is wrong."""
+"""`validate_batch` counts what is in a batch and names the first pixel that is wrong.
+
+`DBLoss` says the same of its first batch.
+"""
+
+import copy
+import itertools
 
 import numpy as np
 import paddle
 import pytest
-from helpers import GOLDEN_CASES, LABELS, golden_batch, make_batch, tensor, tensors
+from helpers import DATA, GOLDEN_CASES, LABELS, golden_batch, make_batch, tensor, tensors
 
-from dbloss import DBLoss, validate_batch
+from dbloss import DBLoss, MaskL1Loss, validate_batch
 
 N, H, W = 2, 4, 6
 CHANNELS = ("probability", "threshold", "binary")
@@ -168,18 +174,25 @@ def test_nan_or_inf_in_a_prediction(channel, value, dtype):
     )
 
 
-@pytest.mark.parametrize("value", [-0.5, 1.0000001, 7.5])
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        (-0.5, "Values from -0.5 to 0.25 look like logits: put a sigmoid at the end of the head."),
+        (7.5, "Values from 0.25 to 7.5 look like logits: put a sigmoid at the end of the head."),
+        (1.0000001, "Rounding alone puts it outside: clip it to [0, 1]."),
+    ],
+)
 @pytest.mark.parametrize("channel", CHANNELS)
-def test_prediction_outside_0_to_1(channel, value):
+def test_prediction_outside_0_to_1(channel, value, advice):
     batch = arrays()
     set_prediction(batch, channel, value)
     text = message(batch)
     assert text.startswith(f'predicts["maps"][:, {CHANNELS.index(channel)}] ({channel}): ')
     assert f"got {value} in image 1 at pixel (y, x) = (2, 3)" in text
-    assert "outside [0, 1]: 1 of 48. Put a sigmoid at the end of the head;" in text
+    assert text.endswith(f"outside [0, 1]: 1 of 48. {advice}")
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 2.0])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0, 2.5])
 @pytest.mark.parametrize("name", LABELS)
 def test_wrong_value_in_a_label(name, value):
     batch = arrays()
@@ -206,11 +219,23 @@ def test_masks_of_255(name, label_dtype):
     assert text.endswith("It holds 0 and 255: divide it by 255, or compare it with > 0.")
 
 
-def test_threshold_map_of_8_bits():
+@pytest.mark.parametrize(
+    ("name", "values", "advice"),
+    [
+        ("shrink_map", [0, 1, 255], "make the shrink map (labels == 1) and the shrink mask"),
+        ("shrink_map", [0, 1, 2, 7], "whole numbers up to 7, as numbers of classes or of words"),
+        ("shrink_mask", [0, 31, 190, 255], "Divide 8-bit values by 255"),
+        ("threshold_map", [76, 178], "Divide 8-bit values by 255"),
+        ("threshold_map", [-2.1, 0.3, 2.4], "this looks like none of the four maps"),
+        ("threshold_mask", [0, 1.0000001], "clip it to [0, 1]"),
+    ],
+)
+def test_advice_fits_what_the_label_holds(name, values, advice):
     batch = arrays()
-    batch["threshold_map"][:] = 178
+    batch[name].flat = np.resize(values, N * H * W)
     text = message(batch)
-    assert "(threshold_map)" in text and "48 of 48" in text and "divide 8-bit values by 255" in text
+    assert f"({name}): expected values in [0, 1]" in text and advice in text
+    assert ("255" in text) == (255 in values or 178 in values)
 
 
 def test_first_of_several_in_reading_order():
@@ -261,7 +286,7 @@ def no_text(kind):
 def test_no_text_is_reported(kind, found, advice, caplog):
     # Not by `validate`, so that the line that is named is one of this function.
     labels = [None, *(tensor(no_text(kind)[name]) for name in LABELS)]
-    summary = validate_batch({"maps": tensor(no_text(kind)["maps"])}, labels)
+    summary = validate_batch({"maps": tensor(no_text(kind)["maps"], grad=True)}, labels)
     (record,) = caplog.records
     text = record.getMessage()
     assert (record.name, record.levelname) == ("dbloss", "WARNING")
@@ -297,6 +322,369 @@ def test_of_a_batch_in_order_nothing_is_reported(caplog):
     assert not caplog.records
 
 
+# What values in [0, 1] have wrong ---------------------------------------------------------------
+
+
+def page():
+    """The label maps of a page with one word and one that is ignored, drawn by hand.
+
+    The threshold falls from the outline to both sides, and the shrunk word lies within.
+    """
+    h, w = 24, 40
+    y, x = np.mgrid[:h, :w]
+    # How far a pixel is outside the outline of a word of 20 x 8 pixels, or inside of it.
+    outside = np.maximum(np.maximum(8 - x, x - 28), np.maximum(8 - y, y - 16))
+    t = 0.3 + 0.4 * np.maximum(0, 1 - np.abs(outside) / 3)
+    m = np.ones((h, w))
+    m[20:, 30:] = 0
+    return [each[None].astype(np.float32) for each in (t, outside < 3, outside < -3, m)]
+
+
+def warnings_of(labels, caplog):
+    caplog.clear()
+    summary = validate_batch(None, [None, *tensors(labels)])
+    assert summary.images == len(labels[0])
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize("order", [*itertools.permutations(range(4))])
+def test_every_other_order_of_maps_and_masks_is_named(order, caplog):
+    found = warnings_of([page()[i] for i in order], caplog)
+    if order == (0, 1, 2, 3):
+        assert not found
+        return
+    (text,) = found
+    assert f"these look like [image, {', '.join(LABELS[i] for i in order)}]" in text
+    places = ", ".join(f"labels[{order.index(i) + 1}]" for i in range(4))
+    assert text.endswith(f"Pass [labels[0], {places}].")
+
+
+def test_what_only_resembles_another_order_is_left_alone(caplog):
+    t, k, g, m = page()
+    for labels in (
+        [t, k, g, 1 - k],  # most is ignored
+        [t, np.ones_like(k), g, m],  # the threshold counts everywhere
+        [np.full_like(t, 0.5), np.ones_like(k), g, m],
+        [np.full_like(t, 0.3), 0 * k, g, m],  # words that have no threshold
+        [t, k, k, m],  # not shrunk
+    ):
+        assert not [text for text in warnings_of(labels, caplog) if "order" in text]
+
+
+def test_a_threshold_map_without_text_is_missed_at_its_place(caplog):
+    t, _, _, m = page()
+    flat, none = np.full_like(t, 0.3), np.zeros_like(t)
+    (text,) = warnings_of([none, m, flat, none], caplog)
+    assert "labels[3] (shrink_map) looks like the threshold map: its values go from 0.3 to" in text
+    (text,) = warnings_of([flat, none, none, np.ones_like(m)], caplog)
+    assert "the batch has no text" in text
+
+
+def test_a_soft_shrink_map(caplog):
+    t, k, g, m = page()
+    g[0, 12, 10:12] = 0.25
+    (text,) = warnings_of([t, k, g, m], caplog)
+    assert text.startswith(
+        "labels[3] (shrink_map): expected 0 and 1, got 0.25 in image 0 at pixel (y, x) = (12, 10)."
+        " Pixels of the map that are in between: 2 of 960."
+    )
+
+
+@pytest.mark.parametrize("end", [0, 1])
+def test_a_threshold_map_that_reaches_an_end(end, caplog):
+    t, k, g, m = page()
+    t[0, 0, 0] = end  # where the mask does not count it
+    assert not warnings_of([t, k, g, m], caplog)
+    t[0, 12, 20] = end
+    (text,) = warnings_of([t, k, g, m], caplog)
+    assert text.startswith("labels[1] (threshold_map): expected thresholds between 0 and 1, got")
+    assert f"{end}.0 in image 0 at pixel (y, x) = (12, 20)" in text
+    assert f"0 or 1: 1 of {int(k.sum())}." in text
+
+
+def test_text_on_more_than_half_of_an_image(caplog):
+    labels = [np.concatenate([each] * 3) for each in page()]
+    labels[2][1] = 1 - labels[2][1]
+    labels[2][2, :12] = labels[2][2, :, :20] = 1
+    (text,) = warnings_of(labels, caplog)
+    share = labels[2][1].mean()
+    assert (
+        "(shrink_map): expected shrunk text, on a third of an image at the most, got it on" in text
+    )
+    assert f" {share:.0%} of image 1 and on half of 1 more. Are 0 and 1 the wrong way" in text
+    labels[2][1:] = 0
+    labels[2][1, :12] = 1  # a half, and no more
+    assert not warnings_of(labels, caplog)
+
+
+def test_no_pixel_without_text(caplog):
+    t, k, g, _ = page()
+    (text,) = warnings_of([t, k, g, g], caplog)
+    assert text.startswith("labels: no pixel without text counts in the batch")
+
+
+def test_a_mask_the_wrong_way_round(caplog):
+    t, k, g, m = page()
+    (text,) = warnings_of([t, k, g, 1 - m], caplog)
+    assert "no text counts in the batch, and part of it is ignored" in text
+    assert "if it is 1 on what is ignored, it is the wrong way round" in text
+
+
+def test_maps_that_require_no_gradient(caplog):
+    labels = [None, *tensors(page())]
+    predicts = {"maps": paddle.full([1, 3, 24, 40], 0.5)}
+    validate_batch(predicts, labels)
+    (record,) = caplog.records
+    assert record.getMessage().startswith('predicts["maps"]: expected a tensor that requires a gr')
+    caplog.clear()
+    with paddle.no_grad():
+        validate_batch(predicts, labels)
+    predicts["maps"].stop_gradient = False
+    validate_batch(predicts, labels)
+    assert not caplog.records
+
+
+with np.load(DATA / "paddleocr_targets.npz") as stored:
+    MADE = dict(stored.items())
+
+
+@pytest.mark.parametrize("case", sorted({name.partition(".")[0] for name in MADE}))
+def test_labels_that_paddleocr_made_are_in_order(case, caplog):
+    labels = [MADE[f"{case}.{name}"][None] for name in LABELS]
+    found = warnings_of(labels, caplog)
+    assert len(found) == (not (labels[2] * labels[3]).any())
+    assert all("With the defaults of DBLoss, loss_shrink_maps is 0" in text for text in found)
+
+
+# Labels alone -----------------------------------------------------------------------------------
+
+
+def test_labels_without_predictions():
+    batch = arrays()
+    summary = validate_batch(None, [None, *(tensor(batch[name]) for name in LABELS)])
+    assert (summary.positive, summary.negative, summary.ignored) == ((2, 0), (21, 22), (1, 2))
+    assert list(summary.ranges) == [
+        "labels[1] (threshold_map)",
+        "labels[2] (threshold_mask)",
+        "labels[3] (shrink_map)",
+        "labels[4] (shrink_mask)",
+    ]
+
+
+def test_structure_of_labels_without_predictions():
+    good = [tensor(arrays()[name]) for name in LABELS]
+    for labels, error, text in (
+        (good, ValueError, "expected 5 entries"),
+        ([None, None, *good[1:]], TypeError, r"labels\[1\] .* expected a paddle.Tensor, got None"),
+        ([None, good[0].unsqueeze(-1), *good[1:]], ValueError, r"labels\[1\] .*\.squeeze\(-1\)"),
+        ([None, good[0][0], *good[1:]], ValueError, r"labels\[1\] .*\.unsqueeze\(0\)"),
+        ([None, *good[:3], good[3][:1]], ValueError, r"N, H and W of labels\[1\]"),
+        ([None, *(each[:0] for each in good)], ValueError, "at least one image"),
+    ):
+        with pytest.raises(error, match=text):
+            validate_batch(None, labels)
+
+
+# The first batch of a loss ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def said(caplog):
+    """What the logger was told since the last call."""
+
+    def since():
+        texts = [record.getMessage() for record in caplog.records]
+        caplog.clear()
+        return texts
+
+    return since
+
+
+def predicts_of(labels, value=0.5, channels=3):
+    n, h, w = labels[1].shape
+    return {"maps": tensor(np.full((n, channels, h, w), value), grad=True)}
+
+
+def masks_of_255():
+    t, k, g, m = page()
+    return [None, *tensors([t, 255 * k, g, 255 * m])]
+
+
+def test_the_first_batch_is_looked_at_once(said, engine):
+    layer, labels = DBLoss(), masks_of_255()
+    losses = layer(predicts_of(labels), labels)
+    (text,) = said()
+    first, *found = text.split("\n- ")
+    assert "check_batches=0" in first
+    for line, name in zip(found, ("labels[2] (threshold_mask)", "labels[4] (shrink_mask)")):
+        assert line.startswith(f"{name}: expected values in [0, 1], got 255.0 in image 0 at")
+        assert line.endswith("It holds 0 and 255: divide it by 255, or compare it with > 0.")
+    assert len(found) == 2
+    again = layer(predicts_of(labels), labels)
+    assert not said() and float(again["loss"]) == float(losses["loss"])
+    assert float(DBLoss(check_batches=0)(predicts_of(labels), labels)["loss"]) == float(
+        losses["loss"]
+    )
+
+
+@pytest.mark.parametrize("kind", ["good", "never"])
+def test_silence(kind, said):
+    labels = masks_of_255() if kind == "never" else [None, *tensors(page())]
+    DBLoss(check_batches=0 if kind == "never" else 5)(predicts_of(labels), labels)
+    assert not said()
+
+
+def test_of_several_batches_each_fault_is_said_once(said):
+    layer = DBLoss(check_batches=3)
+    good, bad = [None, *tensors(page())], masks_of_255()
+    layer(predicts_of(good), good)
+    assert not said()
+    layer(predicts_of(bad), bad)
+    assert len(said()) == 1
+    soft = [*good[:3], 0.5 * bad[3], bad[4]]
+    layer(predicts_of(soft, value=7), soft)
+    (text,) = said()
+    assert "look like logits" in text and "got 255" not in text
+    layer({"maps": predicts_of(bad)["maps"] * float("nan")}, bad)
+    assert not said()
+
+
+def test_the_first_batch_never_raises(said, monkeypatch):
+    def fails(*_):
+        raise MemoryError
+
+    labels = [None, *tensors(page())]
+    monkeypatch.setattr("dbloss.validate._refusals", fails)
+    layer = DBLoss()
+    layer(predicts_of(labels), labels)["loss"].backward()
+    assert not said()
+    monkeypatch.undo()
+    layer(predicts_of(labels, value=7), labels)
+    assert not said()
+
+
+def test_a_batch_that_the_loss_refuses_is_not_the_first(said):
+    layer, labels = DBLoss(), masks_of_255()
+    for predicts, targets in (
+        (None, labels),
+        (predicts_of(labels, channels=1), labels),
+        (predicts_of(labels), labels[1:]),
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            layer(predicts, targets)
+    assert not said()
+    layer(predicts_of(labels), labels)
+    assert len(said()) == 1
+
+
+def test_auxiliary_maps_that_are_not_read_do_not_hide_the_first_batch(said):
+    layer, labels = DBLoss(), masks_of_255()
+    predicts = predicts_of(labels) | {"aux_maps_p2": paddle.zeros([1])}
+    layer(predicts, labels)
+    assert len(said()) == 1
+    layer(predicts, labels)
+    assert not said()
+
+
+class OfLogits(paddle.nn.Layer):
+    def forward(self, pred, gt, mask):
+        return ((paddle.nn.functional.sigmoid(pred) - gt).abs() * mask).mean()
+
+
+class OwnL1(MaskL1Loss):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("part", "own", "found"),
+    [(OfLogits(), [0, 1], 2), (OwnL1(), [0, 1, 2], 3)],
+    ids=["of logits", "subclass"],
+)
+def test_a_part_of_the_callers_own_may_take_logits(part, own, found, said):
+    labels = [None, *tensors(page())]
+    layer = DBLoss()
+    setattr(layer, "dice_loss" if found == 2 else "l1_loss", part)
+    layer(predicts_of(labels, value=7), labels)
+    (text,) = said()
+    assert text.count("look like logits") == found
+    assert all(f"[:, {channel}] ({CHANNELS[channel]})" in text for channel in own)
+    layer = DBLoss()
+    layer.bce_loss = layer.l1_loss = layer.dice_loss = OfLogits()
+    layer(predicts_of(labels, value=7), labels)
+    assert not said()
+    layer = copy.deepcopy(layer)
+    layer._first_batches = DBLoss()._first_batches
+    layer(predicts_of(labels, value=np.nan), labels)
+    (text,) = said()
+    assert text.count("NaN or Inf: 960 of 960") == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "reported"),
+    [
+        ({}, True),
+        ({"main_loss_type": "BCELoss"}, True),
+        ({"balance_loss": False}, True),
+        ({"smooth": 1}, False),
+        ({"main_loss_type": "BCELoss", "fallback_negatives": 9}, False),
+        ({"main_loss_type": "BCELoss", "balance_loss": False}, False),
+        ({"main_loss_type": "DiceFocalLoss"}, False),
+    ],
+)
+def test_no_text_is_no_fault_for_a_loss_that_learns_from_it(settings, reported, said):
+    batch = no_text("no text")
+    labels = [None, *(tensor(batch[name]) for name in LABELS)]
+    predicts = predicts_of(labels)
+    layer = DBLoss(**settings)
+    layer(predicts, labels)["loss"].backward()
+    assert len(said()) == reported
+    learns = bool((predicts["maps"].grad.numpy()[:, [0, 2]] != 0).any())
+    assert learns != reported
+
+
+class TwoModels(DBLoss):
+    """As PaddleOCR's distillation subclasses it."""
+
+    def forward(self, predicts, labels):
+        results = [super(TwoModels, self).forward(each, labels) for each in predicts.values()]
+        return {"loss": sum(each["loss"] for each in results)}
+
+
+def test_a_subclass_that_calls_it_twice(said):
+    labels = masks_of_255()
+    predicts = {"student": predicts_of(labels), "other": predicts_of(labels)}
+    TwoModels()(predicts, labels)
+    assert len(said()) == 1
+
+
+def test_of_two_layers_with_the_same_labels_one_speaks_of_them(said):
+    labels, one, other = masks_of_255(), DBLoss(), DBLoss()
+    one(predicts_of(labels), labels)
+    assert len(said()) == 1
+    other(predicts_of(labels, value=7), labels)
+    (text,) = said()
+    assert "look like logits" in text and "labels[" not in text
+    del one, other
+    DBLoss()(predicts_of(labels), labels)  # the cell of a notebook, run again
+    assert len(said()) == 1
+
+
+@pytest.mark.parametrize(("rank", "speaks"), [(0, True), (1, False)])
+def test_of_several_processes_one_speaks(rank, speaks, said, monkeypatch):
+    monkeypatch.setattr(paddle.distributed, "get_rank", lambda: rank)
+    labels, layer = masks_of_255(), DBLoss()
+    layer(predicts_of(labels), labels)
+    monkeypatch.undo()
+    layer(predicts_of(labels), labels)
+    assert len(said()) == speaks
+
+
+def test_a_setting_that_is_no_number_of_batches():
+    for value, error in ((-1, ValueError), (0.5, ValueError), (None, TypeError)):
+        with pytest.raises(error, match="check_batches: expected a whole number at least 0"):
+            DBLoss(check_batches=value)
+
+
 # Structure --------------------------------------------------------------------------------------
 
 
@@ -325,14 +713,23 @@ def test_static_graph_has_no_values_to_read():
         paddle.disable_static()
 
 
+REPORTED = {
+    "no_text": "labels: no text counts in the batch, and part of it is ignored",
+    "all_ignored": "labels: every pixel of the batch is ignored",
+    "all_text": "labels: no pixel without text counts",
+    "soft_labels": "labels[3] (shrink_map): expected 0 and 1, got 0.",
+}
+
+
 @pytest.mark.parametrize("name", GOLDEN_CASES)
-def test_golden_cases(name):
-    """Those of noise or of masks of 255 are refused; the sums of the others are NumPy's."""
+def test_golden_cases(name, caplog):
+    """Those of noise are refused; the sums of the others are NumPy's, and little is reported."""
     predicts, labels, _ = golden_batch(GOLDEN_CASES[name])
     outside = any(a.min() < 0 or a.max() > 1 for a in (predicts["maps"], *labels[1:]))
 
     def run():
-        return validate_batch({key: tensor(p) for key, p in predicts.items()}, tensors(labels))
+        grad = {key: tensor(p, grad=True) for key, p in predicts.items()}
+        return validate_batch(grad, tensors(labels))
 
     if outside:
         with pytest.raises(ValueError, match=r"expected values in \[0, 1\]"):
@@ -340,3 +737,34 @@ def test_golden_cases(name):
     else:
         g, m = labels[3:]
         np.testing.assert_allclose(run().positive, (g * m).sum((1, 2), np.float64), rtol=1e-6)
+        starts = [start for case, start in REPORTED.items() if name.startswith(case)]
+        assert len(caplog.records) == len(starts)
+        assert all(r.getMessage().startswith(s) for r, s in zip(caplog.records, starts))
+
+
+# Weights of pixels ------------------------------------------------------------------------------
+
+
+def with_weights(weights):
+    batch = arrays()
+    labels = [None, *(tensor(batch[name]) for name in LABELS), tensor(weights)]
+    return {"maps": tensor(batch["maps"], grad=True)}, labels
+
+
+def test_weights_of_pixels_are_read_and_may_exceed_one(caplog):
+    weights = np.ones((N, H, W))
+    weights[0, 1, 1:4] = 5.5
+    summary = validate_batch(*with_weights(weights))
+    assert summary.ranges["labels[5] (text_weights)"] == (1.0, 5.5)
+    assert summary.positive == validate(arrays()).positive and not caplog.records
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_weights_that_are_not_above_0(value, said):
+    weights = np.ones((N, H, W))
+    weights[1, 2, 3] = value
+    expected = rf"labels\[5\] \(text_weights\): expected finite numbers above 0, got {value}"
+    with pytest.raises(ValueError, match=expected + r".* image 1.*1 of 48"):
+        validate_batch(*with_weights(weights))
+    DBLoss()(*with_weights(weights))
+    assert "above 0" in said()[0]

@@ -54,7 +54,7 @@ def why_not_fused(maps: Tensor) -> str | None:
     if not maps.place.is_cpu_place():
         return f"it needs tensors on the CPU and these are on {maps.place}"
     if not _has_numba():
-        return 'numba is not installed (pip install "dbloss[cpu]")'
+        return "numba is not installed (pip install numba)"
     if "fused" not in _loaded and _imported_anew():
         return "dbloss was imported anew since this layer was made"
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from paddle import Tensor
@@ -37,6 +36,12 @@ _PIXEL_LOSS_NAMES: dict[type, str] = {
 # Cross-entropy reaches 100; with 5 for the end of its scale smaller losses can be told apart.
 _GREATEST_LOSS = 5.0
 
+_LETTERS = "ABCDEFGHIJKL"  # of the zooms
+_ZOOMS = 3
+_ZOOM_RATIO = 0.6  # height to width
+_LEAST_ZOOMED = 128  # pixels: smaller maps are large enough as they are
+_FEW = 300  # pixels
+
 
 class _Measured(NamedTuple):
     """What the loss makes of a batch and of one image of it."""
@@ -46,6 +51,8 @@ class _Measured(NamedTuple):
     pixel: _Array  # `[H, W]`, the loss of each pixel of the image
     weights: _Array  # `[H, W]`, of the image's hard negatives
     mined: float  # sum of the weights in the batch
+    most: float  # the end of the scale of the loss of a pixel
+    beyond: bool  # whether a pixel has more
 
 
 def plot_batch(
@@ -56,13 +63,16 @@ def plot_batch(
     index: int = 0,
     main_loss_type: str | None = None,
     ohem_ratio: float = 3,
-) -> Figure:
+    size: float = 12,
+    zoom: Sequence[Sequence[int]] | None = None,
+) -> panels.Picture:
     """Return a figure of one image of a batch: predictions, targets, losses, hard negatives.
 
-    First row: P, T and B. Second row: their targets. Hatched pixels have no part in the loss of
-    their map. Third row: the loss of each pixel of P, on a scale of its own; the hard negatives
-    laid over P; the image. All maps share the scale from 0 to 1, and values beyond it have the
-    colour of its ends. NaN and Inf have a colour of their own.
+    First, at full width, the image. Then P, T and B, and the loss of each pixel of P on a scale of
+    its own; below them the targets of P and T and the hard negatives laid over P. The target of B
+    is that of P. Hatched pixels have no part in the loss of their map. Last, the places A, B, C
+    where that loss is largest, zoomed. All maps share the scale from 0 to 1, and values beyond it
+    have the colour of its ends. NaN and Inf have a colour of their own.
 
     The title has the weighted parts of `DBLoss(main_loss_type=..., ohem_ratio=...)` for the whole
     batch, as a training prints them. The hard negatives too are chosen from the whole batch, as
@@ -70,7 +80,8 @@ def plot_batch(
 
     The loss of each pixel is the cross-entropy for `"BCELoss"` and `"CrossEntropy"`, the squared
     error for `"Euclidean"`, the absolute error for `"MaskL1Loss"` and the focal loss for
-    `"DiceFocalLoss"`, times the mask. The Dice losses have none: the cross-entropy is drawn.
+    `"DiceFocalLoss"`, times the mask. The Dice losses have none: the cross-entropy is drawn, which
+    is the second part of `"DiceBCELoss"` and what it mines by.
     `"DiceLoss"`, `"MaskL1Loss"` and `"DiceFocalLoss"` mine nothing, and the figure says so.
 
     Args:
@@ -87,6 +98,9 @@ def plot_batch(
         main_loss_type: as in `DBLoss`. None stands for its default, `"DiceLoss"`, and draws the
             hard negatives that `"BCELoss"` would mine.
         ohem_ratio: as in `DBLoss`.
+        size: width of the figure, in inches.
+        zoom: places to show larger, each left, top, right and bottom in pixels of the maps. None
+            shows the 3 whose loss is largest, `()` none.
 
     Returns:
         A `matplotlib.figure.Figure`. `figure.savefig("maps.png")` writes it; a notebook shows it.
@@ -94,7 +108,7 @@ def plot_batch(
     Raises:
         TypeError: an argument is not what is described here, or not a tensor of those dtypes.
         ValueError: a key, a label or a channel is missing, shapes differ, a map is empty, a label
-            requires a gradient, or `index`, `main_loss_type` or `ohem_ratio` is out of its range.
+            requires a gradient, or one of the other arguments is out of its range.
         RuntimeError: Paddle is in static graph mode, where there are no values to draw.
 
     Example:
@@ -115,7 +129,7 @@ def plot_batch(
     checks.eager("plot_batch")
     loss_type = "DiceLoss" if main_loss_type is None else main_loss_type
     ohem_ratio = checks.number("ohem_ratio", ohem_ratio, least=0)
-    loss_fn = DBLoss(main_loss_type=loss_type, ohem_ratio=ohem_ratio)
+    loss_fn = DBLoss(main_loss_type=loss_type, ohem_ratio=ohem_ratio, check_batches=0)
     maps = checks.maps(predicts, channels=1)
     if maps.shape[1] != 1:
         maps = checks.maps(predicts)
@@ -125,46 +139,77 @@ def plot_batch(
         checks.labels(labels, maps)
     picture = _read_picture(image, labels, index)
 
+    size = float(checks.number("size", size, least=8))
+    places = [] if zoom is None else _checked_zoom(zoom, height, width)
     names = list(_NAMES)[:channels]
-    beside = [] if picture is None else ["image"]
-    if labels is None:
-        cells = [[*names, *beside]]
-    elif channels == 1:
-        cells = [["P", "loss", *beside], ["target P", "mined", *("." for _ in beside)]]
-    else:
-        cells = [names, [f"target {name}" for name in names], ["loss", "mined", *(beside or ".")]]
-    figure, axes = panels.grid(cells, (height, width), 0.4 if labels is None else 1.5)
-    title = f"image {index} of a batch of {n}"
-    legend: list[Any] = []
-
+    own = [name for name in names if name != "B"]  # the target of B is that of P
     drawn = dict(zip(names, to_array(maps[index])))
+    title = f"image {index} of a batch of {n}"
+    masks: dict[str, _Array] = {}
+    legend: list[Any] = []
+    measured = shrunk = None
     if labels is not None:
         measured = _measure(loss_fn, maps, predicts, labels, index, main_loss_type, ohem_ratio)
         title += (
             f"\nof the whole batch: {_write_out(measured.parts)}"
             f'\nDBLoss(main_loss_type="{loss_type}", ohem_ratio={ohem_ratio:g})'
         )
-        _draw_pixel_loss(axes["loss"], measured)
-        legend += _draw_mined(axes["mined"], drawn["P"], measured, main_loss_type)
-        for name in names:
-            target, mask = (to_array(labels[place][index]) for place in _PLACES[name])
-            drawn[f"target {name}"] = target
-            for cell in (name, f"target {name}"):
-                panels.hatch(axes[cell], mask == 0)
-        shrink_map, shrink_mask = (to_array(labels[place][index]) for place in _PLACES["P"])
-        for cell in ("mined", *beside):
-            panels.outline(axes[cell], shrink_map > 0.5)
-        for cell in ("loss", "mined", *beside):
-            panels.hatch(axes[cell], shrink_mask == 0)
-        legend += [panels.OUTLINE, panels.HATCHED]
-    for cell, values in drawn.items():
-        scale = panels.draw_map(axes[cell], values, _NAMES.get(cell) or cell.replace(" ", " of "))
-    if picture is not None:
-        panels.draw_image(axes["image"], picture, "image")
+        if zoom is None:
+            places = _worst_places(measured.pixel)
+        masks = {name: to_array(labels[_PLACES[name][1]][index]) for name in names}
+        for name in own:
+            drawn[f"target {name}"] = to_array(labels[_PLACES[name][0]][index])
+            masks[f"target {name}"] = masks[name]
+        masks |= dict.fromkeys(("loss", "mined", "image"), masks["P"])
+        shrunk = drawn["target P"] > 0.5
+        legend = [*_mined_legend(measured.weights), panels.OUTLINE, panels.HATCHED]
     if not all(np.isfinite(values).all() for values in drawn.values()):
         legend.append(panels.NOT_FINITE)
 
-    figure.colorbar(scale, ax=[axes[cell] for cell in drawn], panchor=False, aspect=30)
+    def draw(ax: Axes, cell: str) -> None:
+        """Draw what a cell shows, the whole of it."""
+        if cell == "image" and picture is not None:
+            panels.draw_image(ax, picture, "image", (height, width))
+        elif cell == "loss" and measured is not None:
+            _draw_pixel_loss(ax, measured)
+        elif cell == "mined" and measured is not None:
+            _draw_mined(ax, drawn["P"], measured)
+        else:
+            panels.draw_map(ax, drawn[cell], _NAMES.get(cell) or cell.replace(" ", " of "))
+        if cell in masks:
+            panels.hatch(ax, masks[cell] == 0)
+        if cell in ("image", "mined") and shrunk is not None:
+            panels.outline(ax, shrunk)
+
+    beside = [] if picture is None else ["image"]
+    if measured is None:
+        rows, closer = [names], [*beside, *names]
+    else:
+        targets = [f"target {name}" for name in own]
+        rows = [[*names, "loss"], [*targets, *"." * (channels == 3), "mined"]]
+        closer = [*beside, "P", "target P", "loss", "mined"][:4]
+    if beside:
+        rows = [beside, *rows]
+    letters = _LETTERS[: len(places)]
+    rows += [[f"{letter} {cell}" for cell in closer] for letter in letters]
+    content = _without_padding(picture, height, width)
+    figure, axes = panels.grid(rows, content, size, len(places), _ZOOM_RATIO, bool(legend))
+    for cell, ax in axes.items():
+        letter, _, name = cell.partition(" ") if cell[:2].endswith(" ") else ("", "", cell)
+        draw(ax, name)
+        if letter:
+            place = places[_LETTERS.index(letter)]
+            ax.set(xlim=(place[0] - 0.5, place[2] - 0.5), ylim=(place[3] - 0.5, place[1] - 0.5))
+            ax.set_title(f"{letter}: {ax.get_title()}")
+        elif name == (beside or ["P"])[0]:
+            for letter, place in zip(letters, places):
+                panels.frame(ax, place, letter)
+    if measured is not None:
+        panels.scale_below(axes["loss"], "max" if measured.beyond else "neither")
+        axes["mined"].set_xlabel(_mined_note(measured, main_loss_type))
+    panels.scale_below(axes[names[-1]])
+    if content != (height, width):
+        title += f"\nof its {height} x {width} pixels the padding is left out"
     figure.suptitle(title, fontsize=12)
     if legend:
         figure.legend(handles=legend, loc="outside lower center", ncols=3, frameon=False)
@@ -180,10 +225,13 @@ def _measure(
     main_loss_type: str | None,
     ohem_ratio: float,
 ) -> _Measured:
-    probability, g, m = maps[:, 0].detach(), *labels[3:]
+    probability, (g, m, *weights_of_pixels) = maps[:, 0].detach(), labels[3:]
     with paddle.no_grad(), without_amp():
         if maps.shape[1] == 1:
-            parts = {"loss_shrink_maps": loss_fn.alpha * loss_fn.bce_loss(probability, g, m)}
+            parts = {
+                "loss_shrink_maps": loss_fn.alpha
+                * loss_fn.bce_loss(probability, g, m, *weights_of_pixels)
+            }
         else:
             parts = loss_fn(predicts, labels)
         pixel_loss = _pixel_loss(loss_fn, main_loss_type)
@@ -192,12 +240,16 @@ def _measure(
         if main_loss_type is None or main_loss_type in MINED_TYPES:
             hardness = probability if main_loss_type == "OHEMDiceLoss" else pixel
             weights = hard_negative_weights(hardness, g, m, ohem_ratio)
+    loss = to_array(pixel[index]) * to_array(m[index])
+    greatest = float(loss[np.isfinite(loss)].max(initial=0)) or 1.0
     return _Measured(
         parts={name: float(part) for name, part in parts.items()},
         pixel_name=_PIXEL_LOSS_NAMES.get(type(pixel_loss), type(pixel_loss).__name__),
-        pixel=to_array(pixel[index]) * to_array(m[index]),
+        pixel=loss,
         weights=to_array(weights[index]),
         mined=float(weights.sum()),
+        most=min(greatest, _GREATEST_LOSS),
+        beyond=greatest > _GREATEST_LOSS,
     )
 
 
@@ -220,36 +272,102 @@ def _write_out(parts: dict[str, float]) -> str:
 
 
 def _draw_pixel_loss(ax: Axes, measured: _Measured) -> None:
-    finite = measured.pixel[np.isfinite(measured.pixel)]
-    greatest = float(finite.max(initial=0)) or 1.0
-    most = min(greatest, _GREATEST_LOSS)
-    drawn = panels.draw_map(ax, measured.pixel, f"{measured.pixel_name} of P", "magma", most)
-    panels.scale_below(ax, drawn, "max" if greatest > most else "neither")
+    panels.draw_map(ax, measured.pixel, f"{measured.pixel_name} of P", "magma", measured.most)
 
 
-def _draw_mined(
-    ax: Axes, probability: _Array, measured: _Measured, main_loss_type: str | None
-) -> list[Any]:
+def _draw_mined(ax: Axes, probability: _Array, measured: _Measured) -> None:
     panels.draw_map(ax, probability, "hard negatives over P", "gray")
     weights = measured.weights
-    chosen, shared = weights == 1, (weights > 0) & (weights < 1)
-    panels.lay_over(ax, chosen, panels.VERMILLION)
-    panels.lay_over(ax, shared, panels.SKY)
+    panels.lay_over(ax, weights == 1, panels.VERMILLION)
+    panels.lay_over(ax, (weights > 0) & (weights < 1), panels.SKY)
+    for where, colour in ((weights == 1, panels.VERMILLION), (weights > 0, panels.SKY)):
+        few = where if colour == panels.VERMILLION else where & (weights < 1)
+        if few.sum() < _FEW:  # a pixel alone would be lost among thousands
+            ax.plot(*np.nonzero(few)[::-1], ".", color=colour, markersize=4)
+
+
+def _mined_note(measured: _Measured, main_loss_type: str | None) -> str:
     if main_loss_type is not None and main_loss_type not in MINED_TYPES:
         note = f"none: {main_loss_type} does not mine"
     elif not measured.mined:
         note = "none in the batch"
     else:
-        note = f"{weights.sum():,.0f} here, {measured.mined:,.0f} in the batch"
+        note = f"{measured.weights.sum():,.0f} here, {measured.mined:,.0f} in the batch"
     if main_loss_type is None:
-        note += "\nas BCELoss mines; DiceLoss does not"
-    ax.set_xlabel(note)
+        note += "\nas BCELoss mines;\nDiceLoss does not"
+    return note
+
+
+def _mined_legend(weights: _Array) -> list[Any]:
     legend = []
-    if chosen.any():
+    if (weights == 1).any():
         legend.append(Patch(color=panels.VERMILLION, label="hard negative"))
-    if shared.any():
+    if ((weights > 0) & (weights < 1)).any():
         legend.append(Patch(color=panels.SKY, label="hard negatives that share places"))
     return legend
+
+
+def _worst_places(loss: _Array) -> list[tuple[int, int, int, int]]:
+    """Return the windows of a map with the most loss in them."""
+    height, width = loss.shape
+    if min(height, width) < _LEAST_ZOOMED:
+        return []
+    across = width // 5
+    down = min(round(across * _ZOOM_RATIO), height)
+    left = np.nan_to_num(loss, nan=0, posinf=0, neginf=0).astype(np.float64)
+    left = (left - np.median(left)).clip(0)  # what the ground has everywhere is no place
+    most = 0.0
+    places: list[tuple[int, int, int, int]] = []
+    for _ in range(_ZOOMS):
+        sums = np.pad(left, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+        inside = (
+            sums[down:, across:]
+            - sums[:-down, across:]
+            - sums[down:, :-across]
+            + sums[:-down, :-across]
+        )
+        y, x = (int(at) for at in np.unravel_index(inside.argmax(), inside.shape))
+        most = max(most, inside[y, x])
+        if inside[y, x] <= 0.05 * most:
+            break
+        # The window with the most in it may have it at its edge: its middle goes to the loss's.
+        found = left[y : y + down, x : x + across].clip(0)
+        rows, columns = found.sum(axis=1), found.sum(axis=0)
+        y += round(np.average(np.arange(down), weights=rows) - down / 2)
+        x += round(np.average(np.arange(across), weights=columns) - across / 2)
+        y, x = min(max(y, 0), height - down), min(max(x, 0), width - across)
+        places.append((x, y, x + across, y + down))
+        left[y : y + down, x : x + across] = -left.size * _GREATEST_LOSS
+    return places
+
+
+def _checked_zoom(zoom: Any, height: int, width: int) -> list[tuple[int, int, int, int]]:
+    places = []
+    for place in zoom:
+        fits = np.shape(place) == (4,)
+        left, top, right, bottom = place if fits else (0, 0, 0, 0)
+        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
+            raise ValueError(
+                f"zoom: expected places (left, top, right, bottom) in maps {width} pixels wide and"
+                f" {height} high, got {place!r}. Pass a list of such places."
+            )
+        places.append((int(left), int(top), int(right), int(bottom)))
+    if len(places) > len(_LETTERS):
+        raise ValueError(
+            f"zoom: expected at most {len(_LETTERS)} places, got {len(places)}. Pass fewer."
+        )
+    return places
+
+
+def _without_padding(picture: _Array | None, height: int, width: int) -> tuple[int, int]:
+    """Return height and width of what is not padding on the right or below, of one colour."""
+    if picture is None or picture.shape[:2] != (height, width):
+        return height, width
+    other = (picture != picture[-1, -1]).any(axis=2)
+    if not other.any():
+        return height, width
+    rows, columns = (np.flatnonzero(other.any(axis=axis)) for axis in (1, 0))
+    return int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
 def _checked_index(index: Any, count: int) -> int:
@@ -276,28 +394,7 @@ def _read_picture(image: Any, labels: Sequence[Any] | None, index: int) -> _Arra
         if batch is None or len(shape) != 4 or shape[1] not in (1, 3):
             return None
         image = batch[index]
-    if paddle.is_tensor(image):
-        image = to_array(image)
-    array = np.asarray(image)
-    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
-        array = np.moveaxis(array, 0, 2)
-    _check_picture(array.shape)
-    if array.dtype != np.uint8:
-        array = array.astype(np.float32)
-        finite = array[np.isfinite(array)]
-        least, most = finite.min(initial=np.inf), finite.max(initial=-np.inf)
-        array = 255 * np.nan_to_num((array - least) / (most - least or 1)).clip(0, 1)
-    array = np.atleast_3d(array)[..., :3]
+    array = panels.to_picture(to_array(image) if paddle.is_tensor(image) else image)
     if grey:
-        array = array.mean(axis=2, keepdims=True)
-    return np.broadcast_to(array, (*array.shape[:2], 3)).astype(np.uint8)
-
-
-def _check_picture(shape: Sequence[int]) -> None:
-    """Check that `shape` is that of an image whose channels, if it has any, come last."""
-    channels = shape[2] if len(shape) == 3 else 1
-    if len(shape) not in (2, 3) or channels not in (1, 3, 4) or 0 in shape:
-        raise ValueError(
-            "image: expected the shape [h, w], [h, w, C] or [C, h, w] with 1, 3 or 4 channels,"
-            f" got {list(shape)}. Of a batch pass one image."
-        )
+        array = np.repeat(array.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
+    return array

@@ -6,7 +6,6 @@ from numbers import Real
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from dbloss import checks
@@ -16,7 +15,7 @@ _COLOURS = ("black", panels.BLUE, panels.ORANGE, panels.SKY, panels.VERMILLION, 
 _STYLES = [(line, colour) for line in ("-", "--", ":") for colour in _COLOURS]
 
 
-def plot_history(records: Sequence[Mapping[str, Any]]) -> Figure:
+def plot_history(records: Sequence[Mapping[str, Any]]) -> panels.Picture:
     """Return a figure of the loss and its parts over the steps of a run.
 
     Each step is thin. The mean of the last 20 steps is thick; of a run of more than 1000 steps it
@@ -28,7 +27,7 @@ def plot_history(records: Sequence[Mapping[str, Any]]) -> Figure:
             one. Every key is drawn; a step may lack it.
 
     Returns:
-        A `matplotlib.figure.Figure`. `figure.savefig("losses.png")` writes it.
+        A `matplotlib.figure.Figure`. `figure.savefig("losses.png")` writes it; a notebook shows it.
 
     Raises:
         TypeError: `records` is no list of dicts of numbers.
@@ -49,7 +48,7 @@ def plot_history(records: Sequence[Mapping[str, Any]]) -> Figure:
     numbers = np.arange(1, len(steps) + 1)
     window = min(len(steps), max(20, len(steps) // 50))
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = panels.Picture(figsize=(8, 5), layout="constrained")
     ax = figure.subplots()
     positive, broken = True, False
     for i, (name, (line, colour)) in enumerate(zip(names, cycle(_STYLES))):

@@ -1,0 +1,54 @@
+"""Imports Paddle before anything else does, and says what to install where it cannot.
+
+The wheels of Paddle for a CPU and for a GPU unpack into one folder. Where both were installed,
+Paddle may be found broken, or be imported and not be what was asked for.
+"""
+
+import logging
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+
+_WHEELS = ("paddlepaddle", "paddlepaddle-gpu", "paddlepaddle-xpu", "paddlepaddle-dcu")
+
+
+def two_wheels() -> str:
+    """Return what is wrong and what to do where wheels share a folder, an empty text elsewhere."""
+    folders: dict[str, list[Distribution]] = {}
+    for name in _WHEELS:
+        try:
+            wheel = distribution(name)
+        except PackageNotFoundError:
+            continue
+        folders.setdefault(str(wheel.locate_file("paddle")), []).append(wheel)
+    for folder, wheels in folders.items():
+        if len(wheels) > 1:
+            names = [wheel.metadata["Name"] for wheel in wheels]
+            found = (f"{name} {wheel.version}" for name, wheel in zip(names, wheels))
+            return (
+                f"{' and '.join(found)} are both installed in {folder}, and one has written over"
+                " files of the other. Uninstalling one takes files from both, so uninstall both:\n"
+                f"  pip uninstall -y {' '.join(names)}\n"
+                "and then install one of the two:\n"
+                '  CPU: pip install "dbloss[cpu]"\n'
+                "  GPU: the wheel for your CUDA version:"
+                " https://www.paddlepaddle.org.cn/en/install/quick\n"
+                "Of the extras of dbloss cpu, test and dev bring the CPU wheel, no other any."
+            )
+    return ""
+
+
+_clash = two_wheels()
+try:
+    import paddle  # noqa: F401
+except Exception as error:
+    if _clash:
+        raise ImportError(f"dbloss needs PaddlePaddle, which is broken. {_clash}") from error
+    if not isinstance(error, ModuleNotFoundError) or error.name != "paddle":
+        raise
+    raise ImportError(
+        "dbloss needs PaddlePaddle, which is not installed. Install one of the two:\n"
+        '  CPU: pip install "dbloss[cpu]"\n'
+        "  GPU: pip install dbloss paddlepaddle-gpu   "
+        "(the wheel for your CUDA version: https://www.paddlepaddle.org.cn/en/install/quick)"
+    ) from error
+if _clash:
+    logging.getLogger("dbloss").warning(_clash)

@@ -1,0 +1,507 @@
+"""The label doctor: each kind of fault, alone in a small file of its own."""
+
+import csv
+import json
+import re
+
+import cv2
+import numpy as np
+import programs
+import pytest
+from pictures import assert_readable, axes_of
+from PIL import Image
+
+from dbloss.labels import KINDS, check_labels, main, read_labels
+from dbloss.plot import plot_problems
+from dbloss.targets import make_targets
+
+# In an image of 200 x 120: a text of 80 x 30 pixels, and one that is apart from it.
+WORD = [[10, 10], [90, 10], [90, 40], [10, 40]]
+OTHER = [[110, 60], [190, 60], [190, 90], [110, 90]]
+SIZE = (120, 200)
+
+
+def box(left, top, right, bottom):
+    return [[left, top], [right, top], [right, bottom], [left, bottom]]
+
+
+def line(name, *texts):
+    """A line of a label file; a text is its points, or its transcription and points."""
+    pairs = [text if isinstance(text, tuple) else ("word", text) for text in texts]
+    entries = [{"transcription": text, "points": points} for text, points in pairs]
+    return f"{name}\t{json.dumps(entries, ensure_ascii=False)}\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the images that the lines of this file name."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", SIZE[::-1], "gray").save(tmp_path / name)
+    return tmp_path
+
+
+@pytest.fixture
+def check(folder):
+    """Writes a label file and returns the report."""
+
+    def check(content, **options):
+        data = content if isinstance(content, bytes) else content.encode()
+        (folder / "Label.txt").write_bytes(data)
+        return check_labels("Label.txt", **{"size": SIZE} | options)
+
+    return check
+
+
+def found(report):
+    return [(problem.line, problem.entry, problem.kind) for problem in report.problems]
+
+
+# Nothing wrong ----------------------------------------------------------------------------------
+
+
+def test_sound_labels_have_no_problem(check):
+    report = check(line("a.png", WORD, OTHER, ("###", box(20, 60, 60, 80))) + line("b.png", WORD))
+    assert found(report) == [] and report.counts() == {}
+    assert "no problems" in report.summary()
+    assert report.sides.tolist() == [30, 30, 30]
+    # Of 80 x 30, moved by 2400 * 0.84 / 220 = 9.16, 62 x 12 pixels are left, give or take one.
+    share = (2 * 62 * 12 + 62 * 12) / 2 / (120 * 200)
+    assert report.text_share == pytest.approx(share, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [*WORD, WORD[0]],  # closed
+        [*WORD, WORD[-1], WORD[-1]],  # padded to the number of points of another text
+        WORD[::-1],  # counter-clockwise
+        WORD[2:] + WORD[:2],  # begun at another corner
+        WORD[:3],
+        [["10", "10"], ["90", "10"], ["90", "40"], ["10", "40"]],  # PaddleOCR reads these too
+        [[x - 10.4, y - 10.4] for x, y in WORD],  # beyond the border by less than half a pixel
+        box(150, 80, 200, 120),
+    ],
+)
+def test_what_paddleocr_trains_on_is_no_problem(check, points):
+    assert found(check(line("a.png", points))) == []
+
+
+def test_windows_line_ends_and_a_list_of_images(check):
+    content = line("a.png", WORD).replace("\n", "\r\n") + line('["b.png", "b.png"]', WORD)
+    assert found(check(content)) == []
+    assert [page.images for page in read_labels("Label.txt")] == [("a.png",), ("b.png", "b.png")]
+
+
+# Lines ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "entry", "words"),
+    [
+        (b"b.png []", None, ["no tab"]),
+        (b'b.png\t[{"transcription": "a", "points": [[1, 2]', None, ["broken JSON", "column 42"]),
+        (b"b.png\t{}", None, ["expected a list", "{}"]),
+        (b"b.png\t[]\t", None, None),
+        (b"b.png\t[\t]", None, ["broken JSON", "second tab"]),
+        (b"[b.png]\t[]", None, ["list of image paths", "[b.png]"]),
+        (b"\t[]", None, ["no path"]),
+        (b"", None, ["empty line"]),
+        (b"b.png\t" + b"[" * 100000, None, ["nested too deeply"]),
+        (b"b.png\t[" + b"1" * 5000 + b"]", None, ["a number that Python does not read"]),
+        (b"\xcc\xec.png\t[]", None, ["not UTF-8", "0xCC at 1"]),
+        (b'b.png\t[{"points": [[1, 2], [3, 4], [5, 0]]}]', 1, ['"transcription"', "['points']"]),
+        (b'b.png\t["word"]', 1, ["dict", "'word'"]),
+        (b'b.png\t[{"transcription": "a", "points": 3}]', 1, ["'a'", "got 3"]),
+        (b'b.png\t[{"transcription": "a", "points": [[1, 2, 3]]}]', 1, ["[[1, 2, 3]]"]),
+        (b'b.png\t[{"transcription": "a", "points": [["x", 2]]}]', 1, ["[['x', 2]]"]),
+        (b'b.png\t[{"transcription": "a", "points": [[1, 2], [3]]}]', 1, ["[[1, 2], [3]]"]),
+    ],
+)
+def test_unreadable_line(check, content, entry, words):
+    report = check(line("a.png", WORD).encode() + content + b"\n" + line("b.png", WORD).encode())
+    if words is None:  # what stands after a second tab is not read
+        assert found(report)[0] == (2, None, "no-text")
+        return
+    assert found(report) == [(2, entry, "unreadable-line")]
+    advice = report.problems[0].advice
+    assert "trains on another line" in advice and advice[0].isupper()
+    for word in words:
+        assert word.lower() in advice.lower(), advice
+    page = read_labels("Label.txt")[1]
+    assert page.fault and page.texts == [] and page.line == 2 and page.entry == entry
+
+
+def test_a_byte_order_mark_loses_the_first_image(check):
+    report = check(b"\xef\xbb\xbf" + line("a.png", WORD).encode())
+    assert found(report) == [(1, None, "unreadable-line")]
+    assert "byte order mark" in report.problems[0].advice
+    assert read_labels("Label.txt")[0].image == "a.png"
+
+
+def test_missing_image(check, folder):
+    (folder / "text.png").write_text("no image")
+    (folder / "empty.png").touch()
+    report = check("".join(line(f"{name}.png", WORD) for name in ("a", "absent", "text", "empty")))
+    assert found(report) == [(n, None, "missing-image") for n in (2, 3, 4)]
+    assert "There is no file absent.png" in report.problems[0].advice
+    assert "no image that OpenCV can read" in report.problems[1].advice
+
+
+def test_missing_images_of_another_folder_are_looked_for(check, folder):
+    report = check(line(f"{folder.name}/a.png", WORD))
+    assert found(report) == [(1, None, "missing-image")]
+    assert f"Pass --images {folder.parent}" in report.problems[0].advice
+    assert found(check(line(f"{folder.name}/a.png", WORD), images=folder.parent)) == []
+
+
+def test_without_images_the_outlines_are_checked(check):
+    crossing = [WORD[0], WORD[1], WORD[3], WORD[2]]
+    report = check(line("absent.png", WORD, crossing, box(900, 9, 990, 30)))
+    assert found(report) == [(1, None, "missing-image"), (1, 2, "crossing")]
+
+
+def test_repeated_image(check):
+    report = check(line("a.png", WORD) + line("b.png", WORD) + line("./a.png", OTHER))
+    assert found(report) == [(3, None, "repeated-image")]
+    assert "line 1" in report.problems[0].advice
+
+
+# Texts ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("points", [[], WORD[:1], WORD[:2]])
+def test_few_points(check, points):
+    report = check(line("a.png", WORD, points))
+    assert found(report) == [(1, 2, "few-points")]
+    assert f"{len(points)} points" in report.problems[0].advice
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-1e400", "null", "1" + "0" * 400])
+def test_not_finite(check, value):
+    text = line("a.png", OTHER, box(7777, 10, 90, 40))
+    report = check(text.replace("7777", value, 1))
+    assert found(report) == [(1, 2, "not-finite")]
+
+
+@pytest.mark.parametrize(
+    ("points", "order"),
+    [
+        ([WORD[0], WORD[1], WORD[3], WORD[2]], "1, 2, 4, 3"),  # as one reads: the commonest
+        ([WORD[0], WORD[2], WORD[1], WORD[3]], "1, 3, 2, 4"),
+        # A line of text along both sides from left to right.
+        ([[10, 10], [50, 8], [90, 10], [10, 40], [50, 38], [90, 40]], "1, 2, 3, 6, 5, 4"),
+        ([[10, 10], [90, 40], [90, 10], [30, 45], [10, 40]], None),
+    ],
+)
+@pytest.mark.parametrize("mark", ["word", "###"])
+def test_crossing(check, points, order, mark):
+    report = check(line("a.png", OTHER, (mark, points)))
+    assert found(report) == [(1, 2, "crossing")]
+    advice = report.problems[0].advice
+    assert (f"in the order {order}." if order else "Draw it anew") in advice
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [[10, 10]] * 4,
+        [[10, 10], [50, 10], [90, 10], [30, 10]],
+        [[0.1, 10.1], [40.2, 20.2], [60.3, 25.225], [80.4, 30.25]],  # a line but for rounding
+        [[10, 10], [50.1, 30.07], [90.3, 50.15], [50.1, 30.05]],
+        [[0, 0]] * 4,
+        box(10, 10, 90, 10.4),
+    ],
+)
+def test_no_area_and_nearly_none(check, points):
+    assert found(check(line("a.png", OTHER, points))) == [(1, 2, "no-area")]
+
+
+def test_normalised(check):
+    normalised = (np.array(WORD) / (200, 120)).tolist()
+    report = check(line("a.png", OTHER, normalised, [normalised[i] for i in (0, 1, 3, 2)]))
+    assert found(report) == [(1, 2, "normalised"), (1, 3, "normalised")]
+    assert found(check(line("a.png", OTHER, box(0, 0, 1.2, 1.2)))) == [(1, 2, "too-small")]
+
+
+@pytest.mark.parametrize("mark", ["word", "###"])
+@pytest.mark.parametrize("shift", [(200, 0), (-92, 0), (0, 120), (0, -500)])
+def test_outside(check, shift, mark):
+    points = (np.array(WORD) + shift).tolist()
+    report = check(line("a.png", OTHER, (mark, points)))
+    assert found(report) == [(1, 2, "outside")]
+    assert "200 pixels wide and 120 high" in report.problems[0].advice
+
+
+@pytest.mark.parametrize(
+    ("shift", "crop"), [((-12, 0), True), ((115, 0), False), ((0, -11), True), ((0, 81), False)]
+)
+def test_partly_outside(check, shift, crop):
+    report = check(line("a.png", (np.array(WORD) + shift).tolist()))
+    assert found(report) == [(1, 1, "partly-outside")]
+    advice = report.problems[0].advice
+    assert re.search("reaches [125] pixels beyond", advice)
+    assert ("random crop" in advice) == crop
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", " ", "####", "##", "**", " ###", "*\n", "don't care", "DONTCARE", "[illegible]"),
+        *("\u5f85\u8bc6\u522b", None),
+    ],
+)
+def test_other_names_of_ignored(check, name):
+    report = check(line("a.png", OTHER, (name, WORD)))
+    assert found(report) == [(1, 2, "ignored-name")]
+    assert "###" in report.problems[0].advice
+
+
+def test_difficult_texts_of_ppocrlabel(check):
+    entries = [
+        {"transcription": text, "points": points, "difficult": difficult}
+        for text, points, difficult in [("a", WORD, True), ("###", OTHER, True), ("b", WORD, False)]
+    ]
+    report = check("a.png\t" + json.dumps(entries[:2]) + "\nb.png\t" + json.dumps(entries[2:]))
+    assert found(report) == [(1, 1, "ignored-name")]
+    assert "difficult" in report.problems[0].advice
+
+
+@pytest.mark.parametrize("name", ["#", "# 7", "care", "*a*", "unreadable sign", "\u5929"])
+def test_texts_that_are_no_mark(check, name):
+    assert found(check(line("a.png", (name, WORD)))) == []
+
+
+def test_repeated_text(check):
+    near, apart = box(11, 10, 91, 40), box(10, 12, 90, 42)  # IoU 79 / 81 and 28 / 32
+    report = check(line("a.png", WORD, OTHER, near))
+    assert found(report) == [(1, 3, "repeated-text")]
+    assert "entry 1" in report.problems[0].advice and "0.98" in report.problems[0].advice
+    assert found(check(line("a.png", ("###", WORD), OTHER, WORD))) == [(1, 3, "repeated-text")]
+    assert found(check(line("a.png", ("###", WORD), OTHER, ("###", WORD)))) == [
+        (1, None, "mostly-ignored")
+    ]
+    assert "repeated-text" not in check(line("a.png", WORD, OTHER, apart)).counts()
+
+
+@pytest.mark.parametrize("mark", ["word", "###"])
+def test_whole_page(check, mark):
+    report = check(line("a.png", (mark, box(0, 0, 200, 60.5))))
+    assert found(report)[-1] == (1, 1, "whole-page")
+    assert "50%" in report.problems[-1].advice
+    assert "whole-page" not in check(line("a.png", (mark, box(0, 0, 200, 59.5)))).counts()
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "words"),
+    [("line", "word", "become one"), ("###", "word", "nothing of it"), ("line", "###", "taken")],
+)
+def test_nested(check, outer, inner, words):
+    lines = box(10, 10, 190, 50)
+    report = check(line("a.png", (inner, box(20, 15, 80, 45)), (outer, lines)), size=(1200, 2000))
+    assert (1, 1, "nested") in found(report)
+    (problem,) = [problem for problem in report.problems if problem.kind == "nested"]
+    assert "entry 2" in problem.advice and words in problem.advice
+
+
+def test_a_text_has_the_first_of_its_causes_alone(check):
+    # Nested ones touch, and one too small is gone too.
+    report = check(line("a.png", box(10, 10, 190, 70), box(20, 30, 80, 50), box(150, 90, 155, 93)))
+    assert found(report) == [(1, 2, "nested"), (1, 3, "too-small")]
+    crossing = [[10, 10], [14, 10], [10, 13], [14, 13]]
+    assert found(check(line("a.png", WORD, crossing))) == [(1, 2, "crossing")]
+
+
+def test_too_small_at_the_training_size(check):
+    low = box(110, 60, 190, 76)
+    assert found(check(line("a.png", WORD, low))) == []
+    report = check(line("a.png", WORD, low), size=(54, 200))  # scaled by 0.45
+    assert found(report) == [(1, 2, "too-small")]
+    assert "7.2 pixels high or wide at 54 x 200, below 8" in report.problems[0].advice
+    assert found(check(line("a.png", WORD, low), size=(54, 200), min_text_size=7)) == []
+    assert found(check(line("a.png", WORD, ("###", low)), size=(54, 200))) == []
+    summary = check(line("a.png", WORD, low), size=(54, 200)).summary()
+    assert "1 of them (50.0%) are below min_text_size=8" in summary
+    assert re.search("--size 173 640 +0 ", summary) and re.search("--min-text-size 4 +0 ", summary)
+    # At 3.6 pixels the lower limit would not help.
+    summary = check(line("a.png", WORD, box(110, 60, 190, 68)), size=(54, 200)).summary()
+    assert re.search("--min-text-size 4 +1 ", summary)
+
+
+def test_gone(check):
+    # 0.97 pixels high all along; on whole pixels a line, and 78 wide and high.
+    slanted = [[10, 10], [88, 88], [88, 88.97], [10, 10.97]]
+    report = check(line("a.png", OTHER, slanted))
+    assert found(report) == [(1, 2, "gone")]
+    assert "leaves nothing" in report.problems[0].advice
+
+
+@pytest.mark.parametrize("step", [(0, 1), (1, 1)])
+def test_touching(check, step):
+    """Touching is to be one component of the shrink map; contours are followed across corners."""
+    outcomes = []
+    for n in range(12, 26):
+        second = (np.array(box(10, 10, 50, 40)) + np.multiply(step, n)).tolist()
+        polygons = [box(10, 10, 50, 40), second]
+        shrink_map = make_targets(polygons, [False, False], *SIZE).shrink_map
+        components = cv2.connectedComponents(shrink_map.astype(np.uint8), connectivity=8)[0] - 1
+        report = check(line("a.png", *polygons))
+        assert found(report) == ([(1, 2, "touching")] if components == 1 else [])
+        outcomes.append(components)
+        if components == 1:
+            assert "entry 1" in report.problems[0].advice
+        assert found(check(line("a.png", polygons[0], ("###", second)))) == []
+    assert set(outcomes) == {1, 2}
+
+
+# Images -----------------------------------------------------------------------------------------
+
+
+def test_no_text(check):
+    report = check(line("a.png", WORD) + line("b.png"))
+    assert found(report) == [(2, None, "no-text")]
+    assert "trains on another" in report.problems[0].advice
+    report = check(line("a.png", ("###", OTHER), box(10, 10, 15, 15)))
+    assert found(report) == [(1, None, "no-text"), (1, 2, "too-small")]
+
+
+def test_all_ignored(check):
+    report = check(line("a.png", ("###", WORD), ("*", OTHER)))
+    assert found(report) == [(1, None, "all-ignored")]
+
+
+def test_mostly_ignored(check):
+    half = line("a.png", ("###", WORD), OTHER)
+    more = line("b.png", ("###", WORD), OTHER, ("*", box(10, 80, 60, 100)))
+    report = check(half + more)
+    assert found(report) == [(2, None, "mostly-ignored")]
+    assert "2 of its 3 texts" in report.problems[0].advice
+
+
+# What is read of images -------------------------------------------------------------------------
+
+
+def test_an_image_is_turned_as_its_exif_data_says(check, folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # 200 high and 120 wide
+    Image.new("RGB", SIZE[::-1]).save(folder / "turned.jpg", exif=exif)
+    assert found(check(line("turned.jpg", box(20, 130, 110, 190)))) == []
+    assert found(check(line("turned.jpg", OTHER)))[0][2] == "partly-outside"
+
+
+def test_pixels_are_not_read(check, monkeypatch):
+    monkeypatch.setattr(cv2, "imdecode", None)
+    monkeypatch.setattr(cv2, "imread", None)
+    monkeypatch.setattr(Image.Image, "load", None)
+    assert found(check(line("a.png", WORD))) == []
+
+
+# The report -------------------------------------------------------------------------------------
+
+FAULTY = line("a.png", WORD, box(110, 10, 190, 15), ("###", OTHER)) + "b.png\n"
+
+
+def test_every_kind_is_explained_and_its_name_is_fixed():
+    lines = """
+        unreadable-line missing-image repeated-image few-points not-finite crossing no-area
+        normalised outside ignored-name partly-outside repeated-text whole-page nested too-small
+        gone touching no-text all-ignored mostly-ignored"""
+    assert list(KINDS) == lines.split()
+
+
+def test_problems_csv(check, folder):
+    written = check(FAULTY).write(folder / "report")
+    assert [path.name for path in written] == ["problems.csv", "contact-sheet.png"]
+    with written[0].open(encoding="utf-8") as file:
+        header, first, second = csv.reader(file)
+    assert header == ["line", "entry", "kind", "place", "advice"]
+    assert first[:4] == ["1", "2", "too-small", "a.png: 110, 10 to 190, 15"]
+    assert second[:4] == ["2", "", "unreadable-line", "b.png"]
+    assert cv2.imread(str(written[1])).std() > 5
+
+
+def test_ignored_kinds_are_no_problem_and_show_what_is_behind(check):
+    report = check(FAULTY, ignore=["unreadable-line", "too-small"])
+    assert found(report) == []
+    low = [[190, 60], [240, 60], [240, 65], [190, 65]]
+    assert found(check(line("a.png", WORD, low))) == [(1, 2, "partly-outside")]
+    report = check(line("a.png", WORD, low), ignore=["partly-outside"])
+    assert found(report) == [(1, 2, "too-small")]
+
+
+def test_the_summary_counts_kinds_and_sizes(check):
+    summary = check(FAULTY).summary()
+    assert "2 lines, 3 texts, 1 of them ignored" in summary
+    assert re.search(r"^ +1  too-small +in 1 lines", summary, re.MULTILINE)
+    assert re.search(r"^ +4 to 8 +1  #+$", summary, re.MULTILINE)
+    assert re.search(r"^ +24 to 32 +1  #+$", summary, re.MULTILINE)
+
+
+def test_the_contact_sheet_shows_texts_by_line_and_entry(check):
+    crossing = [WORD[0], WORD[1], WORD[3], WORD[2]]
+    report = check(FAULTY + line("b.png", crossing, OTHER) + line("a.png"))
+    figure = plot_problems(report)
+    axes = axes_of(figure, loc="left")
+    assert set(axes) == {
+        "line 1, entry 2: too-small",
+        "line 3, entry 1: crossing",
+        "line 4: repeated-image",
+        "line 4: no-text",
+    }
+    ax = axes["line 3, entry 1: crossing"]
+    outlines = [patch.get_xy()[:4].tolist() for patch in ax.patches]
+    assert crossing in outlines and OTHER in outlines
+    assert [text.get_text() for text in ax.texts] == ["1", "2", "3", "4"]
+    # Zoomed: the text takes more than half of the width.
+    assert 80 < np.ptp(ax.get_xlim()) < 160
+    assert_readable(figure)
+    assert plot_problems(report, most=1).axes[0].get_title(loc="left").startswith("line 4")
+    assert plot_problems(check("a.png\n" + line("absent.png", WORD))) is None
+
+
+# The command ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "status"),
+    [
+        (line("a.png", WORD), [], 0),
+        (FAULTY, [], 1),
+        (FAULTY, ["--ignore", "too-small"], 1),
+        (FAULTY, ["--ignore", "too-small", "--ignore", "unreadable-line"], 0),
+        (FAULTY, ["--min-text-size", "4", "--ignore", "unreadable-line"], 0),
+        ("b.png\n", [], 2),
+        ("", [], 2),
+    ],
+)
+def test_exit_status(folder, capsys, content, options, status):
+    (folder / "Label.txt").write_text(content)
+    size = ["--size", "120", "200"]
+    try:
+        assert main(["Label.txt", *size, *options]) == status
+    except SystemExit as end:
+        assert end.code == status == 2
+        assert "Label.txt: expected lines" in capsys.readouterr().err
+
+
+def test_a_file_that_is_not_there_and_wrong_options(folder, capsys):
+    (folder / "Label.txt").write_text(line("a.png", WORD))
+    for words, message in [
+        (["absent.txt"], "No such file"),
+        (["Label.txt", "--ignore", "to-small"], "to-small"),
+        (["Label.txt", "--size", "0", "5"], "at least 1"),
+    ]:
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        assert end.value.code == 2 and message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="ignore: expected one of 'unreadable-line'"):
+        check_labels("Label.txt", ignore=["to-small"])
+
+
+def test_the_command_runs_as_a_module(folder):
+    (folder / "Label.txt").write_text(FAULTY)
+    words = ["-W", "ignore", "-m", "dbloss.labels", "Label.txt", "--size", "120", "200"]
+    done = programs.run(*words, "--out", "report", "--images", str(folder), cwd=folder)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "too-small" in done.stdout and "report/contact-sheet.png" in done.stdout
+    assert (folder / "report" / "problems.csv").is_file()
