@@ -418,10 +418,10 @@ def draw_photographs(model: nn.Layer, pages: Sequence[Page], limits: Pair, folde
         Image.fromarray(image).save(folder / f"{i}.png")
 
 
-def draw_maps(model: nn.Layer, pages: Sequence[Page], loss: str) -> Figure:
+def draw_maps(model: nn.Layer, pages: Sequence[Page], loss: str, balance: float) -> Figure:
     """Draw the maps of the page with the most words."""
     fullest = max(range(len(pages)), key=lambda i: len(pages[i].texts))
-    samples = map(to_sample, pages)
+    samples = [to_sample(page, balance) for page in pages]
     return plot_batch(
         {"maps": paddle.to_tensor(np.stack([predict(model, page.image) for page in pages]))},
         [paddle.to_tensor(np.stack(part)) for part in zip(*samples)],
@@ -548,7 +548,8 @@ def main() -> None:
     print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))
 
     pages = [data.draw_held_out(np.random.default_rng([args.seed, 1, i])) for i in range(BATCH)]
-    draw_maps(model, pages, args.loss).savefig(args.out / "maps.png")
+    maps = draw_maps(model, pages, args.loss, args.text_balance)
+    maps.savefig(args.out / "maps.png")
     if args.labels:
         draw_photographs(model, data.test[:PICTURES], limits, args.out / "photographs")
         print(f"pictures and model are in {args.out}")
