@@ -1,94 +1,219 @@
-"""Train the detector of train_text_detector.py with several losses and compare what it finds.
+r"""Train the detector of train_text_detector.py with several losses and compare what it finds.
 
     pip install ".[cpu,examples]"                            # beside a GPU wheel without cpu
-    python examples/compare_losses.py                        # about 19 minutes on 2 CPU cores
+    python examples/compare_losses.py                        # rendered pages, four losses
     python examples/compare_losses.py --losses DiceLoss BCELoss --seeds 0 1 2 3 4 --steps 700
+    python examples/compare_losses.py --labels train.txt --test-labels test.txt --steps 1000 \
+        --losses DiceLoss DiceFocalLoss:focal_gamma=2.5 DiceBCELoss:text_balance=0.5
 
-The pages are harder than in that example: most have one word or none among much clutter, and
-about 1.5 % of the pixels are text. A seed fixes the pages trained on, the first weights and the
-pages held out, so the losses can be compared seed by seed. All else is as in that example: the
-learning rate, and the limits above which a pixel is text and a box is kept.
+A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, `text_balance` of
+`make_targets`, and `bias` of the example's DBNet. A seed fixes the pages trained on and the first
+weights, so the losses can be compared seed by seed. All else is as in that example, but for the
+rendered pages, which are harder: most have one word or none among much clutter, and about 1.5 % of
+the pixels are text.
 
-A line for each training gives precision, recall and hmean on the pages held out. The table at
-the end, in Markdown, gives their means over the seeds, the spread of the hmean, which is the
-highest minus the lowest, and the hmean of each seed.
+Every 250 steps, and at the end, each training is scored on the pages held out, at a grid of limits.
+The limits that are best there at the end are its own, with which it is scored on the test pages, as
+it is with PaddleOCR's 0.3 and 0.6. A training that ends is written to scores.csv in the output
+folder at once. Started again, also after Ctrl-C, the program goes on with what is missing there: a
+training that was cut off goes on from its last score.
+
+At the end a table, in Markdown, gives the means over the seeds on the test pages at each training's
+own limits, the spread of the hmean, which is the highest minus the lowest, and the hmean of each
+seed; then the mean hmean at PaddleOCR's limits. curves.png shows the hmean on the pages held out,
+at the best limits of that step.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import multiprocessing
+import os
 import signal
 import sys
 import warnings
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import paddle
+from matplotlib.figure import Figure
 from tqdm import tqdm
-from train_text_detector import BATCH, DBNet, Pages, evaluate, render_page, train
+from train_text_detector import (
+    BATCH,
+    PADDLEOCR,
+    DBNet,
+    Pages,
+    Pair,
+    Training,
+    add_data_options,
+    read_data,
+    score,
+    search,
+)
 
 from dbloss import DBLoss
 
 LOSSES = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"]
 STYLE = {"fill": 0.2, "clutter": 40}  # of a page: 0.9 words and 20 other things in the mean
+KEY = ["data", "loss", "steps", "seed"]  # what makes a training
+COLUMNS = [*KEY, "step", "pages", "limits", "thresh", "box_thresh", "precision", "recall", "hmean"]
 
-Scores = tuple[float, float, float]  # precision, recall, hmean
+Row = dict[str, Any]  # a score, by the names of the columns
 
 
-def score(steps: int, held_out: int, seed: int, loss: str) -> Scores:
-    """Train a detector and return its scores on the pages held out."""
+def read_loss(text: str) -> tuple[DBLoss, float, float]:
+    """Return loss, text balance and bias of "DiceBCELoss:bce_weight=0.4:text_balance=0.5"."""
+    name, *pairs = text.split(":")
+    keywords = {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
+    balance, bias = (float(keywords.pop(key, 0)) for key in ("text_balance", "bias"))
+    return DBLoss(main_loss_type=name, **keywords), balance, bias
+
+
+# ---- 1. A training ---------------------------------------------------------------------------
+
+
+def run(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
+    """Train a detector, from where it was cut off if it was, and return all its scores."""
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
-    paddle.seed(seed)
-    model = DBNet()
+    _, loss, steps, seed = key
+    loss_fn, balance, bias = read_loss(loss)
+    data = read_data(args, seed, count=args.held_out, **STYLE)
+    pages = Pages(seed, steps * BATCH, data.draw, balance)
+    name = "-".join(map(str, key)).replace(":", "-")
+    file, checkpoint = args.out / f"{name}.csv", args.out / f"{name}.pdparams"
     # The workers are numbered from 1; the first line is the main program's.
     line = int(multiprocessing.current_process().name.rpartition("-")[2])
     look = {"desc": f"{loss}, seed {seed}", "position": line, "leave": False}
-    train(model, DBLoss(main_loss_type=loss), Pages(seed, steps * BATCH, **STYLE), **look)
-    generators = (np.random.default_rng([seed, 1, i]) for i in range(held_out))
-    return evaluate(model, [render_page(rng, **STYLE) for rng in generators])
+
+    with paddle.utils.unique_name.guard():  # a checkpoint fits whatever was trained before
+        paddle.seed(seed)
+        training = Training(DBNet(bias=bias), loss_fn, pages, **dict(zip(KEY, key)))
+        if checkpoint.exists():
+            training.load(checkpoint)
+        rows = [row for row in read_rows(file) if row["step"] <= len(training.history)]
+        for step in sorted({*range(args.every, steps, args.every), steps}):
+            if step < len(training.history) or step in (row["step"] for row in rows):
+                continue
+            training.run(step, checkpoint, **look)
+            grid = search(training.model, data.held_out, **look)
+            place = [list(values).index(limit) for values, limit in zip(grid[:2], PADDLEOCR)]
+            for limits, scored in (("own", grid.best), ("PaddleOCR", grid.at(*place))):
+                known = {"step": step, "pages": "held out", "limits": limits}
+                rows.append({**dict(zip(KEY, key)), **known, **scored._asdict()})
+            write_rows(file, rows)
+
+    own = Pair(rows[-2]["thresh"], rows[-2]["box_thresh"])
+    scores = score(training.model, data.test, own, PADDLEOCR, **look)
+    for limits, pair, scored in zip(("own", "PaddleOCR"), (own, PADDLEOCR), scores):
+        known = {"step": steps, "pages": "test", "limits": limits, **pair._asdict()}
+        rows.append({**dict(zip(KEY, key)), **known, **scored})
+    return rows
 
 
 def start_worker(lock: object) -> None:
     """Draw the bars of all workers in turn, and leave Ctrl-C to the main program."""
     tqdm.set_lock(lock)
+    cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def score_all(
-    losses: list[str], seeds: list[int], steps: int, held_out: int, jobs: int
-) -> dict[str, list[Scores]]:
-    """Return the scores of each loss, one for each seed, from trainings side by side."""
-    scores: dict[str, list[Scores]] = {loss: [] for loss in losses}
-    runs = [(seed, loss) for seed in seeds for loss in scores]
+def run_all(args: argparse.Namespace, keys: list[tuple[str, str, int, int]]) -> None:
+    """Run trainings side by side, and add the scores of each to the CSV once it ends."""
     # Paddle and numba run threads of their own, which do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
     tqdm.set_lock(spawn.RLock())
-    with ProcessPoolExecutor(jobs, spawn, start_worker, (tqdm.get_lock(),)) as pool:
-        results = pool.map(partial(score, steps, held_out), *zip(*runs))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # of a worker
+    with ProcessPoolExecutor(args.jobs, spawn, start_worker, (tqdm.get_lock(),)) as pool:
         try:
-            for seed, loss in tqdm(runs, unit="training"):
-                scores[loss].append(next(results))
-                numbers = "precision {:.4f}, recall {:.4f}, hmean {:.4f}".format(*scores[loss][-1])
-                tqdm.write(f"{loss}, seed {seed}: {numbers}")
-        except KeyboardInterrupt:
+            futures = [pool.submit(run, args, key) for key in keys]
+            for future in tqdm(as_completed(futures), total=len(keys), unit="training"):
+                rows = future.result()
+                write_rows(args.csv, read_rows(args.csv) + rows)
+                for row in rows[-2:]:
+                    numbers = "precision {precision:.4f}, recall {recall:.4f}, hmean {hmean:.4f}"
+                    what = "{loss}, seed {seed}, at {limits}'s limits: " + numbers
+                    tqdm.write(what.format(**row))
+        except BaseException as error:
             with tqdm.get_lock():  # a worker that died while it held the lock would block us
                 for worker in multiprocessing.active_children():
                     worker.kill()
-            sys.exit(130)
-    return scores
+            if isinstance(error, KeyboardInterrupt):
+                sys.exit(130)
+            raise
 
 
-def table(scores: dict[str, list[Scores]], seeds: list[int]) -> str:
+# ---- 2. What came out ------------------------------------------------------------------------
+
+
+def read_rows(file: Path) -> list[Row]:
+    """Return the scores in a CSV, none where there is no such file."""
+    if not file.exists():
+        return []
+    whole, text = {"steps", "seed", "step"}, {"data", "loss", "pages", "limits"}
+    types = {name: int if name in whole else str if name in text else float for name in COLUMNS}
+    with file.open(newline="") as lines:
+        return [
+            {name: types[name](value) for name, value in row.items()}
+            for row in csv.DictReader(lines)
+        ]
+
+
+def write_rows(file: Path, rows: Iterable[Row]) -> None:
+    """Write scores to a CSV. The one before it stays until it is whole."""
+    new = file.with_suffix(".new")
+    with new.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            rates = {name: round(row[name], 4) for name in ("precision", "recall", "hmean")}
+            writer.writerow({**row, **rates})
+    new.replace(file)
+
+
+def table(rows: list[Row], losses: list[str], seeds: list[int]) -> str:
     """Return the means, the spread of the hmean and its values as a table in Markdown."""
+    own, theirs = (
+        {(row["loss"], row["seed"]): row for row in rows if row["limits"] == limits}
+        for limits in ("own", "PaddleOCR")
+    )
     columns = ["loss", "precision", "recall", "hmean", "spread", *(f"seed {s}" for s in seeds)]
-    rows = [columns, ["---"] * len(columns)]
-    for loss, of_seeds in scores.items():
-        hmeans = [hmean for *_, hmean in of_seeds]
-        numbers = [*np.mean(of_seeds, axis=0), np.ptp(hmeans), *hmeans]
-        rows.append([loss, *(f"{number:.3f}" for number in numbers)])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    columns.append("hmean at {} / {}".format(*PADDLEOCR))
+    lines = [columns, ["---"] * len(columns)]
+    for loss in losses:
+        rates = ["precision", "recall", "hmean"]
+        means = [np.mean([own[loss, seed][rate] for seed in seeds]) for rate in rates]
+        hmeans = [own[loss, seed]["hmean"] for seed in seeds]
+        at_theirs = np.mean([theirs[loss, seed]["hmean"] for seed in seeds])
+        numbers = [*means, np.ptp(hmeans), *hmeans, at_theirs]
+        lines.append([loss, *(f"{number:.3f}" for number in numbers)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def draw_curves(rows: list[Row], losses: list[str]) -> Figure:
+    """Draw the hmean on the pages held out over the steps, the mean of the seeds and the range."""
+    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    axes = figure.subplots()
+    ends = []
+    for loss in losses:
+        of_loss = [row for row in rows if row["loss"] == loss]
+        steps = sorted({row["step"] for row in of_loss})
+        hmeans = [[row["hmean"] for row in of_loss if row["step"] == step] for step in steps]
+        (line,) = axes.plot(steps, [np.mean(of_step) for of_step in hmeans], "o-", label=loss)
+        low, high = ([limit(of_step) for of_step in hmeans] for limit in (min, max))
+        axes.fill_between(steps, low, high, alpha=0.15, color=line.get_color(), linewidth=0)
+        ends.append((np.mean(hmeans[-1]), line))
+    axes.set(xlabel="step", ylabel="hmean on the pages held out, at the best limits")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    ends.sort(key=lambda end: -end[0])
+    handles = [line for _, line in ends]
+    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    return figure
 
 
 def main() -> None:
@@ -96,20 +221,39 @@ def main() -> None:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
-    add("--losses", nargs="+", default=LOSSES, metavar="LOSS", help="main_loss_type of DBLoss")
+    add("--losses", nargs="+", default=LOSSES, metavar="LOSS", help="as DiceLoss:text_balance=1")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="of a training")
     add("--steps", type=int, default=500, help=f"training steps of {BATCH} pages")
-    add("--held-out", type=int, default=1000, help="pages to measure on")
-    add("--jobs", type=int, default=2, help="trainings side by side, of about a core each")
+    add_data_options(parser)
+    add("--held-out", type=int, default=300, help="rendered pages to measure on, and for limits")
+    add("--every", type=int, default=250, help="steps from one score to the next")
+    add("--jobs", type=int, default=2, help="trainings side by side, of a core each")
+    add("--out", type=Path, default="runs/compare_losses", help="folder of what is unfinished")
+    add("--csv", type=Path, help="of all scores (default: scores.csv in that folder)")
     args = parser.parse_args()
-    if min(args.steps, args.held_out, args.jobs) < 1 or min(args.seeds) < 0:
-        parser.error("--steps, --held-out and --jobs must be at least 1, --seeds at least 0")
+    if min(args.steps, args.held_out, args.every, args.jobs) < 1 or min(args.seeds) < 0:
+        parser.error(
+            "--steps, --held-out, --every and --jobs must be at least 1, --seeds at least 0"
+        )
     try:
         for loss in args.losses:
-            DBLoss(main_loss_type=loss)
-    except ValueError as error:
+            read_loss(loss)
+        if args.labels or args.test_labels:
+            read_data(args, seed=0)
+        args.out.mkdir(parents=True, exist_ok=True)
+        args.csv = args.csv or args.out / "scores.csv"
+        rows = read_rows(args.csv)
+    except (TypeError, ValueError, OSError) as error:
         parser.error(str(error))
-    print(table(score_all(**vars(args)), args.seeds))
+
+    data = args.labels.name if args.labels else "rendered"
+    keys = [(data, loss, args.steps, seed) for seed in args.seeds for loss in args.losses]
+    done = {tuple(row[name] for name in KEY) for row in rows}
+    run_all(args, [key for key in keys if key not in done])
+    asked_for = [row for row in read_rows(args.csv) if tuple(row[name] for name in KEY) in keys]
+    curves = [r for r in asked_for if r["pages"] == "held out" and r["limits"] == "own"]
+    draw_curves(curves, args.losses).savefig(args.out / "curves.png", dpi=150)
+    print(table([r for r in asked_for if r["pages"] == "test"], args.losses, args.seeds))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train the detector of train_text_detector.py, and choose the limits of its pixels and boxes.
 
-    pip install ".[examples]"
+    pip install ".[cpu,examples]"
     python examples/search_limits.py                         # about 3 minutes on 2 CPU cores
     python examples/search_limits.py --loss DiceLoss --seed 1 --out runs/dice
 
@@ -16,28 +16,23 @@ import argparse
 import warnings
 from pathlib import Path
 
-import numpy as np
 import paddle
 from compare_losses import STYLE
-from train_text_detector import BATCH, DBNet, Page, Pages, predict, render_page, train
+from train_text_detector import (
+    BATCH,
+    PADDLEOCR,
+    DBNet,
+    Pages,
+    Pair,
+    Training,
+    rendered,
+    score,
+    search,
+)
 
 from dbloss import DBLoss
 from dbloss.plot import plot_limits
-from dbloss.score import Limits, search_limits
-
-USUAL = {"thresh": [0.3], "box_thresh": [0.6]}  # PaddleOCR's
-GRID = {
-    "thresh": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8],
-    "box_thresh": [0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85],
-}
-
-
-def search(model: paddle.nn.Layer, pages: list[Page], **grid: object) -> Limits:
-    """Score the boxes that a model finds on pages at every pair of limits."""
-    images, words = zip(*pages)
-    maps = (predict(model, image)[0] for image in images)
-    ignored = [[False] * len(corners) for corners in words]
-    return search_limits(maps, words, ignored, progress=True, **grid)
+from dbloss.score import Limit, Limits
 
 
 def table(limits: Limits) -> str:
@@ -68,18 +63,18 @@ def main() -> None:
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
 
     paddle.seed(args.seed)
-    model = DBNet()
-    train(model, loss_fn, Pages(args.seed, args.steps * BATCH, **STYLE))
-    generators = (np.random.default_rng([args.seed, 1, i]) for i in range(2 * args.pages))
-    held_out = [render_page(rng, **STYLE) for rng in generators]
-    limits = search(model, held_out[: args.pages], **GRID)
+    data = rendered(args.seed, args.pages, **STYLE)
+    training = Training(DBNet(), loss_fn, Pages(args.seed, args.steps * BATCH, data.draw))
+    training.run()
+    limits = search(training.model, data.held_out, desc="limits")
     plot_limits(limits).savefig(args.out / "limits.png")
     print(table(limits))
 
-    chosen = {"thresh": [limits.best.thresh], "box_thresh": [limits.best.box_thresh]}
     print(f"on {args.pages} other pages:")
-    for name, grid in {"usual": USUAL, "chosen": chosen}.items():
-        print(f"{name} limits:", search(model, held_out[args.pages :], **grid).best)
+    best = Pair(limits.best.thresh, limits.best.box_thresh)
+    usual, chosen = score(training.model, data.test, PADDLEOCR, best, desc="score")
+    print("usual limits:", Limit(*PADDLEOCR, **usual))
+    print("chosen limits:", Limit(*best, **chosen))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 from paddle import distributed, nn
-from train_text_detector import DBNet, Pages, evaluate, render_page, short
+from train_text_detector import PADDLEOCR, DBNet, Pages, render_page, score, short
 
 from dbloss import DBLoss
 
@@ -138,7 +138,8 @@ def main() -> None:
     paddle.save(model.state_dict(), str(args.out / "model.pdparams"))
     save_losses(history, args.out / "losses.csv")
     held_out = [render_page(np.random.default_rng([args.seed, 1, i])) for i in range(HELD_OUT)]
-    print("precision {:.2f}\nrecall {:.2f}\nhmean {:.2f}".format(*evaluate(model, held_out)))
+    (scores,) = score(model, held_out, PADDLEOCR)
+    print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))
     if others is not None:
         print(compare(read_losses(args.out / "losses.csv"), others))
     print(f"losses and model are in {args.out}")

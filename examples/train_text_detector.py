@@ -1,50 +1,71 @@
-"""Train a small DBNet on rendered words with DBLoss, then find the words on a photographed page.
+r"""Train a small DBNet with DBLoss on rendered words or on photographs, and show what it finds.
 
     pip install ".[cpu,examples]"                            # beside a GPU wheel without cpu
     python examples/train_text_detector.py                   # about 3 minutes on 2 CPU cores
     python examples/train_text_detector.py --steps 300 --loss BCELoss --seed 1 --out runs/bce
+    python examples/train_text_detector.py --labels train.txt --test-labels test.txt --steps 1000 \
+        --loss DiceBCELoss --text-balance 0.5 --limits best
 
-Pages of words are drawn while the detector learns from them. The corners of the words are known,
-so `make_targets` can turn them into label maps. Precision, recall and hmean on pages that were
-not trained on are printed, and the output folder then holds:
+Without labels, pages of words are drawn while the detector learns from them. With PaddleOCR's label
+files it learns from crops of photographs; a tenth of them is held out, to choose limits on with
+`--limits best`. Precision, recall and hmean on pages that are neither trained on nor held out are
+printed, and the output folder then holds:
 
-    photograph.png   `skimage.data.page()` with a box around each word that was found
+    photograph.png   `skimage.data.page()` with a box around each word that was found; with labels
+                     in its place `photographs`, a folder of the first test photographs with the
+                     boxes found in orange, the true ones in green and ignored ones in grey
     maps.png         for a page that was not trained on the predicted maps, their targets, the loss
                      of each pixel and the hard negatives
     losses.png       the loss and its three parts, step by step
+    limits.png       with `--limits best`, the score at all that were tried
     model.pdparams   the weights: `model.set_state_dict(paddle.load("model.pdparams"))`
+    checkpoint.pdparams   with what the optimizer knows, so that `--resume` goes on from there
 
 Ctrl-C ends the training; all this is then printed and written for the steps done.
-The training step, the part to copy into a loop of your own, is in `train`.
+The training step, the part to copy into a loop of your own, is `Training.step`.
 """
 
 from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import threading
 import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import paddle
-import pyclipper
 import skimage.data
 from matplotlib import get_data_path
+from matplotlib.figure import Figure
 from paddle import nn
+from photographs import Page, Photographs, random_crop, read_labels
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from dbloss import DBLoss, differentiable_binarization
-from dbloss.plot import plot_batch, plot_history
+from dbloss.boxes import find_boxes
+from dbloss.plot import plot_batch, plot_history, plot_limits
+from dbloss.score import Hmean, Limits, search_limits
 from dbloss.targets import make_targets
 
 SIZE = 160  # of a rendered page, in pixels
 BATCH = 8
-HELD_OUT = 100  # pages
-PHOTO_SCALE = 1.75  # brings the photograph's letters to the sizes trained on
+HELD_OUT = 100  # rendered pages
+SAVE_EVERY = 250  # steps
+LONGEST = 960  # side of an image that words are looked for in
+GRID = {
+    "thresh": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8],
+    "box_thresh": [0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85],
+}
+PAGE_SCALE = 1.75  # brings the letters of the printed page to the sizes trained on
+PICTURES = 8  # photographs that are drawn
+FOUND, TRUE, IGNORED = (213, 94, 0), (0, 158, 115), (153, 153, 153)
 LETTERS = list("eeeeetttaaaooiinnsshhrrddlcumwfgypbvkjxqz")  # common letters more often
 FONTS = [
     str(path)
@@ -53,7 +74,17 @@ FONTS = [
     and not path.stem.endswith("Display")  # these hold a few symbols only
 ]
 
-Page = tuple[np.ndarray, np.ndarray]  # image, uint8 [H, W, 3]; corners of words, float32 [n, 4, 2]
+
+class Pair(NamedTuple):
+    """The limits above which a pixel is text, and from which a box is kept."""
+
+    thresh: float
+    box_thresh: float
+
+
+PADDLEOCR = Pair(0.3, 0.6)
+Colour = tuple[int, int, int]
+Draw = Callable[[np.random.Generator], Page]
 
 
 # ---- 1. Pages of words whose corners are known -----------------------------------------------
@@ -128,7 +159,7 @@ def render_page(rng: np.random.Generator, fill: float = 0.9, clutter: int = 6) -
     light = np.linspace(*rng.uniform(0.6, 1.1, 2), SIZE)
     photo *= light[:, None, None] if rng.random() < 0.5 else light[:, None]
     photo += rng.normal(0, rng.uniform(0, 12), (SIZE, SIZE, 1))
-    return photo.clip(0, 255).astype(np.uint8), np.float32(words).reshape(-1, 4, 2)
+    return Page(photo.clip(0, 255).astype(np.uint8), words, [False] * len(words))
 
 
 def to_input(image: np.ndarray) -> np.ndarray:
@@ -136,23 +167,27 @@ def to_input(image: np.ndarray) -> np.ndarray:
     return np.float32(image.transpose(2, 0, 1) / 127.5 - 1)
 
 
-def to_sample(image: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Turn a page into what PaddleOCR's loader gives: the image, then the four label maps."""
-    return to_input(image), *make_targets(words, [False] * len(words), SIZE, SIZE)
+def to_sample(page: Page, text_balance: float = 0) -> tuple[np.ndarray, ...]:
+    """Turn a page into what PaddleOCR's loader gives: the image, then its label maps."""
+    height, width = page.image.shape[:2]
+    maps = make_targets(page.texts, page.ignored, height, width, text_balance=text_balance)
+    return to_input(page.image), *maps
 
 
 class Pages(paddle.io.Dataset):
-    """Samples of rendered pages; `style` is passed on to `render_page`."""
+    """Samples of pages, each drawn by `draw(rng)`."""
 
-    def __init__(self, seed: int, count: int, **style: Any) -> None:
-        self.seed, self.count, self.style = seed, count, style
+    def __init__(
+        self, seed: int, count: int, draw: Draw = render_page, text_balance: float = 0
+    ) -> None:
+        self.seed, self.count, self.draw, self.text_balance = seed, count, draw, text_balance
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, ...]:
         # Each page has a generator of its own, so it is the same whichever worker draws it.
-        return to_sample(*render_page(np.random.default_rng([self.seed, 0, i]), **self.style))
+        return to_sample(self.draw(np.random.default_rng([self.seed, 0, i])), self.text_balance)
 
 
 # ---- 2. The detector -------------------------------------------------------------------------
@@ -166,29 +201,42 @@ def conv(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     )
 
 
-def branch(inputs: int) -> nn.Sequential:
-    """Turn features at a quarter of the page's size into one map of its full size, in [0, 1]."""
+def branch(inputs: int, bias: float = 0) -> nn.Sequential:
+    """Turn features at a quarter of the page's size into one map of its full size, in [0, 1].
+
+    It starts near `sigmoid(bias)` everywhere.
+    """
+    start = paddle.ParamAttr(initializer=nn.initializer.Constant(bias))
     return nn.Sequential(
         conv(inputs, inputs // 2),
         nn.Conv2DTranspose(inputs // 2, inputs // 4, 2, 2),
         nn.BatchNorm2D(inputs // 4),
         nn.ReLU(),
-        nn.Conv2DTranspose(inputs // 4, 1, 2, 2),
+        nn.Conv2DTranspose(inputs // 4, 1, 2, 2, bias_attr=start),
         nn.Sigmoid(),
     )
 
 
 class DBNet(nn.Layer):
-    """Backbone, feature pyramid and DB head. The page's sides are multiples of 32."""
+    """Backbone, feature pyramid and DB head. The page's sides are multiples of 32.
 
-    def __init__(self, widths: tuple[int, ...] = (16, 24, 48, 64, 96), features: int = 32) -> None:
+    With a `bias` of -4 the probability map starts as background. What is mined needs that: from
+    0.5 everywhere BCELoss and OHEMDiceLoss alone learn the same number for every pixel.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...] = (16, 24, 48, 64, 96),
+        features: int = 32,
+        bias: float = 0,
+    ) -> None:
         super().__init__()
         self.stem = conv(3, widths[0], stride=2)
         self.stages = nn.LayerList(
             nn.Sequential(conv(a, b, stride=2), conv(b, b)) for a, b in zip(widths, widths[1:])
         )
         self.laterals = nn.LayerList(nn.Conv2D(width, features, 1) for width in widths[1:])
-        self.probability, self.threshold = branch(features), branch(features)
+        self.probability, self.threshold = branch(features, bias), branch(features)
 
     def forward(self, images: paddle.Tensor) -> dict[str, paddle.Tensor]:
         x, levels = self.stem(images), []
@@ -206,37 +254,84 @@ class DBNet(nn.Layer):
 # ---- 3. Training -----------------------------------------------------------------------------
 
 
-def train(model: nn.Layer, loss_fn: nn.Layer, pages: Pages, **look: Any) -> list[dict[str, float]]:
-    """Train on each page once, or until Ctrl-C; return the losses of each step.
+class Training:
+    """A detector on its way: the model, the optimizer, and the losses of each step done.
 
-    `look` is passed on to the progress bar of tqdm.
+    All of it goes into a checkpoint, so that a training which was ended goes on where it stood.
     """
-    loader = paddle.io.DataLoader(pages, batch_size=BATCH)
-    schedule = paddle.optimizer.lr.CosineAnnealingDecay(7e-3, T_max=len(loader))
-    optimizer = paddle.optimizer.Adam(schedule, parameters=model.parameters())
-    history: list[dict[str, float]] = []
-    stop = threading.Event()  # Ctrl-C only sets it, so that no step is cut in half
-    usual = signal.signal(signal.SIGINT, lambda *_: stop.set())
-    model.train()
-    try:
-        with tqdm(loader, unit="step", **look) as bar:
-            for batch in bar:
-                # The training step. A batch is [image, threshold_map, threshold_mask, shrink_map,
-                # shrink_mask]: DBLoss takes it as its labels whole, and does not read the image.
-                predicts = model(batch[0])
-                losses = loss_fn(predicts, batch)
-                losses["loss"].backward()  # the sum of the parts, which are there to be watched
-                optimizer.step()
-                optimizer.clear_grad()
-                schedule.step()
 
-                history.append({name: float(loss) for name, loss in losses.items()})
-                bar.set_postfix({short(name): f"{loss:.2f}" for name, loss in history[-1].items()})
-                if stop.is_set():
-                    break
-    finally:
-        signal.signal(signal.SIGINT, usual)
-    return history
+    def __init__(self, model: nn.Layer, loss_fn: nn.Layer, pages: Pages, **settings: Any) -> None:
+        self.model, self.loss_fn, self.pages = model, loss_fn, pages
+        self.steps = len(pages) // BATCH
+        self.settings = {"steps": self.steps, **settings}
+        self.schedule = paddle.optimizer.lr.CosineAnnealingDecay(5e-3, T_max=self.steps)
+        self.optimizer = paddle.optimizer.Adam(
+            self.schedule,
+            parameters=self.model.parameters(),
+            grad_clip=nn.ClipGradByGlobalNorm(5.0),
+        )
+        self.history: list[dict[str, float]] = []
+
+    def step(self, batch: list[paddle.Tensor]) -> None:
+        """Do the training step.
+
+        A batch is [image, threshold_map, threshold_mask, shrink_map, shrink_mask], and perhaps
+        text_weights: DBLoss takes it as its labels whole, and does not read the image.
+        """
+        predicts = self.model(batch[0])
+        losses = self.loss_fn(predicts, batch)
+        losses["loss"].backward()  # the sum of the parts, which are there to be watched
+        self.optimizer.step()
+        self.optimizer.clear_grad()
+        self.schedule.step()
+        self.history.append({name: float(loss) for name, loss in losses.items()})
+
+    def run(self, until: int | None = None, checkpoint: Path | None = None, **look: Any) -> bool:
+        """Train up to a step, by default the last, or to Ctrl-C; tell whether it came so far.
+
+        A checkpoint is written there, and every 250 steps. `look` is for the progress bar of tqdm.
+        """
+        done, until = len(self.history), until or self.steps
+        rest = paddle.io.Subset(self.pages, range(done * BATCH, until * BATCH))
+        loader = paddle.io.DataLoader(rest, batch_size=BATCH)
+        stop = threading.Event()  # Ctrl-C only sets it, so that no step is cut in half
+        usual = signal.signal(signal.SIGINT, lambda *_: stop.set())
+        self.model.train()
+        try:
+            with tqdm(total=self.steps, initial=done, unit="step", **look) as bar:
+                for batch in loader:
+                    self.step(batch)
+                    losses = self.history[-1].items()
+                    bar.set_postfix({short(k): f"{v:.2f}" for k, v in losses}, refresh=False)
+                    bar.update()
+                    done += 1
+                    if checkpoint and (done % SAVE_EVERY == 0 or done == until or stop.is_set()):
+                        self.save(checkpoint)
+                    if stop.is_set():
+                        break
+        finally:
+            signal.signal(signal.SIGINT, usual)
+        return done >= until
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint. The one before it stays until it is whole."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "history": self.history,
+            "settings": self.settings,
+        }
+        paddle.save(state, f"{path}.new")
+        Path(f"{path}.new").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint of the same settings."""
+        state = paddle.load(str(path))
+        if state["settings"] != self.settings:
+            raise ValueError(f"{path} is of {state['settings']}, and not of {self.settings}")
+        self.model.set_state_dict(state["model"])
+        self.optimizer.set_state_dict(state["optimizer"])
+        self.history = state["history"]
 
 
 def short(name: str) -> str:
@@ -244,116 +339,227 @@ def short(name: str) -> str:
     return name.removeprefix("loss_").removesuffix("_maps")
 
 
-# ---- 4. From maps to boxes -------------------------------------------------------------------
+# ---- 4. From maps to boxes, and their score --------------------------------------------------
 
 
 def predict(model: nn.Layer, image: np.ndarray) -> np.ndarray:
-    """Return the maps P, T and B of an image, float32 [3, H, W]."""
+    """Return the maps P, T and B of an image, float32 [3, h, w].
+
+    As in PaddleOCR the image is reduced to a longest side of 960, and its sides to multiples of 32.
+    """
+    size = np.array(image.shape[1::-1])
+    fitting = np.maximum((size * min(LONGEST / size.max(), 1) / 32).round() * 32, 32).astype(int)
     model.eval()
     with paddle.no_grad():
-        return model(paddle.to_tensor(to_input(image)[None]))["maps"][0].numpy()
+        x = to_input(cv2.resize(image, fitting.tolist()))
+        return model(paddle.to_tensor(x[None]))["maps"][0].numpy()
 
 
-def find_boxes(probability: np.ndarray, threshold: float = 0.3, score: float = 0.6) -> np.ndarray:
-    """Return the corners of the words on a probability map [H, W], float32 [n, 4, 2]."""
-    boxes = []
-    text = np.uint8(probability > threshold)
-    for contour in cv2.findContours(text, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
-        corners = cv2.boxPoints(cv2.minAreaRect(contour))
-        area, perimeter = cv2.contourArea(corners), cv2.arcLength(corners, True)
-        inside = cv2.drawContours(np.zeros_like(text), [contour], 0, 1, cv2.FILLED)
-        if area < 9 or cv2.mean(probability, inside)[0] < score:
-            continue
-        # The network has learned words that were shrunk: grow what it found to a word's size.
-        offset = pyclipper.PyclipperOffset()
-        offset.AddPath(corners.tolist(), pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
-        grown = offset.Execute(area * 1.5 / perimeter)[0]
-        boxes.append(cv2.boxPoints(cv2.minAreaRect(np.float32(grown))))
-    return np.float32(boxes).reshape(-1, 4, 2)
+def score(
+    model: nn.Layer, pages: Iterable[Page], *limits: Pair, **look: Any
+) -> list[dict[str, float]]:
+    """Return precision, recall and hmean at each pair of limits; `look` is for the bar of tqdm."""
+    metrics = {pair: Hmean() for pair in limits}
+    for image, texts, ignored in tqdm(pages, unit="page", **look):
+        probability = predict(model, image)[0]
+        for pair, metric in metrics.items():
+            metric.update(boxes_on(image, probability, pair), texts, ignored)
+    return [metrics[pair].accumulate() for pair in limits]
 
 
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the intersection over union of two convex quadrilaterals, float32 [4, 2]."""
-    common = cv2.intersectConvexConvex(a, b)[0]
-    return common / (cv2.contourArea(a) + cv2.contourArea(b) - common)
+def boxes_on(image: np.ndarray, probability: np.ndarray, limits: Pair) -> list[np.ndarray]:
+    """Return the boxes of the words on an image, in its pixels, from its probability map."""
+    height, width = image.shape[:2]
+    return find_boxes(probability, height=height, width=width, **limits._asdict()).polygons
 
 
-def evaluate(model: nn.Layer, pages: list[Page]) -> tuple[float, float, float]:
-    """Return precision, recall and hmean of the boxes found; a hit is an IoU above 0.5."""
-    hits = found = there = 0
-    for image, words in pages:
-        boxes = find_boxes(predict(model, image)[0])
-        # Words do not overlap, so one box cannot hit two of them.
-        hits += sum(any(iou(word, box) > 0.5 for box in boxes) for word in words)
-        found, there = found + len(boxes), there + len(words)
-    return hits / max(found, 1), hits / max(there, 1), 2 * hits / max(found + there, 1)
+def search(model: nn.Layer, pages: Sequence[Page], **look: Any) -> Limits:
+    """Return the score at a grid of limits."""
+    return search_limits(
+        (predict(model, page.image)[0] for page in tqdm(pages, unit="page", **look)),
+        (page.texts for page in pages),
+        (page.ignored for page in pages),
+        sizes=(page.image.shape[:2] for page in pages),
+        **GRID,
+    )
 
 
-# ---- 5. The photograph -----------------------------------------------------------------------
+# ---- 5. Pictures -----------------------------------------------------------------------------
 
 
-def with_boxes(image: np.ndarray, boxes: np.ndarray, zoom: int = 4) -> np.ndarray:
-    """Return the image, enlarged, with the boxes drawn on it."""
-    image = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
-    return cv2.polylines(image, list(np.int32(boxes * zoom)), True, (213, 94, 0), 3, cv2.LINE_AA)
+def draw_outlines(image: np.ndarray, outlines: Sequence[np.ndarray], colour: Colour) -> None:
+    corners = [np.int32(np.round(outline)) for outline in outlines]
+    cv2.polylines(image, corners, True, colour, 3, cv2.LINE_AA)
 
 
-def draw_photograph(model: nn.Layer, path: Path) -> int:
-    """Draw the boxes found on the photographed page; return how many there are."""
+def draw_printed_page(model: nn.Layer, limits: Pair, path: Path) -> int:
+    """Draw the boxes found on a photographed page of a book; return how many there are."""
     image = np.stack([skimage.data.page()] * 3, axis=-1)
-    size = np.array(image.shape[1::-1])
-    fitting = np.int32((size * PHOTO_SCALE / 32).round() * 32)
-    enlarged = cv2.resize(image, fitting.tolist(), interpolation=cv2.INTER_CUBIC)
-    boxes = find_boxes(predict(model, enlarged)[0]) * np.float32(size / fitting)
-    Image.fromarray(with_boxes(image, boxes)).save(path)
+    fitting, large = (
+        cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC)
+        for zoom in (PAGE_SCALE, 4)
+    )
+    boxes = boxes_on(fitting, predict(model, fitting)[0], limits)
+    draw_outlines(large, [box * 4 / PAGE_SCALE for box in boxes], FOUND)
+    Image.fromarray(large).save(path)
     return len(boxes)
 
 
+def draw_photographs(model: nn.Layer, pages: Sequence[Page], limits: Pair, folder: Path) -> None:
+    """Draw photographs, the true boxes on them, and over these the boxes found."""
+    folder.mkdir(exist_ok=True)
+    for i, page in enumerate(pages):
+        image = page.image.copy()
+        for is_ignored, colour in ((True, IGNORED), (False, TRUE)):
+            chosen = [t for t, ignored in zip(page.texts, page.ignored) if ignored == is_ignored]
+            draw_outlines(image, chosen, colour)
+        boxes = boxes_on(image, predict(model, page.image)[0], limits)
+        draw_outlines(image, boxes, FOUND)
+        Image.fromarray(image).save(folder / f"{i}.png")
+
+
+def draw_maps(model: nn.Layer, pages: Sequence[Page], loss: str, balance: float) -> Figure:
+    """Draw the maps of the page with the most words."""
+    fullest = max(range(len(pages)), key=lambda i: len(pages[i].texts))
+    samples = [to_sample(page, balance) for page in pages]
+    return plot_batch(
+        {"maps": paddle.to_tensor(np.stack([predict(model, page.image) for page in pages]))},
+        [paddle.to_tensor(np.stack(part)) for part in zip(*samples)],
+        image=pages[fullest].image,
+        index=fullest,
+        # DiceLoss mines nothing; None draws what mining would choose.
+        main_loss_type=None if loss == "DiceLoss" else loss,
+    )
+
+
 # ---- 6. All of it ----------------------------------------------------------------------------
+
+
+class Data(NamedTuple):
+    """What is trained on, and what is not: pages to choose limits on, and pages to measure on."""
+
+    draw: Draw  # a page to train on
+    draw_held_out: Draw  # one like it, not trained on
+    held_out: Sequence[Page]
+    test: Sequence[Page]
+
+
+def rendered(seed: int, count: int, **style: Any) -> Data:
+    """Return pages that are drawn; `style` is passed on to `render_page`."""
+    draw = partial(render_page, **style)
+    test, held_out = (
+        [draw(np.random.default_rng([seed, part, i])) for i in range(count)] for part in (1, 2)
+    )
+    return Data(draw, draw, held_out, test)
+
+
+def photographed(labels: Path, test_labels: Path, images: Path | None = None) -> Data:
+    """Return crops of photographs; every tenth of those to train on is held out."""
+    lines = read_labels(labels, images)
+    held_out = Photographs(lines[::10])
+    trained = Photographs(line for i, line in enumerate(lines) if i % 10)
+    test = Photographs(read_labels(test_labels, images))
+    return Data(partial(random_crop, trained), partial(random_crop, held_out), held_out, test)
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that both programs have."""
+    add = parser.add_argument
+    add("--labels", type=Path, metavar="FILE", help="PaddleOCR's label file of photographs")
+    add("--test-labels", type=Path, metavar="FILE", help="the same, of those to measure on")
+    add("--images", type=Path, metavar="DIR", help="folder of the images, by default the file's")
+
+
+def read_data(args: argparse.Namespace, seed: int, **rendering: Any) -> Data:
+    """Return the pages that the options ask for."""
+    if args.labels is None and args.test_labels is None:
+        return rendered(seed, **rendering)
+    if args.labels is None or args.test_labels is None:
+        raise ValueError("--labels and --test-labels go together")
+    return photographed(args.labels, args.test_labels, args.images)
+
+
+def read_limits(words: list[str]) -> Pair | None:
+    """Return the limits of `--limits 0.3 0.6`, None for `--limits best`."""
+    if words == ["best"]:
+        return None
+    try:
+        thresh, box_thresh = map(float, words)
+    except ValueError:
+        raise ValueError(f"--limits: expected two numbers or best, got {' '.join(words)}") from None
+    return Pair(thresh, box_thresh)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=700, help=f"training steps of {BATCH} pages")
-    parser.add_argument("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run")
-    parser.add_argument("--out", type=Path, default="runs/text_detector", help="output folder")
+    add = parser.add_argument
+    add("--steps", type=int, default=700, help=f"training steps of {BATCH} pages")
+    add("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
+    add("--text-balance", type=float, default=0, metavar="X", help="weight of small words")
+    add("--bias", type=float, default=0, help="where the probability map starts; -4: as background")
+    add("--seed", type=int, default=0, help="the same seed gives the same run")
+    add_data_options(parser)
+    add(
+        "--limits",
+        nargs="+",
+        default=[str(limit) for limit in PADDLEOCR],
+        metavar="LIMIT",
+        help="above which a pixel is text, and from which a box is kept; or best",
+    )
+    add("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    add("--out", type=Path, default="runs/text_detector", help="output folder")
     args = parser.parse_args()
-    if args.steps < 1 or args.seed < 0:
-        parser.error("--steps must be at least 1 and --seed at least 0")
-    try:
-        loss_fn = DBLoss(main_loss_type=args.loss)
-        args.out.mkdir(parents=True, exist_ok=True)
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+    if args.steps < 1 or args.seed < 0 or args.text_balance < 0:
+        parser.error("--steps must be at least 1, --seed and --text-balance at least 0")
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
+    checkpoint = args.out / "checkpoint.pdparams"
+    # With names from the start again, a checkpoint fits whatever this process has made before.
+    with paddle.utils.unique_name.guard():
+        try:
+            limits = read_limits(args.limits)
+            data = read_data(args, args.seed, count=HELD_OUT)
+            paddle.seed(args.seed)
+            training = Training(
+                DBNet(bias=args.bias),
+                DBLoss(main_loss_type=args.loss),
+                Pages(args.seed, args.steps * BATCH, data.draw, args.text_balance),
+                **{name: vars(args)[name] for name in ("loss", "text_balance", "bias", "seed")},
+            )
+            if args.resume:
+                training.load(checkpoint)
+            args.out.mkdir(parents=True, exist_ok=True)
+        except (ValueError, OSError) as error:
+            parser.error(str(error))
+        training.run(checkpoint=checkpoint)
 
-    paddle.seed(args.seed)
-    model = DBNet()
-    history = train(model, loss_fn, Pages(args.seed, args.steps * BATCH))
+    model, history = training.model, training.history
     paddle.save(model.state_dict(), str(args.out / "model.pdparams"))
+    plot_history(history).savefig(args.out / "losses.png")
     print(f"step {len(history)}:", *(f"{short(k)} {v:.6f}" for k, v in history[-1].items()))
 
-    held_out = [render_page(np.random.default_rng([args.seed, 1, i])) for i in range(HELD_OUT)]
-    print("precision {:.2f}\nrecall {:.2f}\nhmean {:.2f}".format(*evaluate(model, held_out)))
+    if limits is None:
+        grid = search(model, data.held_out, desc="limits")
+        plot_limits(grid).savefig(args.out / "limits.png")
+        limits = Pair(grid.best.thresh, grid.best.box_thresh)
+        print("limits {:.2f} {:.2f}".format(*limits))
+    (scores,) = score(model, data.test, limits, desc="test")
+    print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))
 
-    plot_history(history).savefig(args.out / "losses.png")
-    batch = held_out[:BATCH]
-    fullest = max(range(len(batch)), key=lambda i: len(batch[i][1]))
-    figure = plot_batch(
-        {"maps": paddle.to_tensor(np.stack([predict(model, image) for image, _ in batch]))},
-        [paddle.to_tensor(np.stack(part)) for part in zip(*(to_sample(*page) for page in batch))],
-        image=batch[fullest][0],
-        index=fullest,
-        # DiceLoss mines nothing; None draws what mining would choose.
-        main_loss_type=None if args.loss == "DiceLoss" else args.loss,
-    )
-    figure.savefig(args.out / "maps.png")
-    words = draw_photograph(model, args.out / "photograph.png")
-    print(f"{words} boxes on the photograph; pictures and model are in {args.out}")
+    pages = [data.draw_held_out(np.random.default_rng([args.seed, 1, i])) for i in range(BATCH)]
+    maps = draw_maps(model, pages, args.loss, args.text_balance)
+    maps.savefig(args.out / "maps.png")
+    if args.labels:
+        draw_photographs(model, data.test[:PICTURES], limits, args.out / "photographs")
+        print(f"pictures and model are in {args.out}")
+    else:
+        words = draw_printed_page(model, limits, args.out / "photograph.png")
+        print(f"{words} boxes on the photograph; pictures and model are in {args.out}")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # after the training, which takes it for its own end
+        sys.exit(130)

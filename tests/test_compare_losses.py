@@ -1,5 +1,7 @@
 """The comparison of losses: a small one as a program, its table, and what it is made of."""
 
+import argparse
+import csv
 import re
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +12,15 @@ from types import SimpleNamespace
 import numpy as np
 import programs
 import pytest
+from label_files import write_label_file
+from PIL import Image
+
+from dbloss.score import Limits
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "compare_losses.py"
-LOSSES, SEEDS = ["BCELoss", "DiceFocalLoss"], [3, 8]
+LOSSES, SEEDS = ["BCELoss", "DiceBCELoss:text_balance=0.5"], [3, 8]
+OPTIONS = ["--steps", 2, "--every", 1, "--held-out", 2, "--losses", *LOSSES, "--seeds", *SEEDS]
+RATES = ["precision", "recall", "hmean"]
 
 
 def cells(markdown):
@@ -21,39 +29,128 @@ def cells(markdown):
     return [line.strip("| ").split(" | ") for line in lines if not line.startswith("| ---")]
 
 
+def rows_of(file):
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
 @pytest.fixture
 def example(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLE.parent))
-    return import_module(EXAMPLE.stem)
+    # A thread stands in for a worker.
+    worker = SimpleNamespace(name="SpawnProcess-1")
+    module = import_module(EXAMPLE.stem)
+    monkeypatch.setattr(module.multiprocessing, "current_process", lambda: worker)
+    monkeypatch.setattr(module, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
+    return module
 
 
 @pytest.fixture(scope="module")
-def finished():
-    options = ["--steps", 2, "--held-out", 5, "--losses", *LOSSES, "--seeds", *SEEDS]
-    done = programs.run(EXAMPLE, *options, "--jobs", 2)
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared") / "made"
+    done = programs.run(EXAMPLE, *OPTIONS, "--jobs", 2, "--out", folder)
     assert done.returncode == 0, done.stderr
-    return done
+    return done, folder
 
 
-def test_prints_each_training_and_a_table_of_them(finished):
-    printed, bar, table = finished.stdout.partition("| loss")
-    form = r"^(\w+), seed (\d+): precision (0\.\d{4}|1\.0000), recall (\S+), hmean (\S+)$"
-    runs = {(loss, int(seed)): numbers for loss, seed, *numbers in re.findall(form, printed, re.M)}
-    assert list(runs) == [(loss, seed) for seed in SEEDS for loss in LOSSES]
-    head, *rows = cells(bar + table)
-    assert head == ["loss", "precision", "recall", "hmean", "spread", "seed 3", "seed 8"]
-    assert [loss for loss, *_ in rows] == LOSSES
-    for loss, *numbers in rows:
-        scores = np.float64([runs[loss, seed] for seed in SEEDS])
-        expected = [*scores.mean(axis=0), np.ptp(scores[:, 2]), *scores[:, 2]]
-        assert np.float64(numbers) == pytest.approx(np.array(expected), abs=6e-4)
+def test_writes_and_prints_the_scores_of_each_training(finished):
+    done, folder = finished
+    rows = rows_of(folder / "scores.csv")
+    where = [(r["loss"], int(r["seed"]), int(r["step"]), r["pages"], r["limits"]) for r in rows]
+    assert sorted(where) == sorted(
+        (loss, seed, step, pages, limits)
+        for loss in LOSSES
+        for seed in SEEDS
+        for step, pages in ((1, "held out"), (2, "held out"), (2, "test"))
+        for limits in ("own", "PaddleOCR")
+    )
+    assert all(row["data"] == "rendered" and row["steps"] == "2" for row in rows)
+    for row in rows:
+        assert row["limits"] == "own" or (row["thresh"], row["box_thresh"]) == ("0.3", "0.6")
+        assert all(0 <= float(row[rate]) <= 1 for rate in RATES)
+    form = r"^(\S+), seed (\d+), at (\S+)'s limits: precision (\S+), recall (\S+), hmean (\S+)$"
+    assert re.findall(form, done.stdout, re.M) == [
+        (row["loss"], row["seed"], row["limits"], *(f"{float(row[rate]):.4f}" for rate in RATES))
+        for row in rows
+        if row["pages"] == "test"
+    ]
+
+
+def test_ends_with_a_table_and_a_picture(finished):
+    done, folder = finished
+    head, *lines = cells(done.stdout[done.stdout.index("| loss") :])
+    assert head[:5] == ["loss", *RATES, "spread"] and [line[0] for line in lines] == LOSSES
+    with Image.open(folder / "curves.png") as picture:
+        assert np.asarray(picture.convert("L"), np.float32).std() > 10
 
 
 def test_each_training_has_a_bar_of_its_own(finished):
     for loss in LOSSES:
         for seed in SEEDS:
-            assert re.search(rf"{loss}, seed {seed}: 100%.* 2/2 ", finished.stderr)
-    assert re.search(r"100%.* 4/4 .*training", finished.stderr)
+            assert re.search(rf"{loss}, seed {seed}: 100%.* 2/2 ", finished[0].stderr)
+    assert re.search(r"100%.* 4/4 .*training", finished[0].stderr)
+
+
+def test_started_again_it_does_what_is_missing(finished, example, monkeypatch, capsys, tmp_path):
+    whole = rows_of(finished[1] / "scores.csv")
+    file = tmp_path / "some.csv"
+    rows = example.read_rows(finished[1] / "scores.csv")
+    *_, missing = (tuple(row[name] for name in example.KEY) for row in rows)
+    example.write_rows(file, rows[:-6])  # without those of the last training
+
+    def run(args, key):
+        assert key == missing
+        return rows[-6:]
+
+    monkeypatch.setattr(example, "run", run)
+    argv = [str(EXAMPLE), *map(str, OPTIONS), "--out", str(tmp_path), "--csv", str(file)]
+    monkeypatch.setattr(sys, "argv", argv)
+    example.main()
+    assert rows_of(file) == whole
+    table = finished[0].stdout[finished[0].stdout.index("| loss") :]
+    assert capsys.readouterr().out.endswith(table)
+
+
+def options(tmp_path, **changed):
+    given = {"labels": None, "test_labels": None, "images": None, "held_out": 2, "every": 1}
+    return argparse.Namespace(**{**given, "out": tmp_path, **changed})
+
+
+def test_a_training_that_was_cut_off_gives_the_same_scores(example, monkeypatch, tmp_path):
+    key = ("rendered", "BCELoss", 3, 5)
+    (tmp_path / "cut").mkdir()
+    whole = example.run(options(tmp_path), key)
+    searches = []
+
+    def search(*arguments, **look):
+        searches.append(look)
+        if len(searches) == 2:
+            raise KeyboardInterrupt
+        return found(*arguments, **look)
+
+    found = example.search
+    monkeypatch.setattr(example, "search", search)
+    with pytest.raises(KeyboardInterrupt):
+        example.run(options(tmp_path / "cut"), key)
+    assert example.run(options(tmp_path / "cut"), key) == whole
+    # Of three scores one was there, and one was cut off.
+    assert len(searches) == 4
+    # Scores without the model that they are of are no start either.
+    (checkpoint,) = tmp_path.glob("*.pdparams")
+    checkpoint.unlink()
+    assert example.run(options(tmp_path), key) == whole
+    assert len(searches) == 7
+
+
+def test_a_training_of_other_pages_is_no_start(example, tmp_path):
+    file = write_label_file(tmp_path / "some.txt", count=2)
+    key = ("rendered", "DiceLoss", 1, 0)
+    example.run(options(tmp_path), key)
+    (checkpoint,) = tmp_path.glob("*.pdparams")
+    other = ("some.txt", *key[1:])
+    checkpoint.rename(str(checkpoint).replace("rendered", "some.txt"))
+    with pytest.raises(ValueError, match="'data': 'rendered'"):
+        example.run(options(tmp_path, labels=file, test_labels=file), other)
 
 
 def test_the_table_of_known_scores(example):
@@ -61,59 +158,92 @@ def test_the_table_of_known_scores(example):
         "DiceLoss": [(0.9, 0.6, 0.72), (0.8, 0.8, 0.8), (0.7, 0.7, 0.7)],
         "BCELoss": [(1.0, 0.5, 0.6667), (0.5, 1.0, 0.6667), (0.0, 0.0, 0.0)],
     }
-    assert cells(example.table(scores, [0, 1, 5])) == [
-        ["loss", "precision", "recall", "hmean", "spread", "seed 0", "seed 1", "seed 5"],
-        ["DiceLoss", "0.800", "0.700", "0.740", "0.100", "0.720", "0.800", "0.700"],
-        ["BCELoss", "0.500", "0.500", "0.444", "0.667", "0.667", "0.667", "0.000"],
+    rows = [
+        {"loss": loss, "seed": seed, "limits": limits, **dict(zip(RATES, np.array(rates) * scale))}
+        for loss, of_loss in scores.items()
+        for seed, rates in zip((0, 1, 5), of_loss)
+        for limits, scale in (("own", 1), ("PaddleOCR", 0.5))
+    ]
+    seeds = ["seed 0", "seed 1", "seed 5"]
+    assert cells(example.table(rows, ["DiceLoss", "BCELoss"], [0, 1, 5])) == [
+        ["loss", "precision", "recall", "hmean", "spread", *seeds, "hmean at 0.3 / 0.6"],
+        ["DiceLoss", "0.800", "0.700", "0.740", "0.100", "0.720", "0.800", "0.700", "0.370"],
+        ["BCELoss", "0.500", "0.500", "0.444", "0.667", "0.667", "0.667", "0.000", "0.222"],
     ]
 
 
-def test_scores_stand_at_their_loss_and_seed(example, monkeypatch):
-    monkeypatch.setattr(example, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
-    monkeypatch.setattr(example, "score", lambda steps, n, seed, loss: (n, seed, len(loss)))
-    assert example.score_all(["DiceLoss", "BCELoss"], [4, 6], steps=2, held_out=9, jobs=3) == {
-        "DiceLoss": [(9, 4, 8), (9, 6, 8)],
-        "BCELoss": [(9, 4, 7), (9, 6, 7)],
-    }
+def test_the_curves_are_means_with_their_range(example):
+    hmeans = {("A", 0): [0.1, 0.4], ("A", 1): [0.3, 0.8], ("B", 0): [0.0, 0.9]}
+    rows = [
+        {"loss": loss, "seed": seed, "step": 250 * (i + 1), "hmean": hmean}
+        for (loss, seed), of_seed in hmeans.items()
+        for i, hmean in enumerate(of_seed)
+    ]
+    figure = example.draw_curves(rows, ["A", "B"])
+    (axes,), (legend,) = figure.axes, figure.legends
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert drawn["A"] == [[250, pytest.approx(0.2)], [500, pytest.approx(0.6)]]
+    assert drawn["B"] == [[250, 0], [500, 0.9]]
+    band = axes.collections[0].get_paths()[0].vertices
+    assert {(250, 0.1), (250, 0.3), (500, 0.4), (500, 0.8)} <= set(map(tuple, band))
+    # The best at the end stands first.
+    assert [text.get_text() for text in legend.get_texts()] == ["B", "A"]
 
 
-def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch):
-    """Two seeds share none of them, and no page trained on is held out."""
+def test_a_loss_is_a_name_and_settings(example):
+    text = "DiceBCELoss:bce_weight=0.4:text_balance=0.5:alpha=3:bias=-4"
+    loss, balance, bias = example.read_loss(text)
+    assert balance == 0.5 and bias == -4 and loss.alpha == 3
+    assert loss.bce_loss.main_loss_type == "DiceBCELoss" and loss.bce_loss.bce_weight == 0.4
+    loss, balance, bias = example.read_loss("DiceLoss")
+    assert balance == bias == 0 and loss.bce_loss.main_loss_type == "DiceLoss"
+
+
+def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tmp_path):
+    """Two seeds share none of them, and no page trained on is held out or tested on."""
     seen = []
 
-    def train(model, loss_fn, pages, **look):
-        assert len(pages) == 7 * 8
-        assert look["desc"] == f"{loss_fn}, seed {pages.seed}"
-        first = model.stem[0].weight.numpy()
-        seen.append({"loss": loss_fn, "weights": first, "page": pages[0][0], "style": pages.style})
+    class Training:
+        def __init__(self, model, loss_fn, pages, **settings):
+            self.model, self.history = model, []
+            first = model.stem[0].weight.numpy()
+            assert len(pages) == 7 * 8
+            seen.append({"weights": first, "page": pages[0][0], "style": pages.draw.keywords})
 
-    def evaluate(model, pages):
+        def run(self, *where, **look):
+            pass
+
+    def search(model, pages, **look):
+        seen[-1]["held out"] = pages[0].image
+        return Limits([0.3, 0.4], [0.5, 0.6], *np.float64([3 * [[0, 0], [1, 0]]]).reshape(3, 2, 2))
+
+    def score(model, pages, *pairs, **look):
         assert len(pages) == 40
-        image = import_module("train_text_detector").to_input(pages[0][0])
-        seen[-1] |= {"held out": image, "words": sum(len(words) for _, words in pages)}
-        return 0.5, 0.25, 1 / 3
+        seen[-1] |= {"test": pages[0].image, "words": sum(len(page.texts) for page in pages)}
+        return [{"hmean": 0.5}, {"hmean": 0.25}]
 
-    monkeypatch.setattr(example, "train", train)
-    monkeypatch.setattr(example, "evaluate", evaluate)
-    monkeypatch.setattr(example, "DBLoss", lambda main_loss_type: main_loss_type)
-    worker = SimpleNamespace(name="SpawnProcess-2")
-    monkeypatch.setattr(example.multiprocessing, "current_process", lambda: worker)
+    monkeypatch.setattr(example, "Training", Training)
+    monkeypatch.setattr(example, "search", search)
+    monkeypatch.setattr(example, "score", score)
+    monkeypatch.setattr(example, "write_rows", lambda file, rows: None)
     for seed, loss in [(0, "DiceLoss"), (0, "BCELoss"), (1, "DiceLoss")]:
-        assert example.score(7, 40, seed, loss) == (0.5, 0.25, 1 / 3)
+        rows = example.run(options(tmp_path, held_out=40), ("rendered", loss, 7, seed))
+        assert [row["hmean"] for row in rows[-2:]] == [0.5, 0.25]
+        assert [row["thresh"] for row in rows[-2:]] == [0.4, 0.3]
     dice, bce, other = seen
-    assert [run["loss"] for run in seen] == ["DiceLoss", "BCELoss", "DiceLoss"]
-    for name in ("weights", "page", "held out"):
+    for name in ("weights", "page", "held out", "test"):
         assert np.array_equal(dice[name], bce[name])
         assert not np.array_equal(dice[name], other[name])
     for run in seen:
         assert run["style"] == example.STYLE
-        assert not np.array_equal(run["page"], run["held out"])
+        assert not np.array_equal(run["held out"], run["test"])
         # 39 and 42 when written; 143 and 162 with the pages of the training example.
         assert 20 < run["words"] < 70
 
 
-def test_ctrl_c_ends_the_workers_too():
-    done = programs.interrupted(EXAMPLE, "--steps", 1000, once=r" [1-9]\d*/1000 ")
+def test_ctrl_c_ends_the_workers_too(tmp_path):
+    options = ["--steps", 1000, "--held-out", 2, "--out", tmp_path]
+    done = programs.interrupted(EXAMPLE, *options, once=r" [1-9]\d*/1000 ")
     assert done.returncode == 130
     assert not done.stdout
     assert "Traceback" not in done.stderr
@@ -130,18 +260,22 @@ def said(example, monkeypatch, capsys, *options):
 def test_help_names_every_option(example, monkeypatch, capsys):
     status, printed, _ = said(example, monkeypatch, capsys, "--help")
     assert status == 0
-    for option in ("--losses", "--seeds", "--steps", "--held-out", "--jobs", "--help"):
-        assert option in printed
+    names = "losses seeds steps labels test-labels images held-out every jobs out csv help"
+    for option in names.split():
+        assert f"--{option}" in printed
 
 
 @pytest.mark.parametrize(
     "options, complaint",
     [
-        (["--steps", "0"], "--steps, --held-out and --jobs must be at least 1"),
+        (["--steps", "0"], "--steps, --held-out, --every and --jobs must be at least 1"),
         (["--jobs", "0"], "--jobs must be at least 1"),
-        (["--held-out", "0"], "--held-out and --jobs must be at least 1"),
+        (["--held-out", "0"], "--jobs must be at least 1"),
         (["--seeds", "0", "-1"], "--seeds at least 0"),
         (["--losses", "DiceLoss", "Dice"], "OHEMDiceLoss"),
+        (["--losses", "DiceLoss:text_balance=much"], "much"),
+        (["--losses", "DiceLoss:alpah=3"], "alpha"),
+        (["--labels", "no.txt"], "--labels and --test-labels go together"),
         (["--epochs", "3"], "--epochs"),
     ],
 )

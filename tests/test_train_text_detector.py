@@ -1,8 +1,8 @@
-"""The training example: a few steps of it as a program, and its measuring on known boxes."""
+"""The training example: a few steps of it as a program, on what is drawn and on photographs."""
 
-import importlib.util
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -11,7 +11,11 @@ import numpy as np
 import paddle
 import programs
 import pytest
+from label_files import SKIPPED, WORD, write_label_file
+from paddle.utils import unique_name
 from PIL import Image
+
+from dbloss import DBLoss
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "train_text_detector.py"
 PICTURES = ("photograph.png", "maps.png", "losses.png")
@@ -23,12 +27,16 @@ def figures(stdout, label):
     return [float(number) for number in re.findall(r"\d+\.\d+", line)]
 
 
-def assert_outputs(folder):
-    for name in PICTURES:
+def assert_pictures(folder, *names):
+    for name in names:
         with Image.open(folder / name) as picture:
             pixels = np.asarray(picture.convert("L"), np.float32)
         assert min(pixels.shape) > 400, name
         assert pixels.std() > 10, f"{name} is blank"
+
+
+def assert_outputs(folder):
+    assert_pictures(folder, *PICTURES)
     weights = paddle.load(str(folder / "model.pdparams"))
     assert len(weights) > 50
     assert all(np.isfinite(weight.numpy()).all() for weight in weights.values())
@@ -43,12 +51,10 @@ def finished(tmp_path_factory):
     return done, folder
 
 
-@pytest.fixture(scope="module")
-def example():
-    spec = importlib.util.spec_from_file_location("train_text_detector", EXAMPLE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def example(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLE.parent))
+    return import_module(EXAMPLE.stem)
 
 
 def test_writes_pictures_and_a_model_that_loads(finished, example):
@@ -78,8 +84,8 @@ def test_prints_hmean_with_its_precision_and_recall(finished):
 
 
 def run_here(example, monkeypatch, *options):
-    """Run it in this process, with as few pages held out as it takes for the pictures."""
-    monkeypatch.setattr(example, "HELD_OUT", 9)
+    """Run it in this process, with few pages held out."""
+    monkeypatch.setattr(example, "HELD_OUT", 2)
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, options)])
     example.main()
 
@@ -127,13 +133,13 @@ def test_maps_and_losses_are_drawn_by_the_library(
     assert [len(losses) for losses in history] == [4, 4, 4]
     (predicts, labels), options = example.plot_batch.call_args
     pages = [example.render_page(np.random.default_rng([5, 1, i])) for i in range(8)]
-    fullest = max(range(8), key=lambda i: len(pages[i][1]))
+    fullest = max(range(8), key=lambda i: len(pages[i].texts))
     assert predicts["maps"].shape == [8, 3, 160, 160]
     assert [label.shape for label in labels] == [[8, 3, 160, 160]] + 4 * [[8, 160, 160]]
     assert options["index"] == fullest and options["main_loss_type"] == drawn
-    np.testing.assert_array_equal(options["image"], pages[fullest][0])
+    np.testing.assert_array_equal(options["image"], pages[fullest].image)
     # The boxes of that page are where its labels have text.
-    for word in pages[fullest][1]:
+    for word in pages[fullest].texts:
         x, y = word.mean(axis=0).round().astype(int)
         assert labels[3][fullest, y, x] == 1
 
@@ -143,7 +149,8 @@ def test_help_names_every_option(example, monkeypatch, capsys):
         run_here(example, monkeypatch, "--help")
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    for option in ("--steps", "--loss", "--seed", "--out", "--help"):
+    options = "--steps --loss --text-balance --bias --seed --labels --test-labels --images --limits"
+    for option in [*options.split(), "--resume", "--out", "--help"]:
         assert option in said
 
 
@@ -153,8 +160,14 @@ def test_help_names_every_option(example, monkeypatch, capsys):
         (["--epochs", "3"], "--epochs"),
         (["--steps", "many"], "--steps"),
         (["--steps", "0"], "--steps must be at least 1"),
-        (["--seed", "-1"], "--seed at least 0"),
+        (["--seed", "-1"], "--seed and --text-balance at least 0"),
         (["--loss", "diceloss"], "OHEMDiceLoss"),
+        (["--text-balance", "-1"], "--text-balance at least 0"),
+        (["--limits", "0.3"], "--limits: expected two numbers or best, got 0.3"),
+        (["--limits", "0.3", "high"], "got 0.3 high"),
+        (["--labels", "no.txt"], "--labels and --test-labels go together"),
+        (["--labels", "no.txt", "--test-labels", "no.txt"], "no.txt"),
+        (["--resume", "--out", "runs/none"], "checkpoint.pdparams"),
         (["--out", str(EXAMPLE)], "exists"),
     ],
 )
@@ -168,9 +181,10 @@ def test_a_bad_option_exits_with_2(example, monkeypatch, capsys, options, said):
 def test_words_lie_where_their_corners_say(example):
     inside, outside = [], []
     for seed in range(20):
-        image, words = example.render_page(np.random.default_rng(seed), fill=1, clutter=0)
+        image, words, ignored = example.render_page(np.random.default_rng(seed), fill=1, clutter=0)
         assert image.shape == (160, 160, 3) and image.dtype == np.uint8
-        assert words.shape[1:] == (4, 2) and ((words >= 0) & (words < 160)).all()
+        assert ignored == [False] * len(words)
+        assert all(((word >= 0) & (word < 160)).all() for word in words)
         strokes = np.abs(np.diff(cv2.blur(image.mean(axis=-1), (3, 3)), axis=1, append=0))
         mask = np.zeros(strokes.shape, np.uint8)
         for word in words:
@@ -181,31 +195,107 @@ def test_words_lie_where_their_corners_say(example):
     assert np.concatenate(inside).mean() > 4 * np.concatenate(outside).mean()
 
 
-def test_iou_of_known_squares(example):
-    square = np.float32([[0, 0], [10, 0], [10, 10], [0, 10]])
-    assert example.iou(square, square) == pytest.approx(1)
-    assert example.iou(square, square + np.float32([5, 0])) == pytest.approx(50 / 150)
-    assert example.iou(square, square + np.float32([20, 0])) == 0
+def test_photographs_are_trained_on_and_drawn(example, monkeypatch, capsys, tmp_path):
+    labels = write_label_file(tmp_path / "train.txt", count=3)
+    test = write_label_file(tmp_path / "test.txt", count=2)
+    found = [WORD + np.float32([150, 10]), WORD]
+    monkeypatch.setattr(example, "boxes_on", lambda image, probability, limits: found)
+    options = ["--labels", labels, "--test-labels", test, "--steps", 1, "--limits", "best"]
+    more = ["--loss", "DiceBCELoss", "--text-balance", 0.5, "--out", tmp_path / "out"]
+    run_here(example, monkeypatch, *options, *more)
+    said = capsys.readouterr().out
+    assert figures(said, "limits") == [0.2, 0.3]  # nothing is found at any
+    assert [figures(said, rate) for rate in ("precision", "recall")] == [[0.5], [1]]
+    assert sorted(path.name for path in (tmp_path / "out/photographs").iterdir()) == [
+        "0.png",
+        "1.png",
+    ]
+    with Image.open(tmp_path / "out/photographs/1.png") as picture:
+        for corners, colour in ((found[0], (213, 94, 0)), (SKIPPED, (153, 153, 153))):
+            assert picture.getpixel(tuple(corners[0])) == colour
+    assert_pictures(tmp_path / "out", "maps.png", "losses.png", "limits.png")
 
 
-def test_boxes_come_from_shrunk_words_only(example):
-    probability = np.zeros((64, 160), np.float32)
-    probability[20:28, 30:90] = 1  # a shrunk word
-    probability[40:48, 30:90] = 0.4  # above the threshold, below the score
-    probability[2, 2] = 1  # a speck
-    (box,) = example.find_boxes(probability)
-    # By hand: OpenCV measures between pixel centres, 59 x 7; grown by 59 * 7 * 1.5 / 132 = 4.69.
-    assert box.min(axis=0) == pytest.approx([30 - 4.69, 20 - 4.69], abs=1)
-    assert box.max(axis=0) == pytest.approx([89 + 4.69, 27 + 4.69], abs=1)
-    assert example.find_boxes(np.zeros((32, 32), np.float32)).shape == (0, 4, 2)
-
-
-def test_evaluate_counts_hits_misses_and_false_boxes(example, monkeypatch):
-    square = np.float32([[0, 0], [10, 0], [10, 10], [0, 10]])
-    near, half_off, far = square + np.float32([1, 0]), square + np.float32([5, 0]), square + 100
-    found = iter([np.stack([near]), np.stack([half_off, far, far + 100])])
+def test_true_boxes_have_a_colour_of_their_own(example, monkeypatch, tmp_path):
     monkeypatch.setattr(example, "predict", lambda model, image: [None])
-    monkeypatch.setattr(example, "find_boxes", lambda probability: next(found))
-    pages = [(None, np.stack([square, far])), (None, np.stack([square]))]
-    # One hit, the near square (IoU 9/11; half off has 1/3), among 4 boxes for 3 words.
-    assert example.evaluate(None, pages) == pytest.approx((1 / 4, 1 / 3, 2 / 7))
+    monkeypatch.setattr(example, "boxes_on", lambda *arguments: [WORD + np.float32(20)])
+    pages = example.photographed(*2 * [write_label_file(tmp_path / "a.txt", count=1)]).test
+    example.draw_photographs(None, pages, None, tmp_path / "drawn")
+    with Image.open(tmp_path / "drawn" / "0.png") as picture:
+        assert picture.getpixel(tuple(WORD[0])) == (0, 158, 115)
+
+
+def test_every_tenth_photograph_is_held_out(example, tmp_path):
+    file = write_label_file(tmp_path / "a.txt", count=21)
+    data = example.photographed(file, write_label_file(tmp_path / "test.txt", count=2))
+    names = [label.image.name for label in data.held_out.labels]
+    assert names == ["a_0.png", "a_10.png", "a_20.png"]
+    trained = [label.image.name for label in data.draw.args[0].labels]
+    assert len(trained) == 18 and not {*trained} & {*names}
+    assert data.draw_held_out.args[0] is data.held_out
+    assert len(data.test) == 2
+
+
+@pytest.mark.filterwarnings("ignore:When training, we now always track")  # Paddle's BatchNorm
+def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(example, tmp_path):
+    pages = example.Pages(4, 3 * example.BATCH, text_balance=0.5)
+
+    def train(*stops):
+        for stop in stops:
+            with unique_name.guard():
+                paddle.seed(0)
+                training = example.Training(example.DBNet(), DBLoss(), pages, seed=4)
+                if stop > stops[0]:
+                    training.load(tmp_path / "checkpoint.pdparams")
+                assert training.run(stop, tmp_path / "checkpoint.pdparams")
+        return training
+
+    whole, pieces = train(3), train(1, 3)
+    assert whole.history == pieces.history and len(whole.history) == 3
+    for one, other in zip(whole.model.state_dict().values(), pieces.model.state_dict().values()):
+        np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
+def test_a_checkpoint_of_other_settings_is_refused(example, monkeypatch, capsys, tmp_path):
+    run_here(example, monkeypatch, "--steps", 1, "--out", tmp_path)
+    with pytest.raises(SystemExit):
+        run_here(example, monkeypatch, "--steps", 2, "--out", tmp_path, "--resume")
+    assert "'steps': 1" in capsys.readouterr().err
+
+
+def test_an_image_is_reduced_to_what_the_network_takes(example):
+    sizes = []
+
+    class Model:
+        def eval(self):
+            pass
+
+        def __call__(self, images):
+            sizes.append(images.shape[2:])
+            return {"maps": paddle.zeros([1, 3, *images.shape[2:]])}
+
+    for height, width in ((720, 1280), (160, 160), (10, 500), (2000, 900)):
+        maps = example.predict(Model(), np.zeros((height, width, 3), np.uint8))
+        assert list(maps.shape[1:]) == sizes[-1]
+    assert sizes == [[544, 960], [160, 160], [32, 512], [960, 448]]
+
+
+def test_boxes_are_scored_in_pixels_of_the_image(example, monkeypatch):
+    """A map of half the image's size, with the first word but not the second."""
+    probability = np.zeros((144, 176), np.float32)
+    probability[26:35, 36:75] = 0.5  # the word, halved and shrunk by 40 * 100 * 0.84 / 280 / 2
+    monkeypatch.setattr(example, "predict", lambda model, image: probability[None])
+    page = example.Page(np.zeros((288, 352, 3), np.uint8), [WORD, SKIPPED], [False, False])
+    low, high = example.score(None, [page, page], example.Pair(0.3, 0.4), example.Pair(0.3, 0.6))
+    assert low == {"precision": 1, "recall": 0.5, "hmean": pytest.approx(2 / 3)}
+    assert high["hmean"] == 0
+    limits = example.search(None, [page, page])
+    assert limits.best.thresh == 0.2 and limits.best.hmean == pytest.approx(2 / 3)
+
+
+def test_a_bias_starts_the_probability_map_as_background(example):
+    page = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    paddle.seed(0)
+    maps = [example.predict(example.DBNet(bias=bias), page) for bias in (0, -4)]
+    assert [np.median(p) for p, _, _ in maps] == pytest.approx([0.5, 0.018], rel=0.2)
+    assert np.median(maps[1][1]) == pytest.approx(0.5, rel=0.2)
