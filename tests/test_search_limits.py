@@ -17,7 +17,7 @@ def test_prints_the_table_and_the_score_on_other_pages(tmp_path):
     done = programs.run(EXAMPLE, "--steps", 2, "--pages", 3, "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     head, line, *rows, other, usual, chosen = done.stdout.strip().splitlines()
-    assert head.startswith("| thresh, box_thresh | 0.4 | ") and set(line) <= set("| -")
+    assert head.startswith("| thresh, box_thresh | 0.3 | ") and set(line) <= set("| -")
     cells = [re.findall(r"0\.\d{3}|1\.000", row) for row in rows]
     assert {len(row) for row in cells} == {head.count("|") - 2}
     assert other == "on 3 other pages:"

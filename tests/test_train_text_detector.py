@@ -93,11 +93,11 @@ def run_here(example, monkeypatch, *options):
 def test_another_seed_begins_with_other_pages_and_weights(example, monkeypatch, tmp_path):
     begun = []
 
-    def train(model, loss_fn, pages):
+    def begin(model, loss_fn, pages, **settings):
         begun.append((pages[0][0], model.stem[0].weight.numpy()))
         raise RuntimeError("training begins")
 
-    monkeypatch.setattr(example, "train", train)
+    monkeypatch.setattr(example, "Training", begin)
     for seed in (5, 6):
         with pytest.raises(RuntimeError, match="training begins"):
             run_here(example, monkeypatch, "--steps", 1, "--seed", seed, "--out", tmp_path)
