@@ -1,7 +1,7 @@
 """Train the detector of train_text_detector.py, and choose the limits of its pixels and boxes.
 
     pip install ".[cpu,examples]"
-    python examples/search_limits.py                         # about 3 minutes on 2 CPU cores
+    python examples/search_limits.py                         # some minutes on 2 CPU cores
     python examples/search_limits.py --loss DiceLoss --seed 1 --out runs/dice
 
 The pages are the hard ones of compare_losses.py: most have one word or none among much clutter.

@@ -1,7 +1,7 @@
 r"""Train a small DBNet with DBLoss on rendered words or on photographs, and show what it finds.
 
     pip install ".[cpu,examples]"                            # beside a GPU wheel without cpu
-    python examples/train_text_detector.py                   # about 3 minutes on 2 CPU cores
+    python examples/train_text_detector.py                   # about 5 minutes on 2 CPU cores
     python examples/train_text_detector.py --steps 300 --loss BCELoss --seed 1 --out runs/bce
     python examples/train_text_detector.py --labels train.txt --test-labels test.txt --steps 1000 \
         --loss DiceBCELoss --text-balance 0.5 --limits best
