@@ -76,6 +76,8 @@ def specs(arrays, dtype="float32", name="x"):
 
 def compiled(target, mode, *inputs):
     """`target` under `to_static`; `inputs` are the specifications for the mode "dynamic"."""
+    if mode == "sot" and PADDLE < (3, 1):
+        pytest.skip("Paddle 3.0 traces DBLoss piece by piece, and fails inside")
     if mode == "sot":
         return paddle.jit.to_static(target, full_graph=False)
     spec = list(inputs) if mode == "dynamic" else None
