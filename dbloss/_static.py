@@ -1,5 +1,7 @@
 """What keeps `paddle.jit.to_static` from translating the Python of this package."""
 
+import functools
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,8 +16,28 @@ def untranslated(function: _Function) -> _Function:
 
     Its Python runs once, and the graph holds the operators it calls.
     """
+    if paddle.__version__.startswith("3.0."):
+        function = _outside_traces(function)
     paddle.jit.not_to_static(function)
     return function
+
+
+def _outside_traces(function: Any) -> Any:
+    """Return a function that Paddle 3.0 does not trace, nor what it calls.
+
+    It has no marker as newer ones have, by which `untraced` leaves a layer out.
+    """
+
+    @functools.wraps(function)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        tracer = paddle.framework.core.set_eval_frame(None)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            paddle.framework.core.set_eval_frame(tracer)
+
+    run.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return run
 
 
 def untraced(layer: _Class) -> _Class:

@@ -76,8 +76,6 @@ def specs(arrays, dtype="float32", name="x"):
 
 def compiled(target, mode, *inputs):
     """`target` under `to_static`; `inputs` are the specifications for the mode "dynamic"."""
-    if mode == "sot" and PADDLE < (3, 1):
-        pytest.skip("Paddle 3.0 traces DBLoss piece by piece, and fails inside")
     if mode == "sot":
         return paddle.jit.to_static(target, full_graph=False)
     spec = list(inputs) if mode == "dynamic" else None
@@ -693,8 +691,6 @@ def test_inputs_of_a_single_loss_are_not_written_to(kind, mode):
 
 @in_modes(dynamic=["DiceLoss", *oracle.PIXEL_LOSS], sot=["BCELoss"])
 def test_inputs_of_a_loss_with_its_origin_are_not_written_to(kind, mode):
-    if mode == "sot" and PADDLE < (3, 1):
-        pytest.skip("Paddle 3.0 fails on it, with an UnboundLocalError of its own")
     call = compiled(BalanceLoss(True, kind, return_origin=True), mode, *specs([P, G, M]))
     for graded in (False, True):
         check_left_alone(call, graded, *tensors([P, G, M]))
