@@ -8,6 +8,7 @@ import paddle
 from numpy.typing import NDArray
 
 from dbloss import checks
+from dbloss.validate import to_array
 
 with checks.extra("dbloss.boxes", "targets", "cv2", "pyclipper"):
     import cv2
@@ -16,9 +17,6 @@ with checks.extra("dbloss.boxes", "targets", "cv2", "pyclipper"):
 _Floats = NDArray[np.float64]
 _Map = NDArray[Any]  # `[H, W]`, float32 or float64
 _Points = NDArray[Any]  # `[k, 2]`, or `[n, k, 2]`
-
-# Beyond this float32 does not tell one pixel from the next.
-_LARGEST = 2**24
 
 
 class Boxes(NamedTuple):
@@ -154,8 +152,7 @@ def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
         )
     chosen = value[None] if single else value[:, 0]
     if paddle.is_tensor(value):
-        halves = (paddle.float16, paddle.bfloat16)
-        chosen = (chosen.astype("float32") if chosen.dtype in halves else chosen).numpy()
+        chosen = to_array(chosen)
     if chosen.dtype.kind != "f":
         raise TypeError(
             f"probability: expected a float dtype, got {chosen.dtype}. Pass probabilities in"
@@ -195,7 +192,7 @@ def _checked_sizes(name: str, value: Any, default: int, count: int) -> list[Any]
 def _checked_size(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
-    number = checks.number(name, value, above=0, most=_LARGEST)
+    number = checks.number(name, value, above=0, most=checks.FARTHEST)
     # Scaling by a float64 of NumPy is in float64, where NumPy has it so: PaddleOCR's shape_list.
     return value if isinstance(value, np.generic) else number
 

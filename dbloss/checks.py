@@ -38,7 +38,7 @@ _OPEN = -1  # what a static graph gives for the size of an axis that the run dec
 _CLOSE = 0.8
 
 # Beyond this float32 does not tell one pixel from the next.
-_FARTHEST = 2.0**24
+FARTHEST = 2.0**24
 
 # For what a user must see though PaddleOCR's data code has Python's warnings ignored.
 LOGGER = logging.getLogger("dbloss")
@@ -353,14 +353,14 @@ def polygons(name: str, values: Any) -> list[NDArray[Any]]:
         arrays.append(array)
     if arrays:
         points = np.concatenate(arrays, dtype=np.float64)
-        far = np.flatnonzero(~(np.abs(points) <= _FARTHEST).all(axis=1))  # NaN too
+        far = np.flatnonzero(~(np.abs(points) <= FARTHEST).all(axis=1))  # NaN too
         if far.size:
             starts = np.cumsum([0, *map(len, arrays)])
             i = int(np.searchsorted(starts, far[0], side="right")) - 1
             j = far[0] - starts[i]
             raise ValueError(
                 f"{name}[{i}]: expected finite coordinates in pixels, none beyond"
-                f" {_FARTHEST:.0f}, got {arrays[i][j].tolist()} as point {j}."
+                f" {FARTHEST:.0f}, got {arrays[i][j].tolist()} as point {j}."
                 " Correct or leave out this polygon."
             )
     return arrays

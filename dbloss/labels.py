@@ -24,6 +24,7 @@ with checks.extra("dbloss.labels", "plot,score,targets", "cv2", "shapely", "PIL"
     from PIL import Image
     from tqdm import tqdm
 
+from dbloss.score import outlines
 from dbloss.targets import shrink
 
 _Array: TypeAlias = NDArray[Any]
@@ -60,7 +61,6 @@ _SAME = 0.9  # intersection over union of a text given twice; share of a text wi
 _MOST_OF_PAGE = 0.5
 _FARTHEST = 1e6  # pixels; where nothing can be anyway
 _OTHER_MARKS = {
-    "",
     "dontcare",
     "donotcare",
     "ignore",
@@ -249,7 +249,7 @@ def _is_other_mark(text: Any) -> bool:
     letters = "".join(filter(str.isalpha, text.lower()))
     bare = text.strip()
     repeated = len(bare) > 1 and set(bare) in ({"#"}, {"*"})
-    return not bare or repeated or bare in IGNORED or letters in _OTHER_MARKS - {""}
+    return not bare or repeated or bare in IGNORED or letters in _OTHER_MARKS
 
 
 class _Settings(NamedTuple):
@@ -380,7 +380,8 @@ def check_labels(
     problems: list[Problem] = []
     measured: list[_Measured] = []
     seen: dict[str, int] = {}
-    marked = file.read_bytes()[:3] == b"\xef\xbb\xbf"
+    with file.open("rb") as content:
+        marked = content.read(3) == b"\xef\xbb\xbf"
     for page in tqdm(pages, unit=" images", disable=None if progress else True, leave=False):
         start = _BYTE_ORDER_MARK if marked and page.line == 1 else None
         headers = [_read_header(folder / name) for name in page.images]
@@ -577,13 +578,7 @@ def _find_unfit(causes: _Causes, texts: list[Text]) -> list[int]:
 def _outlines(texts: list[Text], chosen: Sequence[int]) -> _Array:
     """Return the chosen texts as polygons of shapely."""
     # Closed here: a ring that shapely closes itself must have 3 points that differ.
-    rings = [np.concatenate((texts[i].points, texts[i].points[:1])) for i in chosen]
-    if not rings:
-        return np.zeros(0, object)
-    points = np.concatenate(rings).astype(np.float64)
-    places = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
-    made: _Array = shapely.polygons(shapely.linearrings(points, indices=places))
-    return made
+    return outlines([np.concatenate((texts[i].points, texts[i].points[:1])) for i in chosen])
 
 
 def _check_outlines(causes: _Causes, texts: list[Text], whole: list[int]) -> list[int]:

@@ -109,7 +109,7 @@ class Sums(NamedTuple):
 
     parts: tuple[Any, ...]  # those of the loss; of a term to be mined, nothing before the choice
     counts: Counts
-    counted: Counts | None = None  # the same of `Pixels.counted`, before a choice for a balance
+    counted: Counts  # the same of `Pixels.counted`; read for a balance alone, before its choice
 
 
 class Sweeps(Protocol):
@@ -165,7 +165,7 @@ def outcomes(sweeps: Sweeps, terms: Sequence[Term]) -> list[Outcome]:
     found = []
     for place, (term, sums) in enumerate(zip(terms, sweeps.sums(range(len(terms))))):
         loss, balance, (parts, counts, counted) = term.loss, term.balance, sums
-        if balance is None or counted is None:
+        if balance is None:
             found.append(Outcome(loss, parts, counts))
             continue
         n_pos, n_neg = balance.counts(counted, sweeps.xp)

@@ -153,7 +153,7 @@ class MakeShrinkMap:
 
 def _grown(step: str, shrink_ratio: Any, total_epoch: Any, epoch: Any) -> float:
     """Return the ratio at an epoch."""
-    ratio = float(checks.number("shrink_ratio", shrink_ratio))
+    ratio: float = checks.number("shrink_ratio", shrink_ratio)
     if total_epoch in (None, "None") or epoch in (None, "None"):
         return ratio
     total = checks.number("total_epoch", total_epoch, above=0)

@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from dbloss import checks
 from dbloss.engine.processes import processes_of
+from dbloss.validate import to_array
 
 with checks.extra("dbloss.score", "score", "shapely"):
     import shapely
 
 _Floats = NDArray[np.float64]
-_Counts = NDArray[np.int64]
 _Geometries = NDArray[np.object_]
 
 # A box of which more than this lies in an ignored text does not count.
@@ -99,6 +99,11 @@ class _Texts(NamedTuple):
     polygons: _Geometries
     ignored: NDArray[np.bool_]
 
+    @property
+    def counted(self) -> int:
+        """How many of them count."""
+        return int((~shapely.is_missing(self.polygons) & ~self.ignored).sum())
+
 
 class _Candidates(NamedTuple):
     """The boxes that count, the number of such texts, and the pairs (box, text) that can be hits.
@@ -146,8 +151,8 @@ def _candidates(boxes: _Geometries, texts: _Texts, iou: float) -> _Candidates:
     union = shapely.area(shapely.union(first[close], second[close]))
     overlap[close] = _quotient(common[close], union)
     hits = overlap > iou
-    truth = int((~shapely.is_missing(texts.polygons) & ~texts.ignored).sum())
-    return _Candidates(counts, truth, list(zip(box[hits].tolist(), text[hits].tolist())))
+    pairs = list(zip(box[hits].tolist(), text[hits].tolist()))
+    return _Candidates(counts, texts.counted, pairs)
 
 
 def _common(first: _Geometries, second: _Geometries) -> _Floats:
@@ -176,21 +181,27 @@ def _texts(truth: Any, ignored: Any) -> _Texts:
     return _Texts(polygons, checks.ignored("ignored", ignored, len(polygons)))
 
 
-def _geometries(name: str, values: Any) -> _Geometries:
-    """Return shapely's polygons, None for each that crosses itself."""
-    arrays = checks.polygons(name, values)
+def outlines(arrays: Sequence[NDArray[Any]]) -> _Geometries:
+    """Return arrays `[k, 2]` as polygons of shapely."""
     if not arrays:
         return np.empty(0, object)
     of = np.repeat(np.arange(len(arrays)), [len(array) for array in arrays])
     points = np.concatenate(arrays, dtype=np.float64)
-    polygons = shapely.polygons(shapely.linearrings(points, indices=of))
+    made: _Geometries = shapely.polygons(shapely.linearrings(points, indices=of))
+    return made
+
+
+def _geometries(name: str, values: Any) -> _Geometries:
+    """Return shapely's polygons, None for each that crosses itself."""
+    polygons = outlines(checks.polygons(name, values))
     # A polygon that is valid is also simple, which PaddleOCR asks for too.
     polygons[~shapely.is_valid(polygons)] = None
-    return polygons  # type: ignore[no-any-return]
+    return polygons
 
 
 def _checked_limit(name: str, value: Any) -> float:
-    return float(checks.number(name, value, least=0, most=1))
+    limit: float = checks.number(name, value, least=0, most=1)
+    return limit
 
 
 def _rates(hits: Any, found: Any, truth: Any) -> dict[str, _Floats]:
@@ -398,6 +409,8 @@ def search_limits(
         try:
             probability, truth, flags, size = image
             texts = _texts(truth, flags)
+            if paddle.is_tensor(probability):  # to the host once, and not for each thresh
+                probability = to_array(probability)
             for i, limit in enumerate(thresh):
                 boxes = find_boxes(probability, thresh=limit, **settings, **size)
                 if isinstance(boxes, list):
@@ -410,7 +423,7 @@ def search_limits(
                     matched = candidates.match(boxes.scores >= least)
                     hits[i, j] += matched.hits
                     found[i, j] += matched.found
-            total += candidates.truth
+            total += texts.counted
         except (TypeError, ValueError) as error:
             raise type(error)(f"image {number}: {error}") from error
     return Limits(np.array(thresh), np.array(box_thresh), **_rates(hits, found, total))

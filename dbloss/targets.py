@@ -154,16 +154,16 @@ class _Half(NamedTuple):
 
 def _border_half(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> _Half:
     ratio = _checked_ratio(shrink_ratio)
-    most = float(checks.number("thresh_max", thresh_max, least=0, most=1))
-    least = float(checks.number("thresh_min", thresh_min, least=0, most=most))
+    most = checks.number("thresh_max", thresh_max, least=0, most=1)
+    least = checks.number("thresh_min", thresh_min, least=0, most=most)
     draw = partial(_draw_border, shrink_ratio=ratio, thresh_min=least, thresh_max=most)
     return _Half({"threshold_map": least, "threshold_mask": 0}, draw)
 
 
-def _shrink_half(shrink_ratio: Any, min_text_size: Any, text_balance: Any = 0) -> _Half:
+def _shrink_half(shrink_ratio: Any, min_text_size: Any, text_balance: Any) -> _Half:
     ratio = _checked_ratio(shrink_ratio)
-    least = float(checks.number("min_text_size", min_text_size, least=0))
-    balance = float(checks.number("text_balance", text_balance, least=0))
+    least = checks.number("min_text_size", min_text_size, least=0)
+    balance = checks.number("text_balance", text_balance, least=0)
     blank = {"shrink_map": 0.0, "shrink_mask": 1.0} | ({"text_weights": 1.0} if balance else {})
     draw = partial(_draw_shrunk, shrink_ratio=ratio, min_text_size=least, text_balance=balance)
     return _Half(blank, draw)
@@ -188,7 +188,8 @@ def _draw(polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half) 
 
 
 def _checked_ratio(value: Any) -> float:
-    return float(checks.number("shrink_ratio", value, least=0.01, below=1))
+    ratio: float = checks.number("shrink_ratio", value, least=0.01, below=1)
+    return ratio
 
 
 def stack_targets(targets: Sequence[Sequence[_Maps]], image: Any = None) -> list[Any]:
@@ -203,11 +204,12 @@ def stack_targets(targets: Sequence[Sequence[_Maps]], image: Any = None) -> list
 
     Returns:
         `[image, threshold_map, threshold_mask, shrink_map, shrink_mask]`, as `DBLoss` and
-        `validate_batch` take them: each but the image a float32 tensor `[N, height, width]`.
+        `validate_batch` take them: each but the image a float32 tensor `[N, height, width]`. Of
+        `WeightedTargets` there is a sixth, `text_weights`.
 
     Raises:
         TypeError: `targets` are those of a single image, or not arrays.
-        ValueError: there is no image, or sizes differ.
+        ValueError: there is no image, sizes differ, or not all of them have weights.
 
     Example:
         >>> from dbloss import validate_batch
@@ -222,7 +224,7 @@ def stack_targets(targets: Sequence[Sequence[_Maps]], image: Any = None) -> list
         The batch that PaddleOCR's data loader makes with `KeepKeys` of `image`, `threshold_map`,
         `threshold_mask`, `shrink_map` and `shrink_mask`.
     """
-    single = isinstance(targets, Targets)
+    single = isinstance(targets, Targets | WeightedTargets)
     pages = list(targets)
     if single or not all(isinstance(page, Sequence) for page in pages):
         got = "that of a single image" if single else f"{type(pages[0]).__name__} in it"
@@ -234,6 +236,11 @@ def stack_targets(targets: Sequence[Sequence[_Maps]], image: Any = None) -> list
         raise ValueError("targets: expected those of at least one image, got none. Skip the batch.")
     size = np.shape(pages[0][0])
     for i, page in enumerate(pages):
+        if len(page) != len(pages[0]):
+            raise ValueError(
+                f"targets: expected {len(pages[0])} maps of each image, as of the first, got"
+                f" {len(page)} of image {i}. Make all of them with text_balance, or none."
+            )
         for target in page:
             if np.shape(target) != size:
                 raise ValueError(
@@ -438,7 +445,7 @@ def shrink(
     """
     height, width = _checked_size("height", height), _checked_size("width", width)
     shrink_ratio = _checked_ratio(shrink_ratio)
-    min_text_size = float(checks.number("min_text_size", min_text_size, least=0))
+    min_text_size = checks.number("min_text_size", min_text_size, least=0)
     arrays = checks.polygons("polygons", polygons)
     if not arrays:
         return []

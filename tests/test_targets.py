@@ -741,6 +741,17 @@ def test_where_texts_share_pixels_the_greater_weight_counts(order):
     assert both.text_weights.min() < 1
 
 
+def test_a_batch_of_weighted_targets_is_of_them_alone():
+    weighted, plain = weights_of(BOXES, 0.5), weights_of(BOXES, 0)
+    *_, weights = stack_targets([weighted, weighted])
+    np.testing.assert_array_equal(weights[1].numpy(), weighted.text_weights)
+    for pages in ([weighted, plain], [plain, weighted]):
+        with pytest.raises(ValueError, match=r"of image 1\. Make all of them with text_balance"):
+            stack_targets(pages)
+    with pytest.raises(TypeError, match="got that of a single image"):
+        stack_targets(weighted)
+
+
 def test_no_balance_makes_no_weights():
     assert isinstance(weights_of(BOXES, 0), Targets)
     with pytest.raises(ValueError, match=r"text_balance: expected .*at least 0"):

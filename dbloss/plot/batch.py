@@ -139,7 +139,7 @@ def plot_batch(
         checks.labels(labels, maps)
     picture = _read_picture(image, labels, index)
 
-    size = float(checks.number("size", size, least=8))
+    size = checks.number("size", size, least=8)
     places = [] if zoom is None else _checked_zoom(zoom, height, width)
     names = list(_NAMES)[:channels]
     own = [name for name in names if name != "B"]  # the target of B is that of P

@@ -59,7 +59,7 @@ def plot_problems(report: Report, *, most: int = 24, size: float = 12) -> panels
     from dbloss.labels import read_image
 
     most = checks.number("most", most, least=1, whole=True)
-    size = float(checks.number("size", size, least=4))
+    size = checks.number("size", size, least=4)
     chosen: list[tuple[Problem, NDArray[Any]]] = []
     for problem in _by_turns(report):
         if len(chosen) == most:
@@ -99,7 +99,7 @@ def _by_turns(report: Report) -> list[Problem]:
     for problem in report.problems:
         if problem.entry is not None and not report.pages[problem.line - 1].fault:
             points = report.pages[problem.line - 1].texts[problem.entry - 1].points
-            if len(points) and np.isfinite(points).all():
+            if panels.can_be_drawn(points):
                 extents[problem] = float(np.ptp(points, axis=0).sum())
     for kind, problems in kinds.items():
         problems.sort(key=lambda problem: -extents[problem])
@@ -111,7 +111,7 @@ def _by_turns(report: Report) -> list[Problem]:
 def _draw_problem(ax: Axes, problem: Problem, page: Page, image: NDArray[Any]) -> None:
     height, width = image.shape[:2]
     points = None if problem.entry is None else page.texts[problem.entry - 1].points
-    if points is not None and not (len(points) and np.isfinite(points).all()):
+    if points is not None and not panels.can_be_drawn(points):
         points = None
     window = (0.0, 0.0, float(width), float(height))
     if points is not None:
@@ -121,7 +121,7 @@ def _draw_problem(ax: Axes, problem: Problem, page: Page, image: NDArray[Any]) -
             window = panels.window(ends, _RATIO, _LEAST, 1.05)
     panels.draw_window(ax, image, window, _RATIO)
     for number, text in enumerate(page.texts, start=1):
-        if number != problem.entry and len(text.points) and np.isfinite(text.points).all():
+        if number != problem.entry and panels.can_be_drawn(text.points):
             panels.draw_outline(ax, text.points, panels.SKY, "--" if text.ignored else "-", 1)
     if points is not None:
         panels.draw_outline(ax, points, panels.YELLOW, "-", 2)

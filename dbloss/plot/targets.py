@@ -75,7 +75,7 @@ def make_and_sort(
     if problems is None:
         texts = [Text("", np.float32(p), bool(f)) for p, f in zip(polygons, ignored)]
         problems = check_page(Page(1, ("",), texts, None), *shape, size=training_size, **options)
-    fit = [len(polygon) >= 3 and bool(np.isfinite(polygon).all()) for polygon in polygons]
+    fit = [len(polygon) >= 3 and panels.can_be_drawn(polygon) for polygon in polygons]
     scaled = [np.asarray(p) * np.float64(scale) for p, fits in zip(polygons, fit) if fits]
     flags = [bool(flag) for flag, fits in zip(ignored, fit) if fits]
     targets = make_targets(scaled, flags, height, width, **options)
@@ -169,7 +169,7 @@ def draw_targets(
     size: float = 12,
 ) -> panels.Picture:
     """Return a figure of an image, uint8 `[h, w, 3]`, with its polygons and targets."""
-    size = float(checks.number("size", size, least=4))
+    size = checks.number("size", size, least=4)
     height, width = image.shape[:2]
     entries = _worst(polygons, made) if zoom is None else _checked_zoom(zoom, len(polygons))
     ratio = min(max(height / width, 0.2), 2)
@@ -264,7 +264,7 @@ def _worst(polygons: Sequence[_Array], made: Made) -> list[int]:
 
 
 def _checked_zoom(zoom: Any, count: int) -> list[int]:
-    numbers = [int(checks.number("zoom", number, whole=True)) for number in zoom]
+    numbers = [checks.number("zoom", number, whole=True) for number in zoom]
     wrong = [number for number in numbers if not 1 <= number <= count]
     if wrong:
         raise ValueError(
