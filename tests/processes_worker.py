@@ -279,6 +279,12 @@ def compute(rank, size, groups):
     yield from ((f"replaced: {loss}", value) for loss, value in losses.items())
     yield "replaced: gradient", grads["maps"]
 
+    paddle.set_flags({"FLAGS_use_stride_kernel": False})
+    losses, grads = run_db(DBLoss(main_loss_type="BCELoss", global_batch=True), predicts, labels)
+    yield from ((f"without strides: {loss}", value) for loss, value in losses.items())
+    yield "without strides: gradient", grads["maps"]
+    paddle.set_flags({"FLAGS_use_stride_kernel": True})
+
     yield "hard negatives", hard_negative_weights(*tensors(batch.single)).numpy()
 
     for kind in TYPES:

@@ -244,6 +244,15 @@ def test_a_part_without_a_global_batch_may_take_the_place_of_one_with(processes)
         assert_grad(got, grad, TOLERANCE["float32"])
 
 
+def test_without_kernels_for_strides(processes):
+    """Of a float the bits are then read on the host."""
+    batch = whole(batches("unequal", SIZE))
+    losses, grads = oracle.db({"maps": batch.maps}, batch.labels, main_loss_type="BCELoss")
+    check_losses(processes, "without strides", losses, TOLERANCE["float32"])
+    got = processes.gradient("without strides: gradient")
+    check_gradient(got, grads["maps"], TOLERANCE["float32"])
+
+
 def test_hard_negatives_are_those_of_the_own_images(processes):
     for results, batch in zip(processes, batches("unequal", len(processes))):
         want = oracle.hard_negative_weights(*batch.single)
