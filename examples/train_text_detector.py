@@ -60,7 +60,7 @@ HELD_OUT = 100  # rendered pages
 SAVE_EVERY = 250  # steps
 LONGEST = 960  # side of an image that words are looked for in
 GRID = {
-    "thresh": [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8],
+    "thresh": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
     "box_thresh": [0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85],
 }
 PAGE_SCALE = 1.75  # brings the letters of the printed page to the sizes trained on
