@@ -18,6 +18,7 @@ PAGES = [
     "score",
     "pictures",
     "labels",
+    "commands",
     "training",
     "which-loss",
     "speed",
