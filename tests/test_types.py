@@ -15,6 +15,7 @@ from dbloss.db import Losses, MainLossType
 
 
 def test_what_a_checker_passes_runs():
+    pytest.importorskip("matplotlib")
     batch = make_batch(shape=(2, 16, 24), seed=90)
     right(tensor(batch.maps, grad=True), tensors(batch.labels))
 
