@@ -2,6 +2,9 @@
 
 __version__ = "0.1.0"
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dbloss import _paddle as _paddle
 from dbloss.balance import BalanceLoss, hard_negative_weights
 from dbloss.binarize import differentiable_binarization
@@ -21,3 +24,28 @@ __all__ = [
     "hard_negative_weights",
     "validate_batch",
 ]
+
+if TYPE_CHECKING:
+    from dbloss import boxes as boxes
+    from dbloss import labels as labels
+    from dbloss import paddleocr as paddleocr
+    from dbloss import plot as plot
+    from dbloss import score as score
+    from dbloss import targets as targets
+else:
+    _ON_USE = ("boxes", "labels", "paddleocr", "plot", "score", "targets")
+
+    def __getattr__(name: str) -> Any:
+        """Import a module that needs more than the losses do, where it is first used.
+
+        An `AttributeError` says what to install, since `help(dbloss)` passes over nothing else.
+        """
+        if name not in _ON_USE:
+            raise AttributeError(f"module 'dbloss' has no attribute {name!r}")
+        try:
+            return import_module(f"dbloss.{name}")
+        except ImportError as error:
+            raise AttributeError(str(error)) from error
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *_ON_USE})

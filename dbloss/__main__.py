@@ -23,9 +23,10 @@ from paddle import Tensor
 import dbloss
 from dbloss import _plain, engine
 from dbloss._paddle import two_wheels
+from dbloss.db import MainLossType
 
 _SHAPE = (2, 640, 640)
-_KINDS = ("DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss")
+_KINDS: tuple[MainLossType, ...] = ("DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss")
 _VALUE, _GRADIENT = 1e-5, 1e-4  # the greatest errors, of the gradient relative to its largest
 _STEPS = 5
 
@@ -91,7 +92,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _check(kind: str, names: list[str], maps: Tensor, labels: list[Tensor]) -> bool:
+def _check(kind: MainLossType, names: list[str], maps: Tensor, labels: list[Tensor]) -> bool:
     """Print how a loss differs from the formulas on each engine; tell whether it is too much."""
     wide = [label.astype("float64") for label in labels]
     value, gradient = _step(lambda x: _plain.db_loss(x, wide, kind), maps.astype("float64"))

@@ -1,7 +1,7 @@
 """What the loss layers have in common."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import paddle
 from paddle import Tensor, nn
@@ -21,6 +21,16 @@ def weighted(weight: float, loss: Tensor) -> Tensor:
 def total(losses: Iterable[Tensor]) -> Tensor:
     """Return the sum of losses, in one operator."""
     return paddle.add_n(list(losses))
+
+
+class Further(TypedDict, total=False):
+    """The keywords beside its own that a layer lets pass, for a type checker.
+
+    It refuses any other that is written out, as a slip. Those of a configuration, `**config`, it
+    does not know, and the layer reports them when it runs.
+    """
+
+    name: str
 
 
 class LossLayer(nn.Layer):  # type: ignore[misc]

@@ -1,12 +1,12 @@
 """The balance between text and hard negatives (OHEM)."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer, checked_pixels, weighted
+from dbloss._layer import Further, TermLayer, checked_pixels, weighted
 from dbloss._static import untraced, untranslated
 from dbloss._tensors import without_amp
 from dbloss.engine import evaluate, hard_negatives
@@ -22,13 +22,18 @@ from dbloss.formulas import (
 )
 from dbloss.mining import Balance, Pixels, Term
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+MinedType = Literal["BCELoss", "CrossEntropy", "Euclidean", "OHEMDiceLoss", "DiceBCELoss"]
+BalancedType = Literal["DiceLoss", "MaskL1Loss", MinedType]
+MINED_TYPES: tuple[MinedType, ...] = get_args(MinedType)
+BALANCED_TYPES: tuple[BalancedType, ...] = get_args(BalancedType)
 PIXEL_LOSSES: dict[str, PixelLoss] = {
     "BCELoss": BinaryCrossEntropy(),
     "CrossEntropy": BinaryCrossEntropy(),
     "Euclidean": SquaredError(),
 }
-MINED_TYPES = (*PIXEL_LOSSES, "OHEMDiceLoss", "DiceBCELoss")
-BALANCED_TYPES = ("DiceLoss", "MaskL1Loss", *MINED_TYPES)
 
 
 @untraced
@@ -87,7 +92,7 @@ class BalanceLoss(TermLayer):
     def __init__(
         self,
         balance_loss: bool = True,
-        main_loss_type: str = "DiceLoss",
+        main_loss_type: BalancedType = "DiceLoss",
         negative_ratio: float = 3,
         return_origin: bool = False,
         eps: float = 1e-6,
@@ -96,11 +101,11 @@ class BalanceLoss(TermLayer):
         global_batch: bool = False,
         group: Any = None,
         bce_weight: float = 0.2,
-        **kwargs: Any,
+        **kwargs: "Unpack[Further]",
     ) -> None:
         super().__init__(global_batch, group)
         advice = ""
-        if main_loss_type == "DiceFocalLoss":
+        if str(main_loss_type) == "DiceFocalLoss":
             advice = "It is not balanced: use dbloss.DiceFocalLoss, or DBLoss, which takes it."
         self.balance_loss = checks.flag("balance_loss", balance_loss)
         self.main_loss_type = checks.choice(
@@ -156,6 +161,16 @@ class BalanceLoss(TermLayer):
                 return balanced, pixel_map(pred, gt, PIXEL_LOSSES[self.main_loss_type])
             terms = [term._replace(balance=None) for term in self._terms(pixels)]
             return balanced, self._combine(evaluate(terms, self._processes()))
+
+    if TYPE_CHECKING:
+        # A caller knows whether it asked for the pair: `Any` lets it take what comes for either.
+        def __call__(
+            self,
+            pred: Tensor,
+            gt: Tensor,
+            mask: Tensor | None = None,
+            weights: Tensor | None = None,
+        ) -> Tensor | Any: ...
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         return tuple(Term(loss, pixels, self._balance(mined)) for loss, mined in self._losses())

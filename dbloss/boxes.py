@@ -1,7 +1,7 @@
 """A probability map to the polygons of its words, and their scores."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import paddle
@@ -14,6 +14,8 @@ with checks.extra("dbloss.boxes", "targets", "cv2", "pyclipper"):
     import cv2
     import pyclipper
 
+ScoreMode = Literal["fast", "slow"]
+BoxType = Literal["quad", "poly"]
 _Floats = NDArray[np.float64]
 _Map = NDArray[Any]  # `[H, W]`, float32 or float64
 _Points = NDArray[Any]  # `[k, 2]`, or `[n, k, 2]`
@@ -35,8 +37,8 @@ def find_boxes(
     max_candidates: int = 1000,
     min_size: float = 3,
     use_dilation: bool = False,
-    score_mode: str = "fast",
-    box_type: str = "quad",
+    score_mode: ScoreMode = "fast",
+    box_type: BoxType = "quad",
     height: Any = None,
     width: Any = None,
 ) -> Any:
@@ -105,8 +107,8 @@ def find_boxes(
         max_candidates=checks.number("max_candidates", max_candidates, least=1, whole=True),
         min_size=checks.number("min_size", min_size, least=0),
         use_dilation=checks.flag("use_dilation", use_dilation),
-        slow=checks.choice("score_mode", score_mode, ("fast", "slow")) == "slow",
-        poly=checks.choice("box_type", box_type, ("quad", "poly")) == "poly",
+        slow=checks.choice("score_mode", score_mode, get_args(ScoreMode)) == "slow",
+        poly=checks.choice("box_type", box_type, get_args(BoxType)) == "poly",
     )
     maps, single = _checked_maps(probability)
     count, *size = maps.shape

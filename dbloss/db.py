@@ -2,16 +2,16 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args, overload
 
 import paddle
 from paddle import Tensor, nn
 
 from dbloss import checks
-from dbloss._layer import LossLayer, total, weighted, weighted_mask
+from dbloss._layer import Further, LossLayer, total, weighted, weighted_mask
 from dbloss._static import untraced, untranslated
 from dbloss._tensors import without_amp
-from dbloss.balance import BALANCED_TYPES, BalanceLoss
+from dbloss.balance import BalancedType, BalanceLoss
 from dbloss.dice import DiceLoss
 from dbloss.engine import evaluate
 from dbloss.engine.processes import Processes
@@ -20,8 +20,32 @@ from dbloss.mask_l1 import MaskL1Loss
 from dbloss.mining import Pixels
 from dbloss.validate import FirstBatches
 
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+MainLossType = Literal[BalancedType, "DiceFocalLoss"]
 _Key = tuple[str, int]  # the name of some maps, and a channel
 _OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss)
+
+
+class _Parts(TypedDict):
+    loss: Tensor
+    loss_shrink_maps: Tensor
+    loss_threshold_maps: Tensor
+    loss_binary_maps: Tensor
+
+
+class Losses(_Parts, total=False):
+    """What `DBLoss` returns, for type checkers: a plain dict of 0-D float32 tensors.
+
+    `loss` is the total, `loss_shrink_maps`, `loss_threshold_maps` and `loss_binary_maps` are its
+    weighted parts. The others are there where the prediction holds their maps.
+    """
+
+    loss_cbn: Tensor
+    loss_aux_maps_p4: Tensor
+    loss_aux_maps_p3: Tensor
+    loss_aux_maps_p2: Tensor
 
 
 @untraced
@@ -113,7 +137,7 @@ class DBLoss(LossLayer):
     def __init__(
         self,
         balance_loss: bool = True,
-        main_loss_type: str = "DiceLoss",
+        main_loss_type: MainLossType = "DiceLoss",
         alpha: float = 5,
         beta: float = 10,
         ohem_ratio: float = 3,
@@ -131,13 +155,13 @@ class DBLoss(LossLayer):
         group: Any = None,
         bce_weight: float = 0.2,
         check_batches: int = 1,
-        **kwargs: Any,
+        **kwargs: "Unpack[Further]",
     ) -> None:
         super().__init__(global_batch, group)
         self._first_batches = FirstBatches(
             checks.number("check_batches", check_batches, least=0, whole=True)
         )
-        checks.choice("main_loss_type", main_loss_type, (*BALANCED_TYPES, "DiceFocalLoss"))
+        checks.choice("main_loss_type", main_loss_type, get_args(MainLossType))
         self.alpha = checks.number("alpha", alpha, least=0)
         self.beta = checks.number("beta", beta, least=0)
         self.aux_weight_p4 = checks.number("aux_weight_p4", aux_weight_p4, least=0)
@@ -160,7 +184,7 @@ class DBLoss(LossLayer):
         )
         balance = BalanceLoss(
             balance_loss,
-            "DiceLoss" if with_focal else main_loss_type,
+            "DiceLoss" if main_loss_type == "DiceFocalLoss" else main_loss_type,
             ohem_ratio,
             eps=eps,
             fallback_negatives=fallback_negatives,
@@ -171,6 +195,21 @@ class DBLoss(LossLayer):
         self.bce_loss = focal if with_focal else balance
         self.l1_loss = MaskL1Loss(eps, **shared)
         self.dice_loss = focal if with_focal else DiceLoss(eps, smooth, **shared)
+
+    @overload
+    def __call__(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> Losses: ...
+
+    @overload
+    def __call__(
+        self,
+        predicts: Tensor | Mapping[str, Tensor],
+        threshold_map: Tensor,
+        threshold_mask: Tensor,
+        shrink_map: Tensor,
+        shrink_mask: Tensor,
+        text_weights: Tensor = ...,
+        /,
+    ) -> Tensor: ...
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
         """Return what `forward` does, or the total where labels come one by one.
@@ -186,7 +225,7 @@ class DBLoss(LossLayer):
         return super().__call__(maps, [None, *labels], **kwargs)["loss"]
 
     @untranslated
-    def forward(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
+    def forward(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> Losses:
         """Return the total, `"loss"`, and the weighted parts it is the sum of.
 
         Args:
@@ -212,7 +251,7 @@ class DBLoss(LossLayer):
                 engine that cannot run.
         """
         with without_amp():
-            return self._losses(predicts, labels)
+            return cast(Losses, self._losses(predicts, labels))
 
     def _losses(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
         self._first_batches.look(self, predicts, labels)

@@ -1,6 +1,6 @@
 """The Dice loss."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paddle import Tensor
 
@@ -78,6 +78,12 @@ class DiceLoss(TermLayer):
                 engine that cannot run.
         """
         return self._evaluate(checked_pixels(pred, gt, mask, weights, mask_needed=True))
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self, pred: Tensor, gt: Tensor, mask: Tensor, weights: Tensor | None = None
+        ) -> Tensor: ...
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         return (Term(Dice(self.eps, self.smooth), pixels),)

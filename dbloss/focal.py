@@ -1,7 +1,7 @@
 """The sum of Dice and the focal loss."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paddle import Tensor
 
@@ -98,6 +98,16 @@ class DiceFocalLoss(TermLayer):
                 engine that cannot run.
         """
         return self._evaluate(checked_pixels(pred, gt, mask, weights))
+
+    if TYPE_CHECKING:
+
+        def __call__(
+            self,
+            pred: Tensor,
+            gt: Tensor,
+            mask: Tensor | None = None,
+            weights: Tensor | None = None,
+        ) -> Tensor: ...
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         focal = Focal.of(self.focal_alpha, self.focal_gamma, self.eps)

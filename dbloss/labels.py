@@ -922,8 +922,7 @@ def _size_advice(report: Report) -> Iterator[str]:
     yield f"  {f'--min-text-size {lower}':20}  {left:,} ({left / len(sides):.1%})"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dbloss.labels",
         description="Say what is wrong with a label file of PaddleOCR: lines, images and texts.",
@@ -931,7 +930,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         + "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
         + ". Exit status: 0 no problems, 1 problems, 2 the file cannot be read.",
     )
-    parser.add_argument("labels", metavar="LABELS", type=Path)
+    parser.add_argument(
+        "labels", metavar="LABELS", type=Path, help="the label file, as PaddleOCR reads it"
+    )
     parser.add_argument(
         "--images",
         metavar="DIR",
@@ -946,7 +947,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=[640, 640],
         help="of the training crops, in pixels (default: 640 640)",
     )
-    parser.add_argument("--min-text-size", type=float, default=8, metavar="PIXELS")
+    parser.add_argument(
+        "--min-text-size",
+        type=float,
+        default=8,
+        metavar="PIXELS",
+        help="the least width and height of a text that counts, at --size (default: 8)",
+    )
     parser.add_argument(
         "--out", metavar="DIR", type=Path, help="write problems.csv and contact-sheet.png there"
     )
@@ -958,6 +965,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=KINDS,
         help="a kind that is no problem here; may be given several times",
     )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    parser = _parser()
     args = parser.parse_args(arguments)
     try:
         report = check_labels(

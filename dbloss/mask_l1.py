@@ -1,6 +1,6 @@
 """The L1 loss over a mask."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from paddle import Tensor
 
@@ -65,6 +65,10 @@ class MaskL1Loss(TermLayer):
                 engine that cannot run.
         """
         return self._evaluate(checked_pixels(pred, gt, mask, mask_needed=True))
+
+    if TYPE_CHECKING:
+
+        def __call__(self, pred: Tensor, gt: Tensor, mask: Tensor) -> Tensor: ...
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         return (Term(Mean(AbsoluteError(), self.eps), pixels),)

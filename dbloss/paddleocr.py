@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dbloss import checks
-from dbloss.boxes import Boxes, find_boxes
+from dbloss.boxes import Boxes, BoxType, ScoreMode, find_boxes
 from dbloss.db import DBLoss
 from dbloss.score import Hmean
 from dbloss.targets import _border_half, _draw, _Half, _shrink_half
@@ -219,8 +219,8 @@ class DBPostProcess:
         max_candidates: int = 1000,
         unclip_ratio: float = 2.0,
         use_dilation: bool = False,
-        score_mode: str = "fast",
-        box_type: str = "quad",
+        score_mode: ScoreMode = "fast",
+        box_type: BoxType = "quad",
         **kwargs: Any,
     ) -> None:
         self.thresh = thresh
@@ -228,8 +228,8 @@ class DBPostProcess:
         self.max_candidates = max_candidates
         self.unclip_ratio = unclip_ratio
         self.use_dilation = use_dilation
-        self.score_mode = score_mode
-        self.box_type = box_type
+        self.score_mode: ScoreMode = score_mode
+        self.box_type: BoxType = box_type
         # What is wrong shows now, and not at the first evaluation.
         self._find(np.zeros((1, 1, 1, 1), np.float32))
 

@@ -1,6 +1,7 @@
 """Boxes and texts to precision, recall and hmean, and the limits at which they are best."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import zip_longest
 from numbers import Real
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import paddle
 from numpy.typing import ArrayLike, NDArray
+from paddle import Tensor
 
 from dbloss import checks
 from dbloss.engine.processes import processes_of
@@ -303,6 +305,93 @@ class Hmean(paddle.metric.Metric):  # type: ignore[misc]
         if self.all_processes:
             counts = processes_of(self.group).add_up(paddle.to_tensor(counts)).numpy()
         return {name: float(rate) for name, rate in _rates(*counts).items()}
+
+
+class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
+    """A `Hmean` as a metric of `paddle.Model`: of the boxes in the maps, by those in their labels.
+
+    A trainer has label maps and no polygons. So the texts are the boxes that `find_boxes` finds in
+    the shrink map, and those to be ignored the ones it finds where the shrink mask is 0: a model
+    that predicts its labels has `hmean = 1`. It is the score of the labels at the size of the
+    training, to watch a training by. That of a test set is `Hmean` with the polygons of its images.
+
+    Args:
+        iou: the overlap that a hit exceeds, in [0, 1].
+        **settings: of `find_boxes`, as `thresh` and `box_thresh`.
+
+    Raises:
+        TypeError: an argument is of the wrong type, or a setting has another name.
+        ValueError: a number is out of range, or a name is unknown.
+
+    Example:
+        >>> import paddle
+        >>> from dbloss import DBLoss
+        >>> from dbloss.score import MapHmean
+        >>> head = paddle.nn.Sequential(paddle.nn.Conv2D(1, 3, 3, padding=1), paddle.nn.Sigmoid())
+        >>> model = paddle.Model(head)
+        >>> model.prepare(loss=DBLoss(), metrics=MapHmean(thresh=0.3, box_thresh=0.6))
+
+    Source:
+        Karatzas et al., "ICDAR 2015 Competition on Robust Reading", 2015; `paddle.Model`.
+    """
+
+    def __init__(self, iou: float = 0.5, **settings: Any) -> None:
+        from dbloss.boxes import find_boxes
+
+        super().__init__()
+        self._hmean = Hmean(iou)
+        self._find: Callable[..., Any] = partial(find_boxes, **settings)
+        # What is wrong shows now, and not at the first batch.
+        find_boxes(np.zeros((1, 1), np.float32), **settings)
+
+    def name(self) -> list[str]:
+        """Return the names of what `accumulate` returns."""
+        return ["precision", "recall", "hmean"]
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._hmean.reset()
+
+    def compute(self, predicts: Any, *labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what `update` takes, of what `paddle.Model` has.
+
+        Args:
+            predicts: the maps, float `[N, C, H, W]`, channel 0 the probability, or a dict with
+                these as `"maps"`.
+            labels: the threshold map and mask, the shrink map and mask, each `[N, H, W]`.
+
+        Returns:
+            The probability, the shrink map and the shrink mask.
+        """
+        maps = predicts["maps"] if isinstance(predicts, Mapping) else predicts
+        return maps[:, 0], labels[2], labels[3]
+
+    def update(self, probability: Any, shrink_map: Any, shrink_mask: Any) -> list[float]:
+        """Add a batch, and return the score so far.
+
+        Args:
+            probability: array `[N, H, W]`, in [0, 1].
+            shrink_map: array `[N, H, W]`, 1 on shrunk text.
+            shrink_mask: array `[N, H, W]`, 0 on pixels to ignore.
+
+        Returns:
+            As `accumulate`.
+
+        Raises:
+            TypeError: as `find_boxes` does.
+            ValueError: the same.
+        """
+        for p, g, m in zip(probability, shrink_map, shrink_mask):
+            found, texts = self._find(p).polygons, self._find(np.float32(g)).polygons
+            # The mask is 0 on whole texts, not on shrunk ones.
+            ignored = self._find(1 - np.float32(m), unclip_ratio=0, min_size=0).polygons
+            flags = [False] * len(texts) + [True] * len(ignored)
+            self._hmean.update(found, texts + ignored, flags)
+        return self.accumulate()
+
+    def accumulate(self) -> list[float]:
+        """Return precision, recall and hmean of all images since the last reset."""
+        return list(self._hmean.accumulate().values())
 
 
 class Limit(NamedTuple):

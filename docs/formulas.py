@@ -18,4 +18,4 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def _formula(match: re.Match[str]) -> str:
     latex, block = html.unescape(match[2]), match[1] == "["
-    return f">{_CONVERTER.convert_with_local_state(latex, displaystyle=block)}</"
+    return f'class="formula">{_CONVERTER.convert_with_local_state(latex, displaystyle=block)}</'

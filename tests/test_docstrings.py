@@ -27,6 +27,8 @@ LAYERS = {
 METHODS = {f"{name}.forward": layer.forward for name, layer in LAYERS.items()}
 LAYERS["score.Hmean"] = score.Hmean
 METHODS["score.Hmean.update"] = score.Hmean.update
+LAYERS["score.MapHmean"] = score.MapHmean
+METHODS["score.MapHmean.update"] = score.MapHmean.update
 for drop_in in (paddleocr.MakeBorderMap, paddleocr.MakeShrinkMap, paddleocr.DBPostProcess):
     LAYERS[f"paddleocr.{drop_in.__name__}"] = drop_in
     METHODS[f"paddleocr.{drop_in.__name__}"] = drop_in.__call__

@@ -18,11 +18,13 @@ PAGES = [
     "score",
     "pictures",
     "labels",
+    "commands",
     "training",
     "which-loss",
     "speed",
     "migration",
     "troubleshooting",
+    "known-limits",
 ]
 
 
@@ -93,3 +95,23 @@ def test_pictures_are_there(site, page):
     shown = [url for url in Fetched(html(site, page)).urls if url.endswith(tuple(names or "?"))]
     assert len(shown) == len(names)
     assert all((folder / url).is_file() for url in shown)
+
+
+def test_the_style_and_its_font_are_there(site):
+    """The font draws the formulas, its licence is beside it, and no page goes without the style."""
+    style = site / "site" / "site.css"
+    fonts = re.findall(r"url\(\"(.+?)\"\)", style.read_text("utf-8"))
+    assert len(fonts) == 1
+    for font in fonts:
+        assert (style.parent / font).read_bytes()[:4] == b"wOF2"
+        assert "SIL OPEN FONT LICENSE" in (style.parent / font).with_name("OFL.txt").read_text()
+    for page in PAGES:
+        assert any(url.endswith("site/site.css") for url in Fetched(html(site, page)).urls), page
+
+
+def test_messages_are_broken_and_tables_scrolled(site):
+    """The style goes by the language of a block: `text` is kept in its lines on a phone."""
+    built = html(site, "troubleshooting")
+    assert "language-output highlight" in built
+    kept = re.findall(r"language-text highlight.*?</pre>", built, re.DOTALL)
+    assert kept and all("Error" not in re.sub("<.*?>", "", block) for block in kept)

@@ -8,15 +8,14 @@ from dbloss.plot.annotations import find_page
 from dbloss.plot.targets import draw_targets, make_and_sort
 
 
-def main() -> None:
-    """Run the command."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dbloss.plot",
         description="Draw the targets that an image gives a detector to learn, and print how much"
         " of it is text, ignored, or dropped as too small: narrower or lower than 8 pixels, or"
         " nothing left of it after shrinking; and what else is wrong with its labels.",
     )
-    parser.add_argument("image", metavar="IMAGE", type=Path)
+    parser.add_argument("image", metavar="IMAGE", type=Path, help="the image")
     parser.add_argument(
         "annotations",
         metavar="ANNOTATIONS",
@@ -25,7 +24,14 @@ def main() -> None:
         ' [{"transcription": ..., "points": [[x, y], ...]}, ...]; or such a list alone.'
         f" The transcriptions {' and '.join(IGNORED)} mark a text as ignored.",
     )
-    parser.add_argument("-o", "--output", metavar="PICTURE", type=Path, required=True)
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="PICTURE",
+        type=Path,
+        required=True,
+        help="the file that is drawn, a PNG, PDF or SVG by its name; needed",
+    )
     parser.add_argument(
         "--images",
         metavar="DIR",
@@ -47,6 +53,12 @@ def main() -> None:
         metavar="ENTRY",
         help="the entries to show larger, from 1 (default: up to 4, those with problems first)",
     )
+    return parser
+
+
+def main() -> None:
+    """Run the command."""
+    parser = _parser()
     args = parser.parse_args()
     if args.size and min(args.size) < 1:
         parser.error("--size: expected two numbers of pixels, each at least 1")

@@ -14,7 +14,7 @@ from paddle import Tensor
 from dbloss import checks
 from dbloss._tensors import without_amp
 from dbloss.balance import MINED_TYPES, PIXEL_LOSSES, hard_negative_weights
-from dbloss.db import DBLoss
+from dbloss.db import DBLoss, MainLossType
 from dbloss.engine.operators import pixel_map
 from dbloss.formulas import AbsoluteError, BinaryCrossEntropy, Focal, PixelLoss, SquaredError
 from dbloss.plot import panels
@@ -61,7 +61,7 @@ def plot_batch(
     *,
     image: Any = None,
     index: int = 0,
-    main_loss_type: str | None = None,
+    main_loss_type: MainLossType | None = None,
     ohem_ratio: float = 3,
     size: float = 12,
     zoom: Sequence[Sequence[int]] | None = None,
@@ -127,7 +127,7 @@ def plot_batch(
         AAAI 2020, figure 3.
     """
     checks.eager("plot_batch")
-    loss_type = "DiceLoss" if main_loss_type is None else main_loss_type
+    loss_type: MainLossType = "DiceLoss" if main_loss_type is None else main_loss_type
     ohem_ratio = checks.number("ohem_ratio", ohem_ratio, least=0)
     loss_fn = DBLoss(main_loss_type=loss_type, ohem_ratio=ohem_ratio, check_batches=0)
     maps = checks.maps(predicts, channels=1)
@@ -228,7 +228,7 @@ def _measure(
     probability, (g, m, *weights_of_pixels) = maps[:, 0].detach(), labels[3:]
     with paddle.no_grad(), without_amp():
         if maps.shape[1] == 1:
-            parts = {
+            parts: Mapping[str, Any] = {
                 "loss_shrink_maps": loss_fn.alpha
                 * loss_fn.bce_loss(probability, g, m, *weights_of_pixels)
             }
