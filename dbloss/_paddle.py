@@ -5,6 +5,9 @@ Paddle may be found broken, or be imported and not be what was asked for.
 """
 
 import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 _WHEELS = ("paddlepaddle", "paddlepaddle-gpu", "paddlepaddle-xpu", "paddlepaddle-dcu")
@@ -36,9 +39,25 @@ def two_wheels() -> str:
     return ""
 
 
+@contextmanager
+def _without_ccache() -> Iterator[None]:
+    """Leave out that Paddle finds no ccache, which speeds up compiling C++ that nothing here has.
+
+    The filters of warnings are then as they were, but for those that an import has added.
+    """
+    warnings.filterwarnings("ignore", "No ccache found", UserWarning)
+    ours = warnings.filters[0]
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            warnings.filters.remove(ours)  # type: ignore[attr-defined]
+
+
 _clash = two_wheels()
 try:
-    import paddle  # noqa: F401
+    with _without_ccache():
+        import paddle  # noqa: F401
 except Exception as error:
     if _clash:
         raise ImportError(f"dbloss needs PaddlePaddle, which is broken. {_clash}") from error

@@ -21,7 +21,7 @@ def report_on_small_batch(monkeypatch, capsys):
 
     def run():
         monkeypatch.setattr(report, "_SHAPE", (2, 64, 64))
-        return report.main(), capsys.readouterr().out
+        return report.main([]), capsys.readouterr().out
 
     return run
 
