@@ -5,12 +5,28 @@ import re
 
 import numpy as np
 import paddle
+import programs
 import pytest
 from helpers import PADDLE
 
 import dbloss
 from dbloss import __main__ as report
 from dbloss import _plain
+
+
+def test_help_and_version_run_nothing_and_no_command_speaks_of_ccache(monkeypatch, capsys):
+    for option, said in (("--version", f"dbloss {dbloss.__version__}"), ("--help", "two wheels")):
+        monkeypatch.setattr(report, "_batch", None)
+        with pytest.raises(SystemExit) as ended:
+            report.main([option])
+        assert ended.value.code == 0
+        assert said in capsys.readouterr().out
+    # An error about any other warning shows that no filter stays.
+    program = "import dbloss, warnings\ntry: warnings.warn('No ccache found')"
+    program += "\nexcept UserWarning: print('as before')"
+    done = programs.run("-W", "error", "-c", program, env={"PATH": "/nowhere"})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "as before\n", "")
+
 
 ENGINES = ["operators", "fused"] if PADDLE >= (3, 0) else ["operators"]
 
