@@ -66,7 +66,8 @@ def run(command: str, shorter: dict[str, str]) -> None:
     print(f"\n-- {command}", flush=True)
     start = time.monotonic()
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])
-    subprocess.run(["bash", "-ec", command], check=True, env={**os.environ, "PATH": path})
+    environment = {**os.environ, "PATH": path, "PIP_QUIET": "1"}
+    subprocess.run(["bash", "-ec", command], check=True, env=environment)
     print(f"-- {time.monotonic() - start:.0f} s", flush=True)
 
 
