@@ -293,7 +293,7 @@ class Training:
         """Train up to a step, by default the last, or to Ctrl-C; tell whether it came so far.
 
         A checkpoint is written there, and every 250 steps. `look` is for the progress bar of tqdm,
-        in whose place a log file gets a line every ten steps.
+        in whose place a log file gets a line for the first step and for every tenth.
         """
         done, until = len(self.history), until or self.steps
         rest = paddle.io.Subset(self.pages, range(done * BATCH, until * BATCH))
@@ -309,7 +309,8 @@ class Training:
                     bar.set_postfix({short(k): f"{v:.2f}" for k, v in losses}, refresh=False)
                     bar.update()
                     done += 1
-                    if bar.disable and done % SAY_EVERY == 0 and done < self.steps:
+                    told = done == 1 or done % SAY_EVERY == 0
+                    if bar.disable and told and done < self.steps:  # the last is told at the end
                         print(*filter(None, [look.get("desc")]), self, flush=True)
                     if checkpoint and (done % SAVE_EVERY == 0 or done == until or stop.is_set()):
                         self.save(checkpoint)
