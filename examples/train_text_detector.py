@@ -311,7 +311,7 @@ class Training:
                     done += 1
                     told = done == 1 or done % SAY_EVERY == 0
                     if bar.disable and told and done < self.steps:  # the last is told at the end
-                        print(*filter(None, [look.get("desc")]), self, flush=True)
+                        print(*filter(None, [look.get("desc")]), self, file=sys.stderr, flush=True)
                     if checkpoint and (done % SAVE_EVERY == 0 or done == until or stop.is_set()):
                         self.save(checkpoint)
                     if stop.is_set():
