@@ -30,7 +30,7 @@ BLOCKS = re.compile(r"^```(\w+)\n(.*?)^```$|`((?:pip|python) [^`]+)`", re.DOTALL
 ONLY = {"cpu": ('".[cpu]"', "# with the CPU wheel"), "gpu": ("# beside a GPU wheel",)}
 SHORTER = {
     "cpu": {"train_text_detector.py": " --steps 3"},
-    "gpu": {"train_text_detector.py": " --steps 3", "pytest": " --collect-only --quiet"},
+    "gpu": {"train_text_detector.py": " --steps 3", "pytest": " --collect-only -qq"},
 }
 LEFT_OUT = ("--device gpu",)
 
