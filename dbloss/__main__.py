@@ -37,8 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; return 0 if all is well, 1 otherwise."""
     parser = argparse.ArgumentParser(
         prog="python -m dbloss",
-        description="Print what runs here, and whether it computes what it should, in some 20"
-        " seconds. The status is 1 if it does not, or if two wheels of Paddle are installed over"
+        description="Print what runs here, and whether it computes what it should, in half"
+        " a minute or so. The status is 1 if it does not, or if two wheels of Paddle are installed over"
         " each other.",
     )
     parser.add_argument("--version", action="version", version=f"dbloss {dbloss.__version__}")
