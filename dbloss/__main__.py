@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dbloss",
         description="Print what runs here, and whether it computes what it should, in half"
-        " a minute or so. The status is 1 if it does not, or if two wheels of Paddle are installed over"
-        " each other.",
+        " a minute or so. The status is 1 if it does not, or if two wheels of Paddle are installed"
+        " over each other.",
     )
     parser.add_argument("--version", action="version", version=f"dbloss {dbloss.__version__}")
     parser.parse_args(arguments)
