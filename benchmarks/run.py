@@ -22,23 +22,24 @@ from pathlib import Path
 from time import perf_counter
 from unittest.mock import patch
 
-import cv2
-import numba
-import numpy as np
-import paddle
+import dbloss
 import plain_boxes
 import plain_score
 import plain_targets
 import plot
-from tqdm import tqdm
-
-import dbloss
 from dbloss import _plain, boxes, score, targets
 from dbloss.engine import operators
 
+import cv2
+import numba
+import numpy as np
+import paddle
+from tqdm import tqdm
+
 try:
-    import torch
     import torch_plain
+
+    import torch
 except ImportError:
     torch = None
 

@@ -12,10 +12,9 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from run import LOSSES, REFERENCE_SIZE, PaddleStep, make_batch
-
 import dbloss
 from dbloss.engine import fused
+from run import LOSSES, REFERENCE_SIZE, PaddleStep, make_batch
 
 SWEEP, SEARCH, WEIGHTS, GRADIENT, REST = PARTS = (
     "first sweep: sums, and hardness where negatives are mined",

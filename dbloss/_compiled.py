@@ -1,5 +1,6 @@
 """What compiles the loops of this package."""
 
+import logging
 import pickle
 import zlib
 from collections.abc import Callable
@@ -7,6 +8,39 @@ from pathlib import Path
 from typing import Any
 
 from numba import njit
+from numba.core import event
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]
+    """Says, once for each module, that its loops are compiled: nobody shall wait in silence.
+
+    Numba tells before it compiles, and tells nothing where it loads what it has kept.
+    """
+
+    def __init__(self) -> None:
+        self.said: set[str] = set()
+        self._depth = 0  # a loop is compiled, and inside it the functions that it calls
+
+    def on_start(self, event: Any) -> None:
+        dispatcher = event.data["dispatcher"]
+        module = str(dispatcher.py_func.__module__)
+        if self._depth == 0 and module.startswith("dbloss.") and module not in self.said:
+            self.said.add(module)
+            folder = dispatcher.stats.cache_path
+            # A warning is what is seen where nobody has configured logging.
+            logging.getLogger("dbloss").warning(
+                "Compiling the loops of %s, which takes some seconds; %s",
+                module,
+                f"later processes load them from {folder}" if folder else "no folder keeps them",
+            )
+        self._depth += 1
+
+    def on_end(self, event: Any) -> None:
+        self._depth -= 1
+
+
+ANNOUNCER = _Announcer()
+event.register("numba:compile", ANNOUNCER)
 
 
 class _Compiled:

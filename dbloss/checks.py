@@ -18,6 +18,8 @@ import paddle
 from numpy.typing import NDArray
 from paddle import Tensor
 
+from dbloss._paddle import with_extra
+
 _FLOATS = (paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64)
 _LABEL_DTYPES = (
     *_FLOATS,
@@ -196,7 +198,7 @@ def extra(module: str, name: str, *libraries: str) -> Iterator[None]:
             raise
         raise ImportError(
             f"{module} needs {error.name}, which is not installed."
-            f' Install it: pip install "dbloss[{name}]"'
+            f' Install it: pip install "{with_extra(name)}"'
         ) from error
 
 

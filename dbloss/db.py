@@ -131,7 +131,8 @@ class DBLoss(LossLayer):
 
     Source:
         Liao et al., "Real-time Scene Text Detection with Differentiable Binarization",
-        AAAI 2020, equation 7; PaddleOCR `ppocr/losses/det_db_loss.py`.
+        AAAI 2020, equation 7, where alpha weighs the binary map and the probability map has no
+        weight; PaddleOCR `ppocr/losses/det_db_loss.py`, whose weights these are.
     """
 
     def __init__(

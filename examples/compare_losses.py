@@ -38,11 +38,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import cv2
-import numpy as np
-import paddle
-from matplotlib.figure import Figure
-from tqdm import tqdm
+from dbloss import DBLoss
 from train_text_detector import (
     BATCH,
     PADDLEOCR,
@@ -56,7 +52,11 @@ from train_text_detector import (
     search,
 )
 
-from dbloss import DBLoss
+import cv2
+import numpy as np
+import paddle
+from matplotlib.figure import Figure
+from tqdm import tqdm
 
 LOSSES = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"]
 STYLE = {"fill": 0.2, "clutter": 40}  # of a page: 0.9 words and 20 other things in the mean
@@ -131,7 +131,9 @@ def run_all(args: argparse.Namespace, keys: list[tuple[str, str, int, int]]) -> 
     with ProcessPoolExecutor(args.jobs, spawn, start_worker, (tqdm.get_lock(),)) as pool:
         try:
             futures = [pool.submit(run, args, key) for key in keys]
-            for future in tqdm(as_completed(futures), total=len(keys), unit="training"):
+            for future in tqdm(
+                as_completed(futures), total=len(keys), unit="training", disable=None
+            ):
                 rows = future.result()
                 write_rows(args.csv, read_rows(args.csv) + rows)
                 for row in rows[-2:]:

@@ -11,10 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dbloss import labels
+
 import cv2
 import numpy as np
-
-from dbloss import labels
 
 SIZE = 256  # of a crop, in pixels
 LONGEST = 1280  # side of a photograph; a longer one is reduced when it is read

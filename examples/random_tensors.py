@@ -6,16 +6,15 @@ Run it with `python examples/random_tensors.py`. It needs `pip install ".[cpu]"`
 from statistics import median
 from time import perf_counter
 
-import paddle
-
 from dbloss import DBLoss
+
+import paddle
 
 N, H, W = 8, 640, 640
 
 
-def show(title: str, maps: paddle.Tensor, labels: list[paddle.Tensor]) -> None:
+def show(title: str, maps: paddle.Tensor, labels: list[paddle.Tensor], criterion: DBLoss) -> None:
     """Print the losses of one batch, the norm of their gradient and the median time of a step."""
-    criterion = DBLoss()
     maps.stop_gradient = False
     times = []
     for _ in range(6):
@@ -44,11 +43,18 @@ def main() -> None:
     valid = (paddle.rand([N, H, W]) < 0.95).astype("float32")
     threshold = 0.3 + 0.4 * paddle.rand([N, H, W])
     labels = [image, threshold, valid, text, valid]
-    show(f"Random maps, {[N, 3, H, W]}", paddle.rand([N, 3, H, W]), labels)
+    show(f"Random maps, {[N, 3, H, W]}", paddle.rand([N, 3, H, W]), labels, DBLoss())
 
-    # A first try-out often looks like this. The numbers mean nothing, and they are computed.
+    # A first try-out often looks like this. DBLoss says what is wrong with its first batch, unless
+    # told not to.
     noise = paddle.randn([N, H, W])
-    show("Normal noise, one tensor as all five labels", paddle.randn([N, 3, H, W]), [noise] * 5)
+    show(
+        "Normal noise, one tensor as all five labels. No head and no loader gives such a batch, and"
+        "\nits losses mean nothing: masks of noise add up to about 0, and L1 divides by that sum.",
+        paddle.randn([N, 3, H, W]),
+        [noise] * 5,
+        DBLoss(check_batches=0),
+    )
 
 
 if __name__ == "__main__":

@@ -16,8 +16,10 @@ import argparse
 import warnings
 from pathlib import Path
 
-import paddle
 from compare_losses import STYLE
+from dbloss import DBLoss
+from dbloss.plot import plot_limits
+from dbloss.score import Limit, Limits
 from train_text_detector import (
     BATCH,
     PADDLEOCR,
@@ -30,9 +32,7 @@ from train_text_detector import (
     search,
 )
 
-from dbloss import DBLoss
-from dbloss.plot import plot_limits
-from dbloss.score import Limit, Limits
+import paddle
 
 
 def table(limits: Limits) -> str:
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=500, help=f"training steps of {BATCH} pages")
     parser.add_argument("--pages", type=int, default=300, help="to choose from, and to score on")
     parser.add_argument("--loss", default="OHEMDiceLoss", help="main_loss_type of DBLoss")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same run")
+    parser.add_argument("--seed", type=int, default=0, help="gives the same run on one machine")
     parser.add_argument("--out", type=Path, default="runs/limits", help="output folder")
     args = parser.parse_args()
     if min(args.steps, args.pages) < 1 or args.seed < 0:

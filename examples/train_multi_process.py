@@ -3,7 +3,7 @@
     pip install ".[cpu,examples]"                            # beside a GPU wheel without cpu
     cd examples
     python train_multi_process.py                            # one process
-    python -m paddle.distributed.launch --nproc_per_node 2 --backend gloo train_multi_process.py
+    python train_multi_process.py --processes 2
     python -m paddle.distributed.launch --gpus 0,1 train_multi_process.py
 
 However many processes there are, a step takes the same pages, and its losses and gradients are the
@@ -20,15 +20,20 @@ all processes; nothing is written then.
 from __future__ import annotations
 
 import argparse
+import io
+import logging
+import os
 import sys
+import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
+
+from dbloss import DBLoss
+from train_text_detector import PADDLEOCR, DBNet, Pages, render_page, score, short
 
 import numpy as np
 import paddle
 from paddle import distributed, nn
-from train_text_detector import PADDLEOCR, DBNet, Pages, render_page, score, short
-
-from dbloss import DBLoss
 
 HELD_OUT = 100  # pages
 
@@ -100,6 +105,7 @@ def main() -> None:
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument
+    add("--processes", type=int, default=1, help="to start, on a CPU, or each with a GPU")
     add("--steps", type=int, default=300, help="training steps")
     add("--batch", type=int, default=16, help="pages of a step, over all processes")
     add("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
@@ -110,27 +116,44 @@ def main() -> None:
         help="take the pages of all processes for one batch",
     )
     add("--dtype", default="float32", choices=["float32", "float64"], help="of weights and maps")
-    add("--seed", type=int, default=0, help="the same seed gives the same run")
+    add("--seed", type=int, default=0, help="gives the same run on one machine")
     add("--out", type=Path, default="runs/multi_process", help="output folder")
     add("--compare", type=Path, metavar="FILE", help="losses.csv of another run")
     args = parser.parse_args()
-    processes = distributed.get_world_size()
-    if args.steps < 1 or args.seed < 0:
-        parser.error("--steps must be at least 1 and --seed at least 0")
+    started = distributed.get_world_size()  # by Paddle's launcher
+    processes = max(started, args.processes)
+    if args.steps < 1 or args.seed < 0 or args.processes < 1:
+        parser.error("--steps and --processes must be at least 1 and --seed at least 0")
+    if started > 1 < args.processes:
+        parser.error("--processes starts processes, and Paddle's launcher has started them")
     if args.batch < 1 or args.batch % processes:
         parser.error(f"--batch must be a multiple of the number of processes, {processes}")
     try:
-        loss_fn = DBLoss(main_loss_type=args.loss, global_batch=args.global_batch)
+        DBLoss(main_loss_type=args.loss)
         args.out.mkdir(parents=True, exist_ok=True)
         others = read_losses(args.compare) if args.compare else None
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    if processes > 1:
-        distributed.init_parallel_env()
+    if started == processes:
+        run(args, others)
+        return
+    os.environ.setdefault("GLOG_minloglevel", "1")  # Paddle tells of each port and each connection
+    logging.disable(logging.INFO)
+    warnings.filterwarnings("ignore", "Your model will be trained under CPUONLY mode")
+    backend = "nccl" if paddle.is_compiled_with_cuda() else "gloo"
+    distributed.spawn(run, (args, others), nprocs=processes, backend=backend)
+
+
+def run(args: argparse.Namespace, others: np.ndarray | None) -> None:
+    """Train, and let the first process say and write what came of it."""
+    if distributed.get_world_size() > 1:
+        with redirect_stderr(io.StringIO()):  # the flags that Paddle has set by itself
+            distributed.init_parallel_env()
 
     paddle.seed(args.seed)
     paddle.set_default_dtype(args.dtype)
     model = without_batch_norm(DBNet())
+    loss_fn = DBLoss(main_loss_type=args.loss, global_batch=args.global_batch)
     history = train(model, loss_fn, Pages(args.seed, args.steps * args.batch), args.batch)
     if distributed.get_rank() > 0:
         return
@@ -140,6 +163,8 @@ def main() -> None:
     held_out = [render_page(np.random.default_rng([args.seed, 1, i])) for i in range(HELD_OUT)]
     (scores,) = score(model, held_out, PADDLEOCR)
     print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))
+    if scores["recall"] == 0:
+        print(f"{args.steps} steps do not find a word yet: some hundred are needed, as the default")
     if others is not None:
         print(compare(read_losses(args.out / "losses.csv"), others))
     print(f"losses and model are in {args.out}")

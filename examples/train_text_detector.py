@@ -37,27 +37,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
-import numpy as np
-import paddle
-import skimage.data
-from matplotlib import get_data_path
-from matplotlib.figure import Figure
-from paddle import nn
-from photographs import Page, Photographs, random_crop, read_labels
-from PIL import Image, ImageDraw, ImageFont
-from tqdm import tqdm
+try:
+    from dbloss import DBLoss, differentiable_binarization
+    from dbloss.boxes import find_boxes
+    from dbloss.plot import plot_batch, plot_history, plot_limits
+    from dbloss.score import Hmean, Limits, search_limits
+    from dbloss.targets import make_targets
+    from photographs import Page, Photographs, random_crop, read_labels
 
-from dbloss import DBLoss, differentiable_binarization
-from dbloss.boxes import find_boxes
-from dbloss.plot import plot_batch, plot_history, plot_limits
-from dbloss.score import Hmean, Limits, search_limits
-from dbloss.targets import make_targets
+    import cv2
+    import numpy as np
+    import paddle
+    import skimage.data
+    from matplotlib import get_data_path
+    from matplotlib.figure import Figure
+    from paddle import nn
+    from PIL import Image, ImageDraw, ImageFont
+    from tqdm import tqdm
+except ImportError as error:
+    sys.exit(f'{error}\nThe examples need more than the losses: pip install ".[examples]"')
 
 SIZE = 160  # of a rendered page, in pixels
 BATCH = 8
 HELD_OUT = 100  # rendered pages
-SAVE_EVERY = 250  # steps
+SAVE_EVERY, SAY_EVERY = 250, 10  # steps
 LONGEST = 960  # side of an image that words are looked for in
 GRID = {
     "thresh": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9],
@@ -289,7 +292,8 @@ class Training:
     def run(self, until: int | None = None, checkpoint: Path | None = None, **look: Any) -> bool:
         """Train up to a step, by default the last, or to Ctrl-C; tell whether it came so far.
 
-        A checkpoint is written there, and every 250 steps. `look` is for the progress bar of tqdm.
+        A checkpoint is written there, and every 250 steps. `look` is for the progress bar of tqdm,
+        in whose place a log file gets a line for the first step and for every tenth.
         """
         done, until = len(self.history), until or self.steps
         rest = paddle.io.Subset(self.pages, range(done * BATCH, until * BATCH))
@@ -298,13 +302,16 @@ class Training:
         usual = signal.signal(signal.SIGINT, lambda *_: stop.set())
         self.model.train()
         try:
-            with tqdm(total=self.steps, initial=done, unit="step", **look) as bar:
+            with tqdm(total=self.steps, initial=done, unit="step", disable=None, **look) as bar:
                 for batch in loader:
                     self.step(batch)
                     losses = self.history[-1].items()
                     bar.set_postfix({short(k): f"{v:.2f}" for k, v in losses}, refresh=False)
                     bar.update()
                     done += 1
+                    told = done == 1 or done % SAY_EVERY == 0
+                    if bar.disable and told and done < self.steps:  # the last is told at the end
+                        print(*filter(None, [look.get("desc")]), self, file=sys.stderr, flush=True)
                     if checkpoint and (done % SAVE_EVERY == 0 or done == until or stop.is_set()):
                         self.save(checkpoint)
                     if stop.is_set():
@@ -312,6 +319,10 @@ class Training:
         finally:
             signal.signal(signal.SIGINT, usual)
         return done >= until
+
+    def __str__(self) -> str:
+        losses = (f"{short(name)} {loss:.6f}" for name, loss in self.history[-1].items())
+        return " ".join([f"step {len(self.history)}:", *losses])
 
     def save(self, path: Path) -> None:
         """Write a checkpoint. The one before it stays until it is whole."""
@@ -360,7 +371,7 @@ def score(
 ) -> list[dict[str, float]]:
     """Return precision, recall and hmean at each pair of limits; `look` is for the bar of tqdm."""
     metrics = {pair: Hmean() for pair in limits}
-    for image, texts, ignored in tqdm(pages, unit="page", **look):
+    for image, texts, ignored in tqdm(pages, unit="page", disable=None, **look):
         probability = predict(model, image)[0]
         for pair, metric in metrics.items():
             metric.update(boxes_on(image, probability, pair), texts, ignored)
@@ -376,7 +387,7 @@ def boxes_on(image: np.ndarray, probability: np.ndarray, limits: Pair) -> list[n
 def search(model: nn.Layer, pages: Sequence[Page], **look: Any) -> Limits:
     """Return the score at a grid of limits."""
     return search_limits(
-        (predict(model, page.image)[0] for page in tqdm(pages, unit="page", **look)),
+        (predict(model, page.image)[0] for page in tqdm(pages, unit="page", disable=None, **look)),
         (page.texts for page in pages),
         (page.ignored for page in pages),
         sizes=(page.image.shape[:2] for page in pages),
@@ -499,7 +510,7 @@ def main() -> None:
     add("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
     add("--text-balance", type=float, default=0, metavar="X", help="weight of small words")
     add("--bias", type=float, default=0, help="where the probability map starts; -4: as background")
-    add("--seed", type=int, default=0, help="the same seed gives the same run")
+    add("--seed", type=int, default=0, help="gives the same run on one machine")
     add_data_options(parser)
     add(
         "--limits",
@@ -537,7 +548,7 @@ def main() -> None:
     model, history = training.model, training.history
     paddle.save(model.state_dict(), str(args.out / "model.pdparams"))
     plot_history(history).savefig(args.out / "losses.png")
-    print(f"step {len(history)}:", *(f"{short(k)} {v:.6f}" for k, v in history[-1].items()))
+    print(training)
 
     if limits is None:
         grid = search(model, data.held_out, desc="limits")

@@ -27,13 +27,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import paddle
 from compare_losses import STYLE, read_loss
-from matplotlib.figure import Figure
+from dbloss import hard_negative_weights
 from train_text_detector import BATCH, Data, DBNet, Pages, Training, add_data_options, read_data
 
-from dbloss import hard_negative_weights
+import numpy as np
+import paddle
+from matplotlib.figure import Figure
 
 LOSSES = ["BCELoss", "BCELoss:bias=-4", "OHEMDiceLoss", "OHEMDiceLoss:bias=-4"]
 EARLY, EVERY = (5, 10, 15), 25  # steps that are looked at
@@ -128,7 +128,7 @@ def main() -> None:
     add("--losses", nargs="+", default=LOSSES, metavar="LOSS", help="as those of compare_losses.py")
     add("--steps", type=int, default=200, help=f"training steps of {BATCH} pages")
     add("--of", type=int, default=1000, help="steps of the training that this is the start of")
-    add("--seed", type=int, default=0, help="the same seed gives the same run")
+    add("--seed", type=int, default=0, help="gives the same run on one machine")
     add_data_options(parser)
     add("--out", type=Path, default="runs/mining", help="output folder")
     args = parser.parse_args()

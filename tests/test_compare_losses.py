@@ -84,11 +84,8 @@ def test_ends_with_a_table_and_a_picture(finished):
         assert np.asarray(picture.convert("L"), np.float32).std() > 10
 
 
-def test_each_training_has_a_bar_of_its_own(finished):
-    for loss in LOSSES:
-        for seed in SEEDS:
-            assert re.search(rf"{loss}, seed {seed}: 100%.* 2/2 ", finished[0].stderr)
-    assert re.search(r"100%.* 4/4 .*training", finished[0].stderr)
+def test_a_log_file_gets_no_bars(finished):
+    assert "%|" not in finished[0].stderr
 
 
 def test_started_again_it_does_what_is_missing(finished, example, monkeypatch, capsys, tmp_path):
@@ -243,7 +240,7 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tm
 
 def test_ctrl_c_ends_the_workers_too(tmp_path):
     options = ["--steps", 1000, "--held-out", 2, "--out", tmp_path]
-    done = programs.interrupted(EXAMPLE, *options, once=r" [1-9]\d*/1000 ")
+    done = programs.interrupted(EXAMPLE, *options, once=r"seed \d+ step 1:")
     assert done.returncode == 130
     assert not done.stdout
     assert "Traceback" not in done.stderr

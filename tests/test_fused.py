@@ -1,5 +1,7 @@
 """What the fused engine promises beyond its numbers: threads, forks, memory, its environment."""
 
+import logging
+import re
 import tracemalloc
 
 import numpy as np
@@ -231,6 +233,29 @@ def test_a_full_disk_where_a_signature_is_compiled_at_once(monkeypatch):
 
     monkeypatch.setattr(_compiled, "njit", njit)
     assert _compiled.compiled("f8(f8)", fastmath=set())(lambda x: x + 1)(2.0) == 3.0
+
+
+def test_compiling_is_reported_and_loading_is_not(monkeypatch, caplog, tmp_path):
+    from numba import config
+
+    from dbloss import _compiled
+
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(logging.getLogger("dbloss"), "filters", [])
+    for reports in (1, 0):
+        monkeypatch.setattr(_compiled.ANNOUNCER, "said", set())
+        for number in (1, 2.0):
+
+            def twice(x):
+                return 2 * x
+
+            twice.__module__ = "dbloss.here"
+            assert _compiled.compiled(fastmath=set())(twice)(number) == 2 * number
+        said = [record.getMessage() for record in caplog.records]
+        assert len(said) == reports
+        assert all(re.match("Compiling the loops of dbloss.here.* later .*", x) for x in said)
+        assert all(str(tmp_path) in x for x in said)
+        caplog.clear()
 
 
 def test_the_logarithm_is_as_good_as_it_says():

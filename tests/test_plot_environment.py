@@ -3,9 +3,14 @@
 import doctest
 import importlib
 import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import programs
 import pytest
+
+import dbloss
+from dbloss import _paddle
 
 
 def test_no_pyplot_no_display_and_no_matplotlib_before_a_picture_is_asked_for(tmp_path):
@@ -31,6 +36,15 @@ def test_without_matplotlib_the_import_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r'matplotlib.*pip install "dbloss\[plot\]"'):
         importlib.import_module("dbloss.plot")
+
+
+def test_a_checkout_that_is_not_installed_is_named_by_its_path(monkeypatch):
+    def none(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(_paddle, "distribution", none)
+    root = Path(dbloss.__file__).parents[1]
+    assert _paddle.with_extra("plot,score") == f"{root}[plot,score]"
 
 
 @pytest.mark.parametrize("library", ["cv2", "shapely", "PIL", "tqdm"])

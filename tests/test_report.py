@@ -5,12 +5,27 @@ import re
 
 import numpy as np
 import paddle
+import programs
 import pytest
 from helpers import PADDLE
 
 import dbloss
 from dbloss import __main__ as report
 from dbloss import _plain
+
+
+def test_help_and_version_run_nothing_and_no_command_speaks_of_ccache(monkeypatch, capsys):
+    for option, said in (("--version", f"dbloss {dbloss.__version__}"), ("--help", "two wheels")):
+        monkeypatch.setattr(report, "_batch", None)
+        with pytest.raises(SystemExit) as ended:
+            report.main([option])
+        assert ended.value.code == 0
+        assert said in capsys.readouterr().out
+    program = "import dbloss, warnings; print('ccache' in str(warnings.filters))"
+    done = programs.run("-c", program)
+    assert done.stdout == "False\n", done.stderr
+    assert "ccache" not in done.stderr
+
 
 ENGINES = ["operators", "fused"] if PADDLE >= (3, 0) else ["operators"]
 
@@ -21,7 +36,7 @@ def report_on_small_batch(monkeypatch, capsys):
 
     def run():
         monkeypatch.setattr(report, "_SHAPE", (2, 64, 64))
-        return report.main(), capsys.readouterr().out
+        return report.main([]), capsys.readouterr().out
 
     return run
 

@@ -34,8 +34,10 @@ def one(tmp_path_factory):
 def two(one, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     others = one[0] / "losses.csv"
-    programs.launch(2, folder, EXAMPLE, *SHORT, "--out", folder, "--compare", others)
-    return folder, [(folder / f"workerlog.{rank}").read_text() for rank in range(2)]
+    options = ["--processes", 2, *SHORT, "--out", folder, "--compare", others]
+    done = programs.run(EXAMPLE, *options, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
 
 
 def losses(folder):
@@ -60,16 +62,18 @@ def test_two_processes_have_the_weights_of_one(one, two):
         np.testing.assert_allclose(theirs[name].numpy(), weight.numpy(), rtol=1e-6, atol=1e-7)
 
 
-def test_the_first_process_alone_prints(one, two):
-    folder, (first, second) = two
-    of_one = one[1].splitlines()
+def test_the_first_process_alone_prints_and_writes(one, two):
+    folder, done = two
+    of_one, of_two = one[1].splitlines(), done.stdout.splitlines()
     assert re.match(r"step 3: loss \d\.\d{6} shrink \S+ threshold \S+ binary \S+$", of_one[0])
-    assert of_one[:-1] == [line for line in first.splitlines() if line in of_one]
-    (apart,) = re.findall("^3 steps compared: the losses differ by at most (.*) of", first, re.M)
+    assert "3 steps do not find a word yet" in of_one[4]
+    *same, compared, last = of_two
+    assert same == of_one[:-1]
+    (apart,) = re.findall("^3 steps compared: the losses differ by at most (.*) of", compared)
     assert float(apart) < 2e-7
-    assert f"losses and model are in {folder}" in first
-    for line in ("step", "precision", "compared", "losses and model"):
-        assert line not in second
+    assert last == f"losses and model are in {folder}"
+    assert {path.name for path in folder.iterdir()} == {"losses.csv", "model.pdparams"}
+    assert [line for line in done.stderr.splitlines() if "Compiling the loops" not in line] == []
 
 
 def test_no_batch_norm_is_left(example):
@@ -123,7 +127,9 @@ def test_help_names_every_option(example, monkeypatch, capsys):
 @pytest.mark.parametrize(
     "options, said",
     [
-        (["--steps", "0"], "--steps must be at least 1"),
+        (["--steps", "0"], "--steps and --processes must be at least 1"),
+        (["--processes", "0"], "--steps and --processes must be at least 1"),
+        (["--processes", "2"], "Paddle's launcher has started them"),
         (["--seed", "-1"], "--seed at least 0"),
         (["--batch", "3"], "--batch must be a multiple of the number of processes, 2"),
         (["--batch", "0"], "--batch must be a multiple of the number of processes, 2"),

@@ -167,7 +167,7 @@ def test_an_error_of_paddle_itself_passes(monkeypatch, tmp_path):
 def test_the_self_check_fails_where_two_wheels_are_installed(monkeypatch, wheels, capsys):
     wheels("one", "paddlepaddle", "paddlepaddle-gpu")
     monkeypatch.setattr(report, "_SHAPE", (2, 64, 64))
-    assert report.main() == 1
+    assert report.main([]) == 1
     out = capsys.readouterr().out
     assert "paddlepaddle 9.9 and paddlepaddle-gpu 9.9 are both installed" in out
     assert out.rstrip().endswith("something is wrong")
