@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import os
 import pkgutil
 import re
 import sys
@@ -12,8 +13,9 @@ import pytest
 
 import dbloss
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).resolve().parents[1] / "README.md"
 CHINESE = README.with_name("README.zh-CN.md")
+DOCS = README.with_name("docs")
 MODULES = ["dbloss", *(f"dbloss.{module.name}" for module in pkgutil.iter_modules(dbloss.__path__))]
 
 
@@ -47,11 +49,7 @@ def test_code_of_the_readme(readme, monkeypatch, tmp_path):
     }
 
 
-PAGES = [
-    page
-    for page in sorted((README.parent / "docs").glob("*.md"))
-    if "```py" in page.read_text("utf-8")
-]
+PAGES = [page for page in sorted(DOCS.glob("*.md")) if "```py" in page.read_text("utf-8")]
 
 
 # Paddle's own, where it compiles a backward pass, and where `paddle.Model` copies a batch.
@@ -78,7 +76,7 @@ def test_code_of_the_pages(page):
 
 @pytest.mark.parametrize("name", dbloss.__all__)
 def test_public_names_are_on_the_api_page(name):
-    page = README.parent / "docs" / "api.md"
+    page = DOCS / "api.md"
     assert f"::: dbloss.{name}\n" in page.read_text("utf-8")
 
 
@@ -96,33 +94,64 @@ def test_the_map_for_contributors_names_every_file_of_the_package():
         assert path in named or path.startswith(folders), path
 
 
+CHINESE_OF = {
+    README: CHINESE,
+    **{DOCS / page.name: page for page in sorted((DOCS / "zh").glob("*.md"))},
+}
+both_languages = pytest.mark.parametrize(
+    ("english", "chinese"), CHINESE_OF.items(), ids=lambda page: page.relative_to(DOCS.parent)
+)
 FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+COMMENT = re.compile(r'(?<!\S)# .*|""".*?"""')
 
 
-def test_both_readmes_show_the_same_blocks():
-    blocks = FENCED.findall(README.read_text("utf-8"))
-    assert blocks and FENCED.findall(CHINESE.read_text("utf-8")) == blocks
+@both_languages
+def test_both_languages_show_the_same_blocks(english, chinese):
+    """But for the comments, which are translated."""
+    blocks, theirs = (FENCED.findall(page.read_text("utf-8")) for page in (english, chinese))
+    assert blocks or english.name == "index.md"
+    assert [COMMENT.sub("#", block) for block in theirs] == [
+        COMMENT.sub("#", block) for block in blocks
+    ]
+    comments = [comment for block in theirs for comment in COMMENT.findall(block)]
+    assert not [text for text in comments if text.isascii() and re.search("[a-z] [a-z]", text)]
 
 
-def _pieces(readme):
+def _pieces(page):
     """Return the headings, paragraphs, items, pictures and rows of tables, in order."""
-    return re.split(r"\n\n+|\n(?=- |\|)", FENCED.sub("", readme.read_text("utf-8")).strip())
+    text = re.sub(r'<a id=".+?"></a>\n| \{ #\S+ \}', "", page.read_text("utf-8"))
+    return re.split(r"\n\n+|\n(?=- |\|)", FENCED.sub("", text).strip())
 
 
-def _facts(piece):
-    piece = re.sub(r"\.zh-CN|(?<=\.cn)/en", "", piece)  # links to a page in the other language
+def _facts(piece, page, translated):
     return {
         "kind": re.match(r"#+ |- |\||!\[|", piece)[0],
         "bars": piece.count("|"),
         "numbers": sorted(re.findall(r"(?<![\w.])-?\d+(?:[.,]\d+)*(?:e-?\d+)?", piece, re.ASCII)),
-        "code": set(re.findall(r"`(.+?)`", piece, re.DOTALL)),
-        "links": sorted(re.findall(r"\]\((.+?)\)", piece)),
+        "code": {" ".join(code.split()) for code in re.findall(r"`(.+?)`", piece, re.DOTALL)},
+        "links": sorted(_aim(link, page, translated) for link in re.findall(r"\]\((.+?)\)", piece)),
     }
 
 
-def test_both_readmes_state_the_same():
+def _aim(link, page, translated):
+    """Return where a link goes, to the page in the other language where there is one."""
+    if "://" in link:
+        return re.sub(r"(?<=\.cn)/en", "", link)
+    path, _, anchor = link.partition("#")
+    target = (page.parent / path).resolve() if path else page
+    return f"{translated.get(target, target)}#{anchor}"
+
+
+@both_languages
+def test_both_languages_state_the_same(english, chinese):
     """A number, name, link or row that changes in one has to change in the other."""
-    english, chinese = _pieces(README), _pieces(CHINESE)
-    for one, other in zip(english, chinese):
-        assert _facts(other) == _facts(one), f"{one}\n\n{other}"
-    assert len(chinese) == len(english)
+    pieces, theirs = _pieces(english), _pieces(chinese)
+    there, back = (
+        os.path.relpath(b, a.parent) for a, b in [(english, chinese), (chinese, english)]
+    )
+    assert pieces.pop(1) == f"English | [简体中文]({there})"
+    assert theirs.pop(1) == f"[English]({back}) | 简体中文"
+    for one, other in zip(pieces, theirs):
+        facts = _facts(one, english, CHINESE_OF)
+        assert _facts(other, chinese, {}) == facts, f"{one}\n\n{other}"
+    assert len(theirs) == len(pieces)

@@ -25,6 +25,7 @@ PAGES = [
     "migration",
     "troubleshooting",
     "known-limits",
+    *(f"zh/{page.stem}" for page in sorted((ROOT / "docs" / "zh").glob("*.md"))),
 ]
 
 
@@ -36,8 +37,12 @@ def site(tmp_path_factory):
     return folder
 
 
+def folder_of(site, page):
+    return site / page.removesuffix("index")
+
+
 def html(site, page):
-    return (site / ("index.html" if page == "index" else f"{page}/index.html")).read_text("utf-8")
+    return (folder_of(site, page) / "index.html").read_text("utf-8")
 
 
 class Fetched(HTMLParser):
@@ -88,10 +93,10 @@ def test_examples_are_shown_as_code(site):
 @pytest.mark.parametrize("page", PAGES)
 def test_pictures_are_there(site, page):
     source = (ROOT / "docs" / f"{page}.md").read_text("utf-8")
-    if page == "index":
-        source += (ROOT / "README.md").read_text("utf-8")
+    for included in re.findall(r'include-markdown "[./]+(.+?)"', source):
+        source += (ROOT / included).read_text("utf-8")
     names = re.findall(r"!\[.*?\]\((?:docs/)?(.+?)\)", source)
-    folder = site if page == "index" else site / page
+    folder = folder_of(site, page)
     shown = [url for url in Fetched(html(site, page)).urls if url.endswith(tuple(names or "?"))]
     assert len(shown) == len(names)
     assert all((folder / url).is_file() for url in shown)
