@@ -141,7 +141,8 @@ def main() -> None:
     logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", "Your model will be trained under CPUONLY mode")
     backend = "nccl" if paddle.is_compiled_with_cuda() else "gloo"
-    distributed.spawn(run, (args, others), nprocs=processes, backend=backend)
+    # As daemons they end with this process, whoever is told to end.
+    distributed.spawn(run, (args, others), nprocs=processes, daemon=True, backend=backend)
 
 
 def run(args: argparse.Namespace, others: np.ndarray | None) -> None:
