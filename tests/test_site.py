@@ -1,5 +1,6 @@
 """The site builds without a warning, draws its formulas, and takes nothing from another host."""
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -120,3 +121,12 @@ def test_messages_are_broken_and_tables_scrolled(site):
     assert "language-output highlight" in built
     kept = re.findall(r"language-text highlight.*?</pre>", built, re.DOTALL)
     assert kept and all("Error" not in re.sub("<.*?>", "", block) for block in kept)
+
+
+def test_the_search_finds_words_within_chinese_text(site):
+    """The theme parts texts and queries by this expression, and looks for the parts."""
+    index = json.loads((site / "search" / "search_index.json").read_text("utf-8"))
+    parts = re.split(index["config"]["separator"], "在 CPU 上（fused）会因段错误退出。")
+    assert [part for part in parts if part] == [*"在", "CPU", *"上", "fused", *"会因段错误退出"]
+    found = [entry["location"] for entry in index["docs"] if "段错误" in entry["text"]]
+    assert any(location.startswith("zh/troubleshooting/#") for location in found)
