@@ -220,7 +220,7 @@ def test_photographs_are_trained_on_and_drawn(example, monkeypatch, capsys, tmp_
     more = ["--loss", "DiceBCELoss", "--text-balance", 0.5, "--out", tmp_path / "out"]
     run_here(example, monkeypatch, *options, *more)
     said = capsys.readouterr().out
-    assert figures(said, "limits") == [0.2, 0.3]  # nothing is found at any
+    assert figures(said, "limits") == [0.1, 0.3]  # nothing is found at any
     assert [figures(said, rate) for rate in ("precision", "recall")] == [[0.5], [1]]
     assert sorted(path.name for path in (tmp_path / "out/photographs").iterdir()) == [
         "0.png",
@@ -306,7 +306,7 @@ def test_boxes_are_scored_in_pixels_of_the_image(example, monkeypatch):
     assert low == {"precision": 1, "recall": 0.5, "hmean": pytest.approx(2 / 3)}
     assert high["hmean"] == 0
     limits = example.search(None, [page, page])
-    assert limits.best.thresh == 0.2 and limits.best.hmean == pytest.approx(2 / 3)
+    assert limits.best.thresh == 0.1 and limits.best.hmean == pytest.approx(2 / 3)
 
 
 def test_a_bias_starts_the_probability_map_as_background(example):
