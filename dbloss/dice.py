@@ -80,10 +80,7 @@ class DiceLoss(TermLayer):
         return self._evaluate(checked_pixels(pred, gt, mask, weights, mask_needed=True))
 
     if TYPE_CHECKING:
-
-        def __call__(
-            self, pred: Tensor, gt: Tensor, mask: Tensor, weights: Tensor | None = None
-        ) -> Tensor: ...
+        __call__ = forward
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         return (Term(Dice(self.eps, self.smooth), pixels),)

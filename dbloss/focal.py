@@ -100,14 +100,7 @@ class DiceFocalLoss(TermLayer):
         return self._evaluate(checked_pixels(pred, gt, mask, weights))
 
     if TYPE_CHECKING:
-
-        def __call__(
-            self,
-            pred: Tensor,
-            gt: Tensor,
-            mask: Tensor | None = None,
-            weights: Tensor | None = None,
-        ) -> Tensor: ...
+        __call__ = forward
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         focal = Focal.of(self.focal_alpha, self.focal_gamma, self.eps)
