@@ -6,11 +6,17 @@ r"""Train the detector of train_text_detector.py with several losses and compare
     python examples/compare_losses.py --labels train.txt --test-labels test.txt --steps 1000 \
         --losses DiceLoss DiceFocalLoss:focal_gamma=2.5 DiceBCELoss:text_balance=0.5
 
-A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, `text_balance` of
-`make_targets`, and `bias` of the example's DBNet. A seed fixes the pages trained on and the first
-weights, so the losses can be compared seed by seed. All else is as in that example, but for the
-rendered pages, which are harder: most have one word or none among much clutter, and about 1.5 % of
-the pixels are text.
+A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, and of these:
+
+    text_balance    of `make_targets`
+    bias            of the example's DBNet
+    warm            steps that are trained with PaddleOCR's default first
+    falling         steps in which the hard negatives for each positive fall from 100, which are
+                    all negatives of most photographs, to `ohem_ratio`
+
+A seed fixes the pages trained on and the first weights, so the losses can be compared seed by seed.
+All else is as in that example, but for the rendered pages, which are harder: most have one word or
+none among much clutter, and about 1.5 % of the pixels are text.
 
 Every 250 steps, and at the end, each training is scored on the pages held out, at a grid of limits.
 The limits that are best there at the end are its own, with which it is scored on the test pages, as
@@ -33,10 +39,10 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dbloss import DBLoss
 from train_text_detector import (
@@ -56,9 +62,11 @@ import cv2
 import numpy as np
 import paddle
 from matplotlib.figure import Figure
+from paddle import nn
 from tqdm import tqdm
 
 LOSSES = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"]
+ALL_NEGATIVES = 100  # for each positive
 STYLE = {"fill": 0.2, "clutter": 40}  # of a page: 0.9 words and 20 other things in the mean
 KEY = ["data", "loss", "steps", "seed"]  # what makes a training
 COLUMNS = [*KEY, "step", "pages", "limits", "thresh", "box_thresh", "precision", "recall", "hmean"]
@@ -66,22 +74,55 @@ COLUMNS = [*KEY, "step", "pages", "limits", "thresh", "box_thresh", "precision",
 Row = dict[str, Any]  # a score, by the names of the columns
 
 
-def read_loss(text: str) -> tuple[DBLoss, float, float]:
-    """Return loss, text balance and bias of "DiceBCELoss:bce_weight=0.4:text_balance=0.5"."""
+class Setting(NamedTuple):
+    """What "OHEMDiceLoss:text_balance=0.5:warm=100" asks for."""
+
+    loss_at: Callable[[int], DBLoss]  # the loss of a step
+    text_balance: float
+    bias: float
+
+
+def read_loss(text: str) -> Setting:
     name, *pairs = text.split(":")
     keywords = {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
-    balance, bias = (float(keywords.pop(key, 0)) for key in ("text_balance", "bias"))
-    return DBLoss(main_loss_type=name, **keywords), balance, bias
+    options = ("text_balance", "bias", "warm", "falling")
+    balance, bias, warm, falling = (float(keywords.pop(key, 0)) for key in options)
+    default, loss_fn = DBLoss(), DBLoss(main_loss_type=name, **keywords)
+    ratio = getattr(loss_fn.bce_loss, "negative_ratio", None)
+    if falling and ratio is None:
+        raise ValueError(f"{name} mines nothing, so falling= has no meaning for it")
+
+    def loss_at(step: int) -> DBLoss:
+        if falling:
+            ahead = max(1 - step / falling, 0)
+            loss_fn.bce_loss.negative_ratio = ALL_NEGATIVES**ahead * ratio ** (1 - ahead)
+        return default if step < warm else loss_fn
+
+    return Setting(loss_at, balance, bias)
 
 
 # ---- 1. A training ---------------------------------------------------------------------------
+
+
+class Scheduled(Training):
+    """A training whose loss depends on the step."""
+
+    def __init__(
+        self, model: nn.Layer, loss_at: Callable[[int], DBLoss], pages: Pages, **settings: Any
+    ) -> None:
+        super().__init__(model, loss_at(0), pages, **settings)
+        self.loss_at = loss_at
+
+    def step(self, batch: list[paddle.Tensor]) -> None:
+        self.loss_fn = self.loss_at(len(self.history))
+        super().step(batch)
 
 
 def run(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
     """Train a detector, from where it was cut off if it was, and return all its scores."""
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
     _, loss, steps, seed = key
-    loss_fn, balance, bias = read_loss(loss)
+    loss_at, balance, bias = read_loss(loss)
     data = read_data(args, seed, count=args.held_out, **STYLE)
     pages = Pages(seed, steps * BATCH, data.draw, balance)
     name = "-".join(map(str, key)).replace(":", "-")
@@ -92,7 +133,7 @@ def run(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
 
     with paddle.utils.unique_name.guard():  # a checkpoint fits whatever was trained before
         paddle.seed(seed)
-        training = Training(DBNet(bias=bias), loss_fn, pages, **dict(zip(KEY, key)))
+        training = Scheduled(DBNet(bias=bias), loss_at, pages, **dict(zip(KEY, key)))
         if checkpoint.exists():
             training.load(checkpoint)
         rows = [row for row in read_rows(file) if row["step"] <= len(training.history)]

@@ -5,7 +5,7 @@ r"""Watch what a mined loss does to the probability map in the first steps of a 
     python examples/watch_mining.py --labels train.txt --test-labels test.txt \
         --losses BCELoss BCELoss:bias=-4 OHEMDiceLoss OHEMDiceLoss:bias=-4
 
-The losses are those of compare_losses.py, and so are the trainings, which are ended after 200 of
+The losses are those of compare_losses.py, and so are the trainings, which are ended after 300 of
 1,000 steps. Every few steps, on the batch that is trained on, before the step:
 
     text          P on text, in the mean
@@ -27,22 +27,23 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from compare_losses import STYLE, read_loss
+from compare_losses import STYLE, Scheduled, read_loss
 from dbloss import hard_negative_weights
-from train_text_detector import BATCH, Data, DBNet, Pages, Training, add_data_options, read_data
+from train_text_detector import BATCH, Data, DBNet, Pages, add_data_options, read_data
 
 import numpy as np
 import paddle
 from matplotlib.figure import Figure
 
-LOSSES = ["BCELoss", "BCELoss:bias=-4", "OHEMDiceLoss", "OHEMDiceLoss:bias=-4"]
+WAYS = ["", ":ohem_ratio=20", ":falling=200", ":warm=100", ":bias=-4"]
+LOSSES = [loss + way for way in WAYS for loss in ("BCELoss", "OHEMDiceLoss")]
 EARLY, EVERY = (5, 10, 15), 25  # steps that are looked at
 COLUMNS = ["loss", "step", "text", "low", "median", "high", "chosen", "above", "pull", "push"]
 
 Row = dict[str, Any]
 
 
-class Watched(Training):
+class Watched(Scheduled):
     """A training that looks at its probability map."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -51,6 +52,7 @@ class Watched(Training):
 
     def step(self, batch: list[paddle.Tensor]) -> None:
         step = len(self.history)
+        self.loss_fn = self.loss_at(step)
         if step % EVERY == 0 or step in EARLY:
             self.rows.append({"step": step, **self.look(batch)})
         super().step(batch)
@@ -82,11 +84,11 @@ class Watched(Training):
 
 def watch(loss: str, data: Data, args: argparse.Namespace) -> list[Row]:
     """Train a detector for a while, and return what was to be seen."""
-    loss_fn, balance, bias = read_loss(loss)
+    loss_at, balance, bias = read_loss(loss)
     with paddle.utils.unique_name.guard():
         paddle.seed(args.seed)
         pages = Pages(args.seed, args.of * BATCH, data.draw, balance)
-        training = Watched(DBNet(bias=bias), loss_fn, pages)
+        training = Watched(DBNet(bias=bias), loss_at, pages)
         if not training.run(args.steps, desc=loss):
             sys.exit(130)
     return [{"loss": loss, **row} for row in training.rows]
@@ -126,7 +128,7 @@ def main() -> None:
     )
     add = parser.add_argument
     add("--losses", nargs="+", default=LOSSES, metavar="LOSS", help="as those of compare_losses.py")
-    add("--steps", type=int, default=200, help=f"training steps of {BATCH} pages")
+    add("--steps", type=int, default=300, help=f"training steps of {BATCH} pages")
     add("--of", type=int, default=1000, help="steps of the training that this is the start of")
     add("--seed", type=int, default=0, help="gives the same run on one machine")
     add_data_options(parser)

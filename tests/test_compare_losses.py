@@ -189,11 +189,29 @@ def test_the_curves_are_means_with_their_range(example):
 
 def test_a_loss_is_a_name_and_settings(example):
     text = "DiceBCELoss:bce_weight=0.4:text_balance=0.5:alpha=3:bias=-4"
-    loss, balance, bias = example.read_loss(text)
+    loss_at, balance, bias = example.read_loss(text)
+    loss = loss_at(0)
     assert balance == 0.5 and bias == -4 and loss.alpha == 3
     assert loss.bce_loss.main_loss_type == "DiceBCELoss" and loss.bce_loss.bce_weight == 0.4
-    loss, balance, bias = example.read_loss("DiceLoss")
-    assert balance == bias == 0 and loss.bce_loss.main_loss_type == "DiceLoss"
+    loss_at, balance, bias = example.read_loss("DiceLoss")
+    assert balance == bias == 0 and loss_at(0).bce_loss.main_loss_type == "DiceLoss"
+
+
+def test_a_loss_may_begin_as_another(example, monkeypatch):
+    monkeypatch.setattr(example.Training, "step", lambda self, loss: self.history.append(loss))
+    loss_at = example.read_loss("BCELoss:ohem_ratio=4:warm=2:falling=8").loss_at
+    training = example.Scheduled(example.DBNet(), loss_at, range(96))
+    names, ratios = [], []
+    for _ in range(12):
+        training.step(None)
+        balance = training.loss_fn.bce_loss
+        names.append(balance.main_loss_type)
+        ratios.append(balance.negative_ratio)
+    assert names == 2 * ["DiceLoss"] + 10 * ["BCELoss"]
+    # From 100 to 4 in eight equal factors, of which two pass unseen beside the default's 3.
+    assert ratios == pytest.approx([3, 3, *(100 * 0.04 ** (n / 8) for n in range(2, 8)), *4 * [4]])
+    with pytest.raises(ValueError, match="DiceFocalLoss mines nothing"):
+        example.read_loss("DiceFocalLoss:falling=8")
 
 
 def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tmp_path):
@@ -201,7 +219,7 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tm
     seen = []
 
     class Training:
-        def __init__(self, model, loss_fn, pages, **settings):
+        def __init__(self, model, loss_at, pages, **settings):
             self.model, self.history = model, []
             first = model.stem[0].weight.numpy()
             assert len(pages) == 7 * 8
@@ -219,7 +237,7 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tm
         seen[-1] |= {"test": pages[0].image, "words": sum(len(page.texts) for page in pages)}
         return [{"hmean": 0.5}, {"hmean": 0.25}]
 
-    monkeypatch.setattr(example, "Training", Training)
+    monkeypatch.setattr(example, "Scheduled", Training)
     monkeypatch.setattr(example, "search", search)
     monkeypatch.setattr(example, "score", score)
     monkeypatch.setattr(example, "write_rows", lambda file, rows: None)

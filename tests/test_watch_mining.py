@@ -63,7 +63,8 @@ def test_what_is_seen_of_known_maps(example):
     batch = [paddle.zeros([1, 3, 10, 10]), text, text, text, paddle.ones_like(text)]
     with paddle.no_grad():
         model = Known()
-    seen = example.Watched(model, DBLoss(main_loss_type="BCELoss", alpha=1), range(8)).look(batch)
+    loss_fn = DBLoss(main_loss_type="BCELoss", alpha=1)
+    seen = example.Watched(model, lambda step: loss_fn, range(8)).look(batch)
     # Of 90 pixels of the background 3 are above 0.1, which is under 5 %.
     assert [seen[name] for name in ("text", "low", "median", "high")] == pytest.approx(
         [0.4, 0.1, 0.1, 0.1]
@@ -81,13 +82,14 @@ def test_a_training_that_is_watched_is_the_same(example):
     pages = example.Pages(2, example.BATCH)
 
     def trained(kind):
+        loss_at = example.read_loss("BCELoss").loss_at
         with unique_name.guard():
             paddle.seed(0)
-            training = kind(example.DBNet(), DBLoss(main_loss_type="BCELoss"), pages)
+            training = kind(example.DBNet(), loss_at, pages)
             training.run()
         return training
 
-    watched, alone = trained(example.Watched), trained(example.Training)
+    watched, alone = trained(example.Watched), trained(example.Scheduled)
     assert len(watched.rows) == 1 and watched.history == alone.history
     for one, other in zip(watched.model.state_dict().values(), alone.model.state_dict().values()):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
