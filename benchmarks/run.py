@@ -463,7 +463,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=plot.TABLE, help="the table")
     parser.add_argument("--picture", type=Path, default=plot.PICTURE)
     arguments = parser.parse_args()
-    paddle.set_device(arguments.device)
+    try:
+        paddle.set_device(arguments.device)
+    except ValueError as error:  # of a wheel without CUDA
+        parser.error(f"--device: {error}")
     sizes = QUICK_SIZES if arguments.quick else SIZES
     losses = [*(LOSSES[:3] if arguments.quick else LOSSES), PP_OCR_V6]
     cases = [

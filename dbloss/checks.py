@@ -103,9 +103,12 @@ def flag(name: str, value: Any) -> bool:
 def choice(name: str, value: Any, allowed: Sequence[str], advice: str = "") -> str:
     """Return `value` if it is one of the allowed names, raise otherwise."""
     if value not in allowed:
+        small = {each.lower(): each for each in allowed}
+        close = get_close_matches(str(value).lower(), small, n=1)
+        hint = f"Did you mean {small[close[0]]!r}?" if close else "Correct the spelling."
         raise ValueError(
             f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}."
-            f" {advice or 'Correct the spelling; upper and lower case count.'}"
+            f" {advice or f'{hint} Upper and lower case count.'}"
         )
     return str(value)
 

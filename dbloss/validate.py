@@ -363,7 +363,7 @@ def _advice_on_label(name: str, values: NDArray[Any]) -> str:
         return "Rounding alone puts it outside: clip it to [0, 1]."
     if whole and greatest == 255 and not thresholds:
         if np.isin(values, (0, 255)).all():
-            return "It holds 0 and 255: divide it by 255, or compare it with > 0."
+            return "Its values are 0 or 255: divide it by 255, or compare it with > 0."
         if np.isin(values, (0, 1, 255)).all():
             return (
                 "It holds 0, 1 and 255, which marks what is ignored in labels for segmentation:"
@@ -516,7 +516,7 @@ def _other_order(arrays: Sequence[NDArray[Any]]) -> str:
         return (
             f"expected the order {_ORDER}, and {checks.label_name(t + 1)} looks like the threshold"
             f" map: its values go from {least:.3g} to {greatest:.3g}, those of"
-            f" {checks.label_name(1)} are 0 and 1. Look where the labels are put together."
+            f" {checks.label_name(1)} are 0 or 1. Look where the labels are put together."
         )
     return ""
 

@@ -475,9 +475,9 @@ def test_main_loss_type_that_is_no_string(layer, value):
         layer(main_loss_type=value)
 
 
-def test_unknown_main_loss_type_of_dbloss_lists_dice_focal():
-    with raises(ValueError, "DiceFocalLoss"):
-        DBLoss(main_loss_type="Dice")
+def test_unknown_main_loss_type_of_dbloss_lists_dice_focal_and_names_the_closest():
+    with raises(ValueError, "DiceFocalLoss", "Did you mean 'DiceLoss'"):
+        DBLoss(main_loss_type="dice")
 
 
 def test_balance_has_no_dice_focal_and_names_the_class_that_does():

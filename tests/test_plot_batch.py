@@ -512,7 +512,7 @@ def test_a_ratio_written_as_text_is_read():
         ({"index": -1}, ValueError, ["index", "0 to 2", "-1"]),
         ({"index": 1.0}, TypeError, ["index", "whole number", "float 1.0"]),
         ({"index": True}, TypeError, ["index", "bool True"]),
-        ({"main_loss_type": "diceloss"}, ValueError, ["main_loss_type", "DiceLoss", "spelling"]),
+        ({"main_loss_type": "diceloss"}, ValueError, ["main_loss_type", "mean 'DiceLoss'?"]),
         ({"main_loss_type": ""}, ValueError, ["main_loss_type"]),
         ({"ohem_ratio": -1}, ValueError, ["ohem_ratio", "at least 0"]),
         ({"image": np.zeros((2, 3, 8, 8))}, ValueError, ["image", "h, w", "one image"]),

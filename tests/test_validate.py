@@ -216,7 +216,7 @@ def test_masks_of_255(name, label_dtype):
     assert f"got 255{'.0' * (label_dtype == 'float32')} in image {image} at" in text
     assert f"(y, x) = ({y}, {x})" in text
     assert f"outside [0, 1]: {len(wrong)} of 48" in text
-    assert text.endswith("It holds 0 and 255: divide it by 255, or compare it with > 0.")
+    assert text.endswith("Its values are 0 or 255: divide it by 255, or compare it with > 0.")
 
 
 @pytest.mark.parametrize(
@@ -518,7 +518,7 @@ def test_the_first_batch_is_looked_at_once(said, engine):
     assert "check_batches=0" in first
     for line, name in zip(found, ("labels[2] (threshold_mask)", "labels[4] (shrink_mask)")):
         assert line.startswith(f"{name}: expected values in [0, 1], got 255.0 in image 0 at")
-        assert line.endswith("It holds 0 and 255: divide it by 255, or compare it with > 0.")
+        assert line.endswith("Its values are 0 or 255: divide it by 255, or compare it with > 0.")
     assert len(found) == 2
     again = layer(predicts_of(labels), labels)
     assert not said() and float(again["loss"]) == float(losses["loss"])
