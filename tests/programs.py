@@ -48,8 +48,8 @@ def run(*words, **settings):
     return subprocess.CompletedProcess(program.args, program.returncode, stdout, stderr)
 
 
-def interrupted(*words, once, stream="stderr", **settings):
-    """The same of a program that gets Ctrl-C once a line of the stream matches a pattern.
+def interrupted(*words, once, stream="stderr", by=signal.SIGINT, **settings):
+    """The same of a program that gets Ctrl-C, or another signal, once a line matches a pattern.
 
     The pipes close when the last process that it has started ends.
     """
@@ -57,7 +57,7 @@ def interrupted(*words, once, stream="stderr", **settings):
     with started(*words, **pipes, **settings) as program:
         seen = any(re.search(once, line) for line in getattr(program, stream))
         if seen:
-            program.send_signal(signal.SIGINT)
+            program.send_signal(by)
         stdout, stderr = program.communicate()
     assert seen, f"{once!r} was never printed; status {program.returncode}\n{stderr}"
     return subprocess.CompletedProcess(program.args, program.returncode, stdout, stderr)

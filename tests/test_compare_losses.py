@@ -3,6 +3,7 @@
 import argparse
 import csv
 import re
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
@@ -256,10 +257,11 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tm
         assert 20 < run["words"] < 70
 
 
-def test_ctrl_c_ends_the_workers_too(tmp_path):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_kill_end_the_workers_too(by, tmp_path):
     options = ["--steps", 1000, "--held-out", 2, "--out", tmp_path]
-    done = programs.interrupted(EXAMPLE, *options, once=r"seed \d+ step 1:")
-    assert done.returncode == 130
+    done = programs.interrupted(EXAMPLE, *options, once=r"seed \d+ step 1:", by=by)
+    assert done.returncode == 128 + by
     assert not done.stdout
     assert "Traceback" not in done.stderr
 
