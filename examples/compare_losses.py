@@ -239,7 +239,7 @@ def table(rows: list[Row], losses: list[str], seeds: list[int]) -> str:
 
 def draw_curves(rows: list[Row], losses: list[str]) -> Figure:
     """Draw the hmean on the pages held out over the steps, the mean of the seeds and the range."""
-    figure = Figure(figsize=(9, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 4 + 0.25 * len(losses)), layout="constrained")
     axes = figure.subplots()
     ends = []
     for loss in losses:
@@ -255,7 +255,7 @@ def draw_curves(rows: list[Row], losses: list[str]) -> Figure:
     axes.grid(alpha=0.3)
     ends.sort(key=lambda end: -end[0])
     handles = [line for _, line in ends]
-    figure.legend(handles=handles, loc="outside right upper", frameon=False)
+    figure.legend(handles=handles, loc="outside lower center", frameon=False)
     return figure
 
 

@@ -4,7 +4,7 @@ r"""Train a small DBNet with DBLoss on rendered words or on photographs, and sho
     python examples/train_text_detector.py                   # about 5 minutes on 2 CPU cores
     python examples/train_text_detector.py --steps 300 --loss BCELoss --seed 1 --out runs/bce
     python examples/train_text_detector.py --labels train.txt --test-labels test.txt --steps 1000 \
-        --loss DiceBCELoss --text-balance 0.5 --limits best
+        --loss DiceBCELoss --bce-weight 1 --text-balance 0.5 --bias -4 --limits best
 
 Without labels, pages of words are drawn while the detector learns from them. With PaddleOCR's label
 files it learns from crops of photographs; a tenth of them is held out, to choose limits on with
@@ -60,6 +60,7 @@ except ImportError as error:
 SIZE = 160  # of a rendered page, in pixels
 BATCH = 8
 HELD_OUT = 100  # rendered pages
+SETTINGS = ("loss", "bce_weight", "text_balance", "bias", "seed")
 SAVE_EVERY, SAY_EVERY = 250, 10  # steps
 LONGEST = 960  # side of an image that words are looked for in
 GRID = {
@@ -508,6 +509,7 @@ def main() -> None:
     add = parser.add_argument
     add("--steps", type=int, default=700, help=f"training steps of {BATCH} pages")
     add("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
+    add("--bce-weight", type=float, default=0.2, metavar="X", help="of DiceBCELoss")
     add("--text-balance", type=float, default=0, metavar="X", help="weight of small words")
     add("--bias", type=float, default=0, help="where the probability map starts; -4: as background")
     add("--seed", type=int, default=0, help="gives the same run on one machine")
@@ -534,9 +536,9 @@ def main() -> None:
             paddle.seed(args.seed)
             training = Training(
                 DBNet(bias=args.bias),
-                DBLoss(main_loss_type=args.loss),
+                DBLoss(main_loss_type=args.loss, bce_weight=args.bce_weight),
                 Pages(args.seed, args.steps * BATCH, data.draw, args.text_balance),
-                **{name: vars(args)[name] for name in ("loss", "text_balance", "bias", "seed")},
+                **{name: vars(args)[name] for name in SETTINGS},
             )
             if args.resume:
                 training.load(checkpoint)

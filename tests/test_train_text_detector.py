@@ -165,8 +165,8 @@ def test_help_names_every_option(example, monkeypatch, capsys):
         run_here(example, monkeypatch, "--help")
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    options = "--steps --loss --text-balance --bias --seed --labels --test-labels --images --limits"
-    for option in [*options.split(), "--resume", "--out", "--help"]:
+    options = "--steps --loss --bce-weight --text-balance --bias --seed --labels --test-labels"
+    for option in [*options.split(), "--images", "--limits", "--resume", "--out", "--help"]:
         assert option in said
 
 
@@ -179,6 +179,7 @@ def test_help_names_every_option(example, monkeypatch, capsys):
         (["--seed", "-1"], "--seed and --text-balance at least 0"),
         (["--loss", "diceloss"], "OHEMDiceLoss"),
         (["--text-balance", "-1"], "--text-balance at least 0"),
+        (["--bce-weight", "-1"], "bce_weight: expected a finite number at least 0"),
         (["--limits", "0.3"], "--limits: expected two numbers or best, got 0.3"),
         (["--limits", "0.3", "high"], "got 0.3 high"),
         (["--labels", "no.txt"], "--labels and --test-labels go together"),
@@ -217,8 +218,8 @@ def test_photographs_are_trained_on_and_drawn(example, monkeypatch, capsys, tmp_
     found = [WORD + np.float32([150, 10]), WORD]
     monkeypatch.setattr(example, "boxes_on", lambda image, probability, limits: found)
     options = ["--labels", labels, "--test-labels", test, "--steps", 1, "--limits", "best"]
-    more = ["--loss", "DiceBCELoss", "--text-balance", 0.5, "--out", tmp_path / "out"]
-    run_here(example, monkeypatch, *options, *more)
+    loss = ["--loss", "DiceBCELoss", "--bce-weight", 1, "--text-balance", 0.5, "--bias", -4]
+    run_here(example, monkeypatch, *options, *loss, "--out", tmp_path / "out")
     said = capsys.readouterr().out
     assert figures(said, "limits") == [0.1, 0.3]  # nothing is found at any
     assert [figures(said, rate) for rate in ("precision", "recall")] == [[0.5], [1]]
