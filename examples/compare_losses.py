@@ -12,7 +12,7 @@ A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, an
     bias            of the example's DBNet
     warm            steps that are trained with PaddleOCR's default first
     falling         steps in which the hard negatives for each positive fall from 100, which are
-                    all negatives of most photographs, to `ohem_ratio`
+                    all negatives of nine in ten batches of photographs, to `ohem_ratio`
 
 A seed fixes the pages trained on and the first weights, so the losses can be compared seed by seed.
 All else is as in that example, but for the rendered pages, which are harder: most have one word or

@@ -81,15 +81,16 @@ def test_what_is_seen_of_known_maps(example):
 def test_a_training_that_is_watched_is_the_same(example):
     pages = example.Pages(2, example.BATCH)
 
-    def trained(kind):
-        loss_at = example.read_loss("BCELoss").loss_at
+    def trained(kind, loss):
         with unique_name.guard():
             paddle.seed(0)
-            training = kind(example.DBNet(), loss_at, pages)
+            training = kind(example.DBNet(), loss, pages)
             training.run()
         return training
 
-    watched, alone = trained(example.Watched), trained(example.Scheduled)
+    loss_fn = DBLoss(main_loss_type="BCELoss")
+    watched = trained(example.Watched, lambda step: loss_fn)
+    alone = trained(import_module("train_text_detector").Training, loss_fn)
     assert len(watched.rows) == 1 and watched.history == alone.history
     for one, other in zip(watched.model.state_dict().values(), alone.model.state_dict().values()):
         np.testing.assert_array_equal(one.numpy(), other.numpy())
