@@ -45,6 +45,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dbloss import DBLoss
+from dbloss.balance import MINED_TYPES
 from train_text_detector import (
     BATCH,
     PADDLEOCR,
@@ -88,9 +89,10 @@ def read_loss(text: str) -> Setting:
     options = ("text_balance", "bias", "warm", "falling")
     balance, bias, warm, falling = (float(keywords.pop(key, 0)) for key in options)
     default, loss_fn = DBLoss(), DBLoss(main_loss_type=name, **keywords)
-    ratio = getattr(loss_fn.bce_loss, "negative_ratio", None)
-    if falling and ratio is None:
+    if falling and name not in MINED_TYPES:
         raise ValueError(f"{name} mines nothing, so falling= has no meaning for it")
+
+    ratio = getattr(loss_fn.bce_loss, "negative_ratio", None)
 
     def loss_at(step: int) -> DBLoss:
         if falling:

@@ -52,20 +52,20 @@ class Watched(Scheduled):
 
     def step(self, batch: list[paddle.Tensor]) -> None:
         step = len(self.history)
-        self.loss_fn = self.loss_at(step)
         if step % EVERY == 0 or step in EARLY:
             self.rows.append({"step": step, **self.look(batch)})
         super().step(batch)
 
     def look(self, batch: list[paddle.Tensor]) -> Row:
         """Return what is to be seen on a batch; nothing of the training is changed."""
+        loss_fn = self.loss_at(len(self.history))
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
         maps = self.model(batch[0])["maps"].detach()
         self.model.set_state_dict(state)  # the statistics of the batch norms
         maps.stop_gradient = False
-        self.loss_fn({"maps": maps}, batch)["loss_shrink_maps"].backward()
+        loss_fn({"maps": maps}, batch)["loss_shrink_maps"].backward()
         p, slope = maps[:, 0].detach(), maps.grad[:, 0]
-        ratio = getattr(self.loss_fn.bce_loss, "negative_ratio", 3)
+        ratio = getattr(loss_fn.bce_loss, "negative_ratio", 3)
         chosen = hard_negative_weights(p, *batch[3:5], negative_ratio=ratio).numpy()
         p, slope, shrunk, mask = (x.numpy() for x in (p, slope * p * (1 - p), *batch[3:5]))
         text, background = shrunk * mask > 0, (1 - shrunk) * mask > 0

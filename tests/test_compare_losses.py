@@ -211,8 +211,9 @@ def test_a_loss_may_begin_as_another(example, monkeypatch):
     assert names == 2 * ["DiceLoss"] + 10 * ["BCELoss"]
     # From 100 to 4 in eight equal factors, of which two pass unseen beside the default's 3.
     assert ratios == pytest.approx([3, 3, *(100 * 0.04 ** (n / 8) for n in range(2, 8)), *4 * [4]])
-    with pytest.raises(ValueError, match="DiceFocalLoss mines nothing"):
-        example.read_loss("DiceFocalLoss:falling=8")
+    for name in ("DiceLoss", "DiceFocalLoss"):
+        with pytest.raises(ValueError, match=f"{name} mines nothing"):
+            example.read_loss(f"{name}:falling=8")
 
 
 def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tmp_path):
