@@ -2,9 +2,9 @@ r"""Train a small DBNet with DBLoss on rendered words or on photographs, and sho
 
     pip install ".[cpu,examples]"                            # beside a GPU wheel without cpu
     python examples/train_text_detector.py                   # about 5 minutes on 2 CPU cores
-    python examples/train_text_detector.py --steps 300 --loss BCELoss --seed 1 --out runs/bce
+    python examples/train_text_detector.py --steps 300 --loss BCELoss --bias -4 --out runs/bce
     python examples/train_text_detector.py --labels train.txt --test-labels test.txt --steps 1000 \
-        --loss DiceBCELoss --bce-weight 1 --text-balance 0.5 --bias -4 --limits best
+        --loss BCELoss --text-balance 0.5 --bias -4 --limits best
 
 Without labels, pages of words are drawn while the detector learns from them. With PaddleOCR's label
 files it learns from crops of photographs; a tenth of them is held out, to choose limits on with
