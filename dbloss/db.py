@@ -69,7 +69,7 @@ class DBLoss(LossLayer):
 
             From scratch, `"BCELoss"` and `"OHEMDiceLoss"` need a probability map that starts as
             background, with a bias of -4 in its last layer, before the sigmoid: from 0.5
-            everywhere they can end with one number for all pixels.
+            everywhere they can end with nearly one number for all pixels.
         alpha: weight of `L_s`, at least 0.
         beta: weight of `L_t`, at least 0.
         ohem_ratio: hard negatives for each positive, at least 0.

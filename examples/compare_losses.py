@@ -4,7 +4,7 @@ r"""Train the detector of train_text_detector.py with several losses and compare
     python examples/compare_losses.py                        # rendered pages, four losses
     python examples/compare_losses.py --losses DiceLoss BCELoss --seeds 0 1 2 3 4 --steps 700
     python examples/compare_losses.py --labels train.txt --test-labels test.txt --steps 1000 \
-        --losses DiceLoss DiceFocalLoss:focal_gamma=2.5 DiceBCELoss:text_balance=0.5
+        --losses DiceLoss DiceFocalLoss:focal_gamma=2.5 BCELoss:text_balance=0.5:bias=-4
 
 A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, and of these:
 

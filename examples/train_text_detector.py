@@ -2,7 +2,7 @@ r"""Train a small DBNet with DBLoss on rendered words or on photographs, and sho
 
     pip install ".[cpu,examples]"                            # beside a GPU wheel without cpu
     python examples/train_text_detector.py                   # about 5 minutes on 2 CPU cores
-    python examples/train_text_detector.py --steps 300 --loss BCELoss --bias -4 --out runs/bce
+    python examples/train_text_detector.py --steps 300 --loss BCELoss --bias -4 --limits best
     python examples/train_text_detector.py --labels train.txt --test-labels test.txt --steps 1000 \
         --loss BCELoss --text-balance 0.5 --bias -4 --limits best
 
@@ -225,7 +225,7 @@ class DBNet(nn.Layer):
     """Backbone, feature pyramid and DB head. The page's sides are multiples of 32.
 
     With a `bias` of -4 the probability map starts as background. What is mined needs that: from
-    0.5 everywhere BCELoss and OHEMDiceLoss alone learn the same number for every pixel.
+    0.5 everywhere BCELoss and OHEMDiceLoss can end with nearly one number for all pixels.
     """
 
     def __init__(
