@@ -67,9 +67,9 @@ class DBLoss(LossLayer):
             - `"DiceBCELoss"`: that of `"DiceLoss"` plus `bce_weight` times that of `"BCELoss"`.
             - `"DiceFocalLoss"`: Dice plus focal loss, without mining, for the binary map too.
 
-            From scratch, `"BCELoss"` and `"OHEMDiceLoss"` need a probability map that starts as
+            From scratch, `"BCELoss"` and `"OHEMDiceLoss"` want a probability map that starts as
             background, with a bias of -4 in its last layer, before the sigmoid: from 0.5
-            everywhere they can end with nearly one number for all pixels.
+            everywhere both go to nearly one number for all pixels, and only the first leaves it.
         alpha: weight of `L_s`, at least 0.
         beta: weight of `L_t`, at least 0.
         ohem_ratio: hard negatives for each positive, at least 0.

@@ -224,8 +224,8 @@ def branch(inputs: int, bias: float = 0) -> nn.Sequential:
 class DBNet(nn.Layer):
     """Backbone, feature pyramid and DB head. The page's sides are multiples of 32.
 
-    With a `bias` of -4 the probability map starts as background. What is mined needs that: from
-    0.5 everywhere BCELoss and OHEMDiceLoss can end with nearly one number for all pixels.
+    With a `bias` of -4 the probability map starts as background. What is mined wants that: from
+    0.5 everywhere BCELoss and OHEMDiceLoss go to nearly one number for all pixels.
     """
 
     def __init__(
