@@ -106,7 +106,8 @@ class DBLoss(LossLayer):
             0.
         check_batches: number of first batches to look at, at least 0. What `validate_batch` would
             find wrong with them the logger `dbloss` says, once, and from one process; nothing is
-            raised. It reads these batches on the host, and no later one. Not in static graphs.
+            raised. Where nothing is, it says of a loss that is only mined whether its map starts as
+            background. It reads these batches on the host, and no later one. Not in static graphs.
         **kwargs: anything else is left unused, and the logger `dbloss` names it; `name` passes
             silently.
 

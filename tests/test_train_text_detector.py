@@ -316,3 +316,16 @@ def test_a_bias_starts_the_probability_map_as_background(example):
     maps = [example.predict(example.DBNet(bias=bias), page) for bias in (0, -4)]
     assert [np.median(p) for p, _, _ in maps] == pytest.approx([0.5, 0.018], rel=0.2)
     assert np.median(maps[1][1]) == pytest.approx(0.5, rel=0.2)
+
+
+@pytest.mark.filterwarnings("ignore:When training, we now always track")  # Paddle's BatchNorm
+@pytest.mark.parametrize(("bias", "said"), [(0, 1), (-4, 0)])
+def test_a_mined_loss_says_that_a_map_does_not_start_as_background(example, bias, said, caplog):
+    paddle.seed(0)
+    training = example.Training(
+        example.DBNet(bias=bias), DBLoss(main_loss_type="OHEMDiceLoss"), example.Pages(0, 8)
+    )
+    training.run()
+    told = [record for record in caplog.records if record.name == "dbloss"]
+    assert len(told) == said
+    assert all("starts as background" in record.getMessage() for record in told)

@@ -642,6 +642,49 @@ def test_no_text_is_no_fault_for_a_loss_that_learns_from_it(settings, reported, 
     assert learns != reported
 
 
+@pytest.mark.parametrize(
+    ("settings", "said_of"),
+    [
+        ({"main_loss_type": "OHEMDiceLoss"}, [0.5, 0.99]),
+        ({"main_loss_type": "BCELoss"}, [0.5, 0.99]),
+        ({"main_loss_type": "Euclidean"}, [0.5, 0.99]),
+        ({"main_loss_type": "BCELoss", "balance_loss": False}, []),
+        ({"main_loss_type": "DiceBCELoss"}, []),
+        ({"main_loss_type": "DiceFocalLoss"}, []),
+        ({}, []),
+    ],
+)
+def test_a_mined_loss_wants_a_map_that_starts_as_background(settings, said_of, said):
+    labels = [None, *tensors(page())]
+    for value in (0.02, 0.2, 0.5, 0.99):
+        DBLoss(**settings)(predicts_of(labels, value), labels)
+        texts = said()
+        assert len(texts) == (value in said_of), (value, texts)
+        for text in texts:
+            (found,) = text.split("\n- ")[1:]
+            assert found.startswith('predicts["maps"][:, 0] (probability): expected a map')
+            assert f"on 100% of the pixels without text. {settings['main_loss_type']} " in found
+
+
+def test_a_background_that_stands_high_in_places_alone(said):
+    t, k, g, m = page()
+    m[:, 18:] = 0
+    labels, counted = [None, *tensors([t, k, g, m])], (g == 0) & (m == 1)
+    for share, texts in ((0.4, 0), (0.6, 1)):
+        p = np.full(g.shape, 0.9)  # also on text and on what is ignored, which tell nothing
+        p[counted] = np.where(np.arange(counted.sum()) < share * counted.sum(), 0.9, 0.1)
+        maps = np.stack([p, p, p], axis=1)
+        DBLoss(main_loss_type="BCELoss")({"maps": tensor(maps, grad=True)}, labels)
+        assert len(said()) == texts
+
+
+def test_of_labels_out_of_order_no_start_is_told(said):
+    labels = masks_of_255()
+    DBLoss(main_loss_type="OHEMDiceLoss")(predicts_of(labels), labels)
+    (text,) = said()
+    assert text.count("\n- labels[") == text.count("\n- ") == 2
+
+
 class TwoModels(DBLoss):
     """As PaddleOCR's distillation subclasses it."""
 
