@@ -38,9 +38,11 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,8 +122,11 @@ class Scheduled(Training):
         super().step(batch)
 
 
-def run(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
-    """Train a detector, from where it was cut off if it was, and return all its scores."""
+def run(args: argparse.Namespace, key: tuple[str, str, int, int], line: int = 1) -> list[Row]:
+    """Train a detector, from where it was cut off if it was, and return all its scores.
+
+    Its progress is drawn on a line of the screen.
+    """
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
     _, loss, steps, seed = key
     loss_at, balance, bias = read_loss(loss)
@@ -129,8 +134,6 @@ def run(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
     pages = Pages(seed, steps * BATCH, data.draw, balance)
     name = "-".join(map(str, key)).replace(":", "-")
     file, checkpoint = args.out / f"{name}.csv", args.out / f"{name}.pdparams"
-    # The workers are numbered from 1; the first line is the main program's.
-    line = int(multiprocessing.current_process().name.rpartition("-")[2])
     look = {"desc": f"{loss}, seed {seed}", "position": line, "leave": False}
 
     with paddle.utils.unique_name.guard():  # a checkpoint fits whatever was trained before
@@ -165,15 +168,23 @@ def start_worker(lock: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run_all(args: argparse.Namespace, keys: list[tuple[str, str, int, int]]) -> None:
-    """Run trainings side by side, and add the scores of each to the CSV once it ends."""
+def run_alone(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
+    """Run a training in a process of its own, with which all it took of memory ends."""
     # Paddle and numba run threads of their own, which do not survive a fork.
     spawn = multiprocessing.get_context("spawn")
-    tqdm.set_lock(spawn.RLock())
+    # The threads are numbered from 0; the first line is the main program's.
+    line = int(threading.current_thread().name.rpartition("_")[2]) + 1
+    with ProcessPoolExecutor(1, spawn, start_worker, (tqdm.get_lock(),)) as worker:
+        return worker.submit(run, args, key, line).result()
+
+
+def run_all(args: argparse.Namespace, keys: list[tuple[str, str, int, int]]) -> None:
+    """Run trainings side by side, and add the scores of each to the CSV once it ends."""
+    tqdm.set_lock(multiprocessing.get_context("spawn").RLock())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of a worker
-    with ProcessPoolExecutor(args.jobs, spawn, start_worker, (tqdm.get_lock(),)) as pool:
+    with ThreadPoolExecutor(args.jobs) as threads:
+        futures = [threads.submit(run_alone, args, key) for key in keys]
         try:
-            futures = [pool.submit(run, args, key) for key in keys]
             for future in tqdm(
                 as_completed(futures), total=len(keys), unit="training", disable=None
             ):
@@ -184,9 +195,12 @@ def run_all(args: argparse.Namespace, keys: list[tuple[str, str, int, int]]) -> 
                     what = "{loss}, seed {seed}, at {limits}'s limits: " + numbers
                     tqdm.write(what.format(**row))
         except BaseException as error:
-            with tqdm.get_lock():  # a worker that died while it held the lock would block us
-                for worker in multiprocessing.active_children():
-                    worker.kill()
+            threads.shutdown(wait=False, cancel_futures=True)
+            while not all(future.done() for future in futures):  # a worker may be about to start
+                with tqdm.get_lock():  # one that died while it held the lock would block us
+                    for worker in multiprocessing.active_children():
+                        worker.kill()
+                time.sleep(0.1)
             if isinstance(error, KeyboardInterrupt):
                 sys.exit(130)
             raise

@@ -8,7 +8,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import programs
@@ -38,10 +37,8 @@ def rows_of(file):
 @pytest.fixture
 def example(monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLE.parent))
-    # A thread stands in for a worker.
-    worker = SimpleNamespace(name="SpawnProcess-1")
     module = import_module(EXAMPLE.stem)
-    monkeypatch.setattr(module.multiprocessing, "current_process", lambda: worker)
+    # A thread stands in for a worker.
     monkeypatch.setattr(module, "ProcessPoolExecutor", lambda jobs, *_: ThreadPoolExecutor(jobs))
     return module
 
@@ -96,7 +93,7 @@ def test_started_again_it_does_what_is_missing(finished, example, monkeypatch, c
     *_, missing = (tuple(row[name] for name in example.KEY) for row in rows)
     example.write_rows(file, rows[:-6])  # without those of the last training
 
-    def run(args, key):
+    def run(args, key, line):
         assert key == missing
         return rows[-6:]
 
@@ -107,6 +104,26 @@ def test_started_again_it_does_what_is_missing(finished, example, monkeypatch, c
     assert rows_of(file) == whole
     table = finished[0].stdout[finished[0].stdout.index("| loss") :]
     assert capsys.readouterr().out.endswith(table)
+
+
+def test_each_training_has_a_process_of_its_own(example, monkeypatch, tmp_path):
+    workers, lines = [], []
+    executor = example.ProcessPoolExecutor
+
+    def started(jobs, *settings):
+        workers.append(jobs)
+        return executor(jobs, *settings)
+
+    def run(args, key, line):
+        lines.append(line)
+        return []
+
+    monkeypatch.setattr(example, "ProcessPoolExecutor", started)
+    monkeypatch.setattr(example, "run", run)
+    given = options(tmp_path, jobs=2, csv=tmp_path / "scores.csv")
+    example.run_all(given, [("rendered", "DiceLoss", 1, seed) for seed in range(5)])
+    assert workers == [1] * 5
+    assert set(lines) <= {1, 2}  # of the screen, below that of the main program
 
 
 def options(tmp_path, **changed):
