@@ -468,8 +468,10 @@ def _of_start(layer: Any, batch: _Batch) -> Iterator[_Finding]:
     if not negative.any() or not (g * m).any():
         return
     for name, values in batch.predicted.items():
+        if not name.endswith(_CHANNEL_NAMES[0]):
+            continue
         share = (values[negative] > _FLAT).mean()
-        if name.endswith(_CHANNEL_NAMES[0]) and share > 0.5:
+        if share > 0.5:
             yield _Finding(
                 f"{name} start",
                 f"{name}: expected a map that starts as background, got one above {_FLAT} on"

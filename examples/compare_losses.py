@@ -70,6 +70,8 @@ from tqdm import tqdm
 
 LOSSES = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"]
 ALL_NEGATIVES = 100  # for each positive
+# Paddle and numba run threads of their own, which do not survive a fork.
+SPAWN = multiprocessing.get_context("spawn")
 STYLE = {"fill": 0.2, "clutter": 40}  # of a page: 0.9 words and 20 other things in the mean
 KEY = ["data", "loss", "steps", "seed"]  # what makes a training
 COLUMNS = [*KEY, "step", "pages", "limits", "thresh", "box_thresh", "precision", "recall", "hmean"]
@@ -170,17 +172,15 @@ def start_worker(lock: object) -> None:
 
 def run_alone(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
     """Run a training in a process of its own, with which all it took of memory ends."""
-    # Paddle and numba run threads of their own, which do not survive a fork.
-    spawn = multiprocessing.get_context("spawn")
     # The threads are numbered from 0; the first line is the main program's.
     line = int(threading.current_thread().name.rpartition("_")[2]) + 1
-    with ProcessPoolExecutor(1, spawn, start_worker, (tqdm.get_lock(),)) as worker:
+    with ProcessPoolExecutor(1, SPAWN, start_worker, (tqdm.get_lock(),)) as worker:
         return worker.submit(run, args, key, line).result()
 
 
 def run_all(args: argparse.Namespace, keys: list[tuple[str, str, int, int]]) -> None:
     """Run trainings side by side, and add the scores of each to the CSV once it ends."""
-    tqdm.set_lock(multiprocessing.get_context("spawn").RLock())
+    tqdm.set_lock(SPAWN.RLock())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of a worker
     with ThreadPoolExecutor(args.jobs) as threads:
         futures = [threads.submit(run_alone, args, key) for key in keys]

@@ -5,10 +5,10 @@
     python examples/search_limits.py --loss DiceLoss --seed 1 --out runs/dice
 
 The pages are the hard ones of compare_losses.py: most have one word or none among much clutter. The
-probability map starts as background, as a loss that is only mined wants.
-On some of the pages held out every pair of limits is scored; the rest, which had no part in the
-choice, give the score at the usual limits and at those that were chosen. The table of the hmean
-is printed, and the output folder then holds limits.png.
+probability map starts as background, as a loss that is only mined wants. On some of the pages held
+out every pair of limits is scored; the rest, which had no part in the choice, give the score at the
+usual limits and at those that were chosen. The table of the hmean is printed, and the output folder
+then holds limits.png.
 """
 
 from __future__ import annotations
