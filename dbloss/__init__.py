@@ -12,6 +12,7 @@ from dbloss.db import DBLoss
 from dbloss.dice import DiceLoss
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
+from dbloss.tversky import TverskyLoss
 from dbloss.validate import validate_batch
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "DiceFocalLoss",
     "DiceLoss",
     "MaskL1Loss",
+    "TverskyLoss",
     "differentiable_binarization",
     "hard_negative_weights",
     "validate_batch",

@@ -14,11 +14,11 @@ from dbloss.engine.operators import pixel_map
 from dbloss.formulas import (
     AbsoluteError,
     BinaryCrossEntropy,
-    Dice,
     Loss,
     Mean,
     PixelLoss,
     SquaredError,
+    Tversky,
 )
 from dbloss.mining import Balance, Pixels, Term
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 MinedType = Literal["BCELoss", "CrossEntropy", "Euclidean", "OHEMDiceLoss", "DiceBCELoss"]
-BalancedType = Literal["DiceLoss", "MaskL1Loss", MinedType]
+BalancedType = Literal["DiceLoss", "TverskyLoss", "MaskL1Loss", MinedType]
 MINED_TYPES: tuple[MinedType, ...] = get_args(MinedType)
 BALANCED_TYPES: tuple[BalancedType, ...] = get_args(BalancedType)
 PIXEL_LOSSES: dict[str, PixelLoss] = {
@@ -48,9 +48,9 @@ class BalanceLoss(TermLayer):
       so neither L nor its gradient depends on the order of the pixels.
     - `OHEMDiceLoss` is Dice over the positives and the `n_neg` negatives of the highest predicted
       probability.
-    - `DiceLoss` and `MaskL1Loss` are one number `d` for the batch. The same formula with `l = d`
-      everywhere gives d times a factor near 1: nothing is mined. This is what PaddleOCR computes by
-      default, and published configurations were tuned with it.
+    - `DiceLoss`, `TverskyLoss` and `MaskL1Loss` are one number `d` for the batch. The same formula
+      with `l = d` everywhere gives d times a factor near 1: nothing is mined. This is what
+      PaddleOCR computes by default, and published configurations were tuned with it.
     - `DiceBCELoss` is the sum of the first and the last: the loss of `DiceLoss` plus `bce_weight`
       times that of `BCELoss`.
 
@@ -64,10 +64,13 @@ class BalanceLoss(TermLayer):
             Without balance it has no effect.
         eps: added to every denominator, above 0.
         fallback_negatives: number of hard negatives where the batch has no positive, at least 0.
-        smooth: as in `DiceLoss`; it reaches the Dice losses alone.
+        smooth: as in `DiceLoss`; it reaches the Dice losses and `TverskyLoss` alone.
         global_batch: as in `DBLoss`.
         group: as in `DBLoss`.
         bce_weight: weight of the cross-entropy in `DiceBCELoss`, which alone reads it, at least 0.
+        tversky_alpha: what a false find weighs in `TverskyLoss`, which alone reads it, at least 0.
+        tversky_beta: what a miss weighs there, at least 0.
+        tversky_gamma: the power there, above 0.
 
     Raises:
         TypeError: a hyperparameter is of the wrong type, or a keyword is close to a known one and
@@ -101,6 +104,9 @@ class BalanceLoss(TermLayer):
         global_batch: bool = False,
         group: Any = None,
         bce_weight: float = 0.2,
+        tversky_alpha: float = 0.7,
+        tversky_beta: float = 0.3,
+        tversky_gamma: float = 1.0,
         **kwargs: "Unpack[Further]",
     ) -> None:
         super().__init__(global_batch, group)
@@ -119,6 +125,9 @@ class BalanceLoss(TermLayer):
         )
         self.smooth = checks.number("smooth", smooth, least=0)
         self.bce_weight = checks.number("bce_weight", bce_weight, least=0)
+        self.tversky_alpha = checks.number("tversky_alpha", tversky_alpha, least=0)
+        self.tversky_beta = checks.number("tversky_beta", tversky_beta, least=0)
+        self.tversky_gamma = checks.number("tversky_gamma", tversky_gamma, above=0)
         checks.unknown(BalanceLoss, kwargs)
 
     @untranslated
@@ -177,7 +186,10 @@ class BalanceLoss(TermLayer):
 
     def _losses(self) -> Sequence[tuple[Loss, bool]]:
         """Return the losses that are added up, and whether each is mined."""
-        name, dice = self.main_loss_type, Dice(self.eps, self.smooth)
+        name, dice = self.main_loss_type, Tversky(self.eps, self.smooth)
+        if name == "TverskyLoss":
+            weights = self.tversky_alpha, self.tversky_beta, self.tversky_gamma
+            return [(Tversky(self.eps, self.smooth, *weights), False)]
         if name == "MaskL1Loss":
             return [(Mean(AbsoluteError(), self.eps), False)]
         if name == "DiceBCELoss":
@@ -203,6 +215,8 @@ class BalanceLoss(TermLayer):
             f"balance_loss={self.balance_loss}, main_loss_type={self.main_loss_type!r},"
             f" negative_ratio={self.negative_ratio}, return_origin={self.return_origin},"
             f" eps={self.eps}, fallback_negatives={self.fallback_negatives}, smooth={self.smooth},"
+            f" tversky_alpha={self.tversky_alpha}, tversky_beta={self.tversky_beta},"
+            f" tversky_gamma={self.tversky_gamma},"
             f" bce_weight={self.bce_weight}"
         )
 

@@ -18,6 +18,7 @@ from dbloss.engine.processes import Processes
 from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
 from dbloss.mining import Pixels
+from dbloss.tversky import TverskyLoss
 from dbloss.validate import FirstBatches
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 MainLossType = Literal[BalancedType, "DiceFocalLoss"]
 _Key = tuple[str, int]  # the name of some maps, and a channel
-_OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss)
+_OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss, TverskyLoss)
 
 
 class _Parts(TypedDict):
@@ -61,6 +62,7 @@ class DBLoss(LossLayer):
         main_loss_type: the loss of the probability map.
 
             - `"DiceLoss"`, `"MaskL1Loss"`: one number for the batch; mining has no effect on it.
+            - `"TverskyLoss"`: Dice in which a false find weighs more than a miss, or less.
             - `"BCELoss"`, `"CrossEntropy"` (the same), `"Euclidean"` (squared error): a loss of
               each pixel, over the positives and the hardest negatives.
             - `"OHEMDiceLoss"`: Dice over the positives and the hardest negatives.
@@ -84,15 +86,16 @@ class DBLoss(LossLayer):
         focal_weight: as in `DiceFocalLoss`, which alone reads it.
         fallback_negatives: number of hard negatives where the batch has no text, at least 0. On
             such a batch it pushes the probability map down for `BCELoss`, `CrossEntropy`,
-            `DiceBCELoss`, `Euclidean` and `MaskL1Loss`; for `DiceLoss` and `OHEMDiceLoss` only
-            together with `smooth`, since Dice without text is 1 whatever is predicted.
+            `DiceBCELoss`, `Euclidean` and `MaskL1Loss`; for `DiceLoss`, `TverskyLoss` and
+            `OHEMDiceLoss` only together with `smooth`, since without text they are 1 whatever is
+            predicted.
             `DiceFocalLoss` needs neither and does not read it, and nothing does with
             `balance_loss=False`.
-        smooth: as in `DiceLoss`; it reaches every Dice loss. On a batch without text it pushes the
-            binary map down. The balanced loss of the probability map also needs
+        smooth: as in `DiceLoss`; it reaches every Dice loss and `TverskyLoss`. On a batch without
+            text it pushes the binary map down. The balanced loss of the probability map also needs
             `fallback_negatives` there: without negatives it has no gradient. With 0 for both, such
             a batch changes neither map, except with `DiceFocalLoss`, or with `balance_loss=False`
-            and a loss other than Dice.
+            and a loss other than Dice and Tversky.
         global_batch: True takes the images of all processes for one batch, so that sums, counts and
             the limit of mining are those of the whole. Each process passes its own images, of any
             number, and gets the loss of the whole batch. Its gradient is multiplied by the number
@@ -108,6 +111,10 @@ class DBLoss(LossLayer):
             find wrong with them the logger `dbloss` says, once, and from one process; nothing is
             raised. Where nothing is, it says of a loss that is only mined whether its map starts as
             background. It reads these batches on the host, and no later one. Not in static graphs.
+        tversky_alpha: what a false find weighs in `"TverskyLoss"`, which alone reads it, at least
+            0; as `alpha` in `TverskyLoss`. The binary map keeps Dice.
+        tversky_beta: what a miss weighs there, at least 0.
+        tversky_gamma: the power there, above 0.
         **kwargs: anything else is left unused, and the logger `dbloss` names it; `name` passes
             silently.
 
@@ -161,6 +168,9 @@ class DBLoss(LossLayer):
         group: Any = None,
         bce_weight: float = 0.2,
         check_batches: int = 1,
+        tversky_alpha: float = 0.7,
+        tversky_beta: float = 0.3,
+        tversky_gamma: float = 1.0,
         **kwargs: "Unpack[Further]",
     ) -> None:
         super().__init__(global_batch, group)
@@ -196,6 +206,9 @@ class DBLoss(LossLayer):
             fallback_negatives=fallback_negatives,
             smooth=smooth,
             bce_weight=bce_weight,
+            tversky_alpha=tversky_alpha,
+            tversky_beta=tversky_beta,
+            tversky_gamma=tversky_gamma,
             **shared,
         )
         self.bce_loss = focal if with_focal else balance

@@ -7,7 +7,7 @@ from paddle import Tensor
 from dbloss import checks
 from dbloss._layer import TermLayer, checked_pixels
 from dbloss._static import untraced, untranslated
-from dbloss.formulas import Dice
+from dbloss.formulas import Tversky
 from dbloss.mining import Pixels, Term
 
 
@@ -83,7 +83,7 @@ class DiceLoss(TermLayer):
         __call__ = forward
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
-        return (Term(Dice(self.eps, self.smooth), pixels),)
+        return (Term(Tversky(self.eps, self.smooth), pixels),)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

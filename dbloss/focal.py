@@ -8,7 +8,7 @@ from paddle import Tensor
 from dbloss import checks
 from dbloss._layer import TermLayer, checked_pixels, weighted
 from dbloss._static import untraced, untranslated
-from dbloss.formulas import Dice, Focal, Mean
+from dbloss.formulas import Focal, Mean, Tversky
 from dbloss.mining import Pixels, Term
 
 
@@ -105,7 +105,7 @@ class DiceFocalLoss(TermLayer):
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         focal = Focal.of(self.focal_alpha, self.focal_gamma, self.eps)
         return (
-            Term(Dice(self.eps, self.smooth), pixels),
+            Term(Tversky(self.eps, self.smooth), pixels),
             Term(Mean(focal, self.eps), pixels),
         )
 

@@ -3,9 +3,9 @@
 The functions take Paddle tensors, and in the loops that numba compiles they take numbers: numba
 picks the function by the type of the settings. What differs between the two is in `_arithmetic`.
 
-A `PixelLoss` is a loss `l(p, g)` that each pixel has for itself. `Dice` and `Mean` make one number
-L of a map. Each pixel brings its `hardness` h, by which mining also ranks the negatives; the sums
-over pixels are linear in it, and L is a function of these sums:
+A `PixelLoss` is a loss `l(p, g)` that each pixel has for itself. `Tversky` and `Mean` make one
+number L of a map. Each pixel brings its `hardness` h, by which mining also ranks the negatives; the
+sums over pixels are linear in it, and L is a function of these sums:
 
     dL/dp = w * at(g, line) * slope(p, g)
 
@@ -13,6 +13,7 @@ where `line` holds the derivatives of L in the sums, `at` weighs them for a targ
 dh/dp.
 """
 
+import math
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from dbloss._arithmetic import (
@@ -38,15 +39,23 @@ class Counts(NamedTuple):
     positive: Any
 
 
-class Dice(NamedTuple):
-    """`L = 1 - (2*I + smooth) / (U + smooth)` over pixels of weight `w`.
+class Tversky(NamedTuple):
+    """`L = (1 - T)^gamma` over pixels of weight `w`, with `T = N / D`.
 
-    `I = sum(w*p*g)` and `U = sum(w*p) + sum(w*g) + eps`. So `dL/dI = -2 / (U + smooth)` and
-    `dL/dsum(w*p) = (2*I + smooth) / (U + smooth)^2`.
+    `N = I + smooth/2` and `D = alpha*P + beta*G + (1-alpha-beta)*I + smooth/2 + eps/2`, where
+    `I = sum(w*p*g)`, `P = sum(w*p)` and `G = sum(w*g)`: alpha is what a false find weighs, beta
+    what a miss does. With both 1/2 and gamma 1, the defaults, it is the Dice loss,
+    `L = 1 - (2*I + smooth) / (P + G + smooth + eps)`.
+
+    `dL/dT = -gamma * (1 - T)^(gamma-1)`, `dT/dI = 1/D - (1-alpha-beta) * N/D^2` and
+    `dT/dP = -alpha * N/D^2`. For a gamma other than 1, `1 - T` is at least 1e-12.
     """
 
     eps: float
     smooth: float
+    alpha: float = 0.5
+    beta: float = 0.5
+    gamma: float = 1.0
 
     def hardness(self, p: Any, g: Any) -> Any:
         """Return `p`."""
@@ -68,20 +77,33 @@ class Dice(NamedTuple):
     def value(self, sums: Any, counts: Counts) -> Any:
         """Return L."""
         # A power, since Paddle has no third derivative of a quotient, which a Hessian asks for.
-        return linear(self._overlap(sums) * self._union(sums, counts) ** -1, -2.0, 1.0)
+        ratio = self._overlap(sums) * self._whole(sums, counts) ** -1
+        miss = linear(ratio, -1.0, 1.0)
+        return miss if self.gamma == 1 else clip(miss, _LEAST_MISS, math.inf) ** self.gamma
 
     def line(self, sums: Any, counts: Counts) -> tuple[Any, ...]:
         """Return the derivatives of L in the two sums."""
-        union = self._union(sums, counts)
-        return -2 / union, 2 * self._overlap(sums) / (union * union)
+        overlap, whole = self._overlap(sums), self._whole(sums, counts)
+        outer = -1.0
+        if self.gamma != 1:
+            miss = 1 - overlap / whole
+            outer = -self.gamma * miss ** (self.gamma - 1) if miss >= _LEAST_MISS else 0 * miss
+        by_whole = overlap / (whole * whole)
+        both = 1 - self.alpha - self.beta
+        return outer * (1 / whole - both * by_whole), -outer * self.alpha * by_whole
 
     def _overlap(self, sums: Any) -> Any:
         # On a GPU a 0 that is added is a launch too.
         return sums[0] + self.smooth / 2 if self.smooth else sums[0]
 
-    def _union(self, sums: Any, counts: Counts) -> Any:
-        constant = counts.positive + self.eps
-        return sums[1] + (constant + self.smooth if self.smooth else constant)
+    def _whole(self, sums: Any, counts: Counts) -> Any:
+        both = 1 - self.alpha - self.beta
+        texts = linear(counts.positive, self.beta, (self.smooth + self.eps) / 2)
+        whole = linear(sums[1], self.alpha, 0.0) + texts
+        return whole + both * sums[0] if both else whole
+
+
+_LEAST_MISS = 1e-12
 
 
 class PixelLoss(Protocol):
@@ -137,7 +159,7 @@ class Mean(NamedTuple):
         return (1 / (counts.total + self.eps),)
 
 
-Loss: TypeAlias = Dice | Mean
+Loss: TypeAlias = Tversky | Mean
 
 
 class AbsoluteError(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 from paddle import Tensor
 
-from dbloss.formulas import Counts, Dice, Loss
+from dbloss.formulas import Counts, Loss, Tversky
 
 
 class Balance(NamedTuple):
@@ -63,7 +63,7 @@ def nth_place(n: float, size: int) -> int:
     return size - int(min(max(1.0, n), size))
 
 
-BY_PREDICTION = Dice(1.0, 0.0)  # a loss that ranks negatives by what is predicted
+BY_PREDICTION = Tversky(1.0, 0.0)  # a loss that ranks negatives by what is predicted
 
 
 class Pixels(NamedTuple):

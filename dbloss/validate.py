@@ -12,7 +12,7 @@ from paddle import Tensor
 
 from dbloss import checks
 from dbloss._layer import LossLayer
-from dbloss.balance import BalanceLoss
+from dbloss.balance import PIXEL_LOSSES, BalanceLoss
 
 _CHANNEL_NAMES = ("(probability)", "(threshold)", "(binary)")
 _AUXILIARY = ("aux_maps_p4", "aux_maps_p3", "aux_maps_p2")
@@ -208,7 +208,8 @@ _SPOKEN: WeakValueDictionary[str, Any] = WeakValueDictionary()
 def _learns_without_text(layer: Any) -> bool:
     """Tell whether a batch without text gives a `DBLoss` of these settings a gradient."""
     balance, dice = layer.bce_loss, layer.dice_loss
-    unbalanced = not getattr(balance, "balance_loss", True) and "Dice" not in balance.main_loss_type
+    per_pixel = getattr(balance, "main_loss_type", "") in ("MaskL1Loss", *PIXEL_LOSSES)
+    unbalanced = per_pixel and not balance.balance_loss
     return unbalanced or any(
         getattr(part, name, 0) > 0
         for part in (balance, dice)

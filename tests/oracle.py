@@ -25,6 +25,21 @@ def dice(p, g, m, weights=None, eps=1e-6, smooth=0.0):
     return 1 - top / bottom, w * (top - 2 * bottom * g) / bottom**2
 
 
+def tversky(p, g, m, alpha=0.7, beta=0.3, gamma=1.0, eps=1e-6, smooth=0.0):
+    """By true finds, false finds and misses, as the paper has it."""
+    p, g, w = _f64(p, g, m)
+    found, false, missed = (w * p * g).sum(), (w * p * (1 - g)).sum(), (w * (1 - p) * g).sum()
+    top = found + smooth / 2
+    bottom = found + alpha * false + beta * missed + smooth / 2 + eps / 2
+    in_p = w * (g / bottom - top / bottom**2 * (g + alpha * (1 - g) - beta * g))
+    miss = 1 - top / bottom
+    if gamma == 1:
+        return miss, -in_p
+    inside = miss >= 1e-12
+    miss = max(miss, 1e-12)
+    return miss**gamma, -gamma * miss ** (gamma - 1) * in_p * inside
+
+
 def masked_l1(p, t, k, eps=1e-6):
     p, t, k = _f64(p, t, k)
     bottom = k.sum() + eps
@@ -53,7 +68,7 @@ def squared(p, g):
 # Not "CrossEntropy", another name of BCELoss: test_balance.py.
 PIXEL_LOSS = {"BCELoss": bce, "Euclidean": squared}
 MINED = (*PIXEL_LOSS, "OHEMDiceLoss")
-BALANCED = ("DiceLoss", "MaskL1Loss", *MINED, "DiceBCELoss")
+BALANCED = ("DiceLoss", "TverskyLoss", "MaskL1Loss", *MINED, "DiceBCELoss")
 MAIN_LOSS_TYPES = (*BALANCED, "DiceFocalLoss")
 
 
@@ -85,7 +100,7 @@ def ohem_dice(p, g, m, ratio=3, eps=1e-6, fallback=0, smooth=0.0, weights=1.0):
     return dice(p, g, g * m + (1 - g) * m * c, eps=eps, smooth=smooth)
 
 
-def origin(p, g, m, kind="DiceLoss", eps=1e-6, smooth=0.0):
+def origin(p, g, m, kind="DiceLoss", eps=1e-6, smooth=0.0, tversky_settings=(0.7, 0.3, 1.0)):
     """The loss before the balance: a scalar, or a map for the losses per pixel."""
     if kind in PIXEL_LOSS:
         return PIXEL_LOSS[kind](p, g)
@@ -93,6 +108,8 @@ def origin(p, g, m, kind="DiceLoss", eps=1e-6, smooth=0.0):
         return masked_l1(p, g, m, eps)
     if kind == "DiceBCELoss":
         return balance(p, g, m, kind, balanced=False, eps=eps, smooth=smooth)
+    if kind == "TverskyLoss":
+        return tversky(p, g, m, *tversky_settings, eps, smooth)
     return dice(p, g, m, eps=eps, smooth=smooth)
 
 
@@ -108,6 +125,7 @@ def balance(
     smooth=0.0,
     bce_weight=0.2,
     weights=1.0,
+    tversky_settings=(0.7, 0.3, 1.0),
 ):
     """`weights` stand beside the mask in every sum, but not in the counts."""
     settings = balanced, ratio, eps, fallback, smooth, bce_weight, weights
@@ -116,7 +134,7 @@ def balance(
         return tuple(a + bce_weight * b for a, b in zip(*parts))
     p, g, m = _f64(p, g, m)
     mw = m * weights
-    loss, slope = origin(p, g, mw, kind, eps, smooth)
+    loss, slope = origin(p, g, mw, kind, eps, smooth, tversky_settings)
     if not balanced:
         if kind in PIXEL_LOSS:
             return (mw * loss).sum() / (mw.sum() + eps), mw * slope / (mw.sum() + eps)
@@ -179,6 +197,9 @@ def db(
     fallback_negatives=0,
     smooth=0.0,
     bce_weight=0.2,
+    tversky_alpha=0.7,
+    tversky_beta=0.3,
+    tversky_gamma=1.0,
 ):
     """The dict of losses, and the dict of gradients of "loss" to each prediction it depends on."""
     t, k, g, m, *more = labels[1:]
@@ -202,6 +223,7 @@ def db(
             smooth,
             bce_weight,
             weights,
+            (tversky_alpha, tversky_beta, tversky_gamma),
         )
 
     def binary(p):

@@ -16,7 +16,7 @@ from paddle import Tensor
 from dbloss._arithmetic import value
 from dbloss._tensors import computed, constant, widened
 from dbloss.engine.processes import ALONE, Processes
-from dbloss.formulas import Counts, Dice, Mean, PixelLoss
+from dbloss.formulas import Counts, Mean, PixelLoss, Tversky
 from dbloss.mining import (
     BY_PREDICTION,
     Balance,
@@ -109,7 +109,7 @@ class _Sweeps:
                 continue
             if isinstance(loss, Mean) and not term.mined:
                 adding[id(g), id(w), "total"] = w
-            if isinstance(loss, Dice) or not (term.balance is None or term.mined):
+            if isinstance(loss, Tversky) or not (term.balance is None or term.mined):
                 adding[id(g), id(w), "positive"] = self._product(g, w)
             for number, part in enumerate(loss.parts(self._hardness[place], g, w)):
                 adding[place, number] = part
