@@ -7,7 +7,6 @@ a target may also be a bool, where every one of them is 0 or 1: that saves a log
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import paddle
 from paddle import Tensor
 
@@ -21,9 +20,9 @@ def value(loss: Any, p: Any, g: Any) -> Any:
     fixed = constant(p)
     with paddle.no_grad():
         values = loss.value(fixed, g)
-    if p.stop_gradient:
-        return values
     zero = p - fixed  # whose derivative is made the slope
+    if zero.stop_gradient:
+        return values
     if not paddle.in_dynamic_mode():
         return values + loss.slope(fixed, g) * zero
     check = unchanged(p, g)
@@ -48,10 +47,10 @@ def cross_entropy(q: Any, r: Any, g: Any, least: float) -> Any:
     `least` is a number that q and r are not below, 0 if there is none. Then a logarithm below -100,
     or of a number that is not positive, counts as -100. Nothing infinite arises on the way.
     """
-    log = paddle.log if least else _log
-    with paddle.no_grad():  # of a small q, 1 - q has lost digits
-        lost = (constant(r) - 1) + constant(q)
-    return (g - 1) * (log(r) - lost) - g * log(q)
+    # Of a small q, 1 - q has lost digits, and log1p has not.
+    if least:
+        return (g - 1) * paddle.log1p(-q) - g * paddle.log(q)
+    return (g - 1) * _log_of_complement(q) - g * _log(q)
 
 
 def _log(x: Tensor) -> Tensor:
@@ -64,25 +63,42 @@ def _log(x: Tensor) -> Tensor:
     return log + paddle.scale(x.clip(0, tiny) * (1 / tiny), short, -short)
 
 
+def _log_of_complement(x: Tensor) -> Tensor:
+    step = float(paddle.finfo(x.dtype).eps) / 2
+    last = 1 - step  # before 1, and from there to -100 it goes down in a line
+    steepness = (math.log(step) + 100) / step
+    line = paddle.scale(x.clip(last, 1), steepness, -last, bias_after_scale=False)
+    return paddle.log1p(-x.clip(max=last)) - line
+
+
 def clip(x: Any, least: float, most: float) -> Any:
     """Return `min(max(x, least), most)`."""
     return x.clip(least, most)
 
 
-def within(p: Any, eps: float) -> tuple[Any, Any]:
-    """Return p and 1 - p, clipped to [eps, 1 - eps]; at the ends and beyond the derivative is 0."""
-    # Paddle's clip has the derivative 1 at its own ends. So they are the last numbers inside, of
-    # 1 - p those that its rounding cannot have taken there from outside.
-    dtype = np.float64 if p.dtype == paddle.float64 else np.float32
-    least, most = dtype(eps), dtype(1 - eps)
-    first = float(np.nextafter(least, dtype(1)) if least <= eps else least)
-    last = float(np.nextafter(most, dtype(0)) if most >= 1 - eps else most)
-    return p.clip(first, last), (1 - p).clip(first, float(np.nextafter(most, dtype(0))))
+def within(p: Any, eps: float) -> Any:
+    """Return p clipped to [eps, 1 - eps], and below 1 where its dtype rounds that to 1."""
+    return clip(p, eps, 1 - max(eps, float(paddle.finfo(p.dtype).eps) / 2))
 
 
 def mix(q: Any, r: Any, g: Any) -> Any:
-    """Return q where g is 0, `r = 1 - q` where it is 1, and a share of both in between."""
+    """Return q where g is 0, r where it is 1, and a share of both in between."""
     return q + g * (r - q)
+
+
+def between(q: float, r: float, g: Any, like: Any) -> Any:
+    """Return the same for two numbers, in the dtype of `like`."""
+    return linear(g, r - q, q)
+
+
+def complement(x: Any) -> Any:
+    """Return `1 - x`."""
+    return linear(x, -1.0, 1.0)
+
+
+def nan_unless_finite(x: Any) -> Any:
+    """Return 0, and NaN for what is not finite, which a clip would have lost."""
+    return linear(x, 0.0, 0.0)
 
 
 def linear(x: Any, slope: float, offset: float) -> Any:

@@ -1,6 +1,6 @@
 """What the loss layers have in common."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, TypedDict
 
 import paddle
@@ -13,14 +13,14 @@ from dbloss.engine.processes import ALONE, Processes, processes_of
 from dbloss.mining import Pixels, Term
 
 
-def weighted(weight: float, loss: Tensor) -> Tensor:
+def weighted(weight: float, loss: Any) -> Any:
     """Return `weight * loss`; a weight of 1 does without the product, on a GPU a launch."""
     return loss if weight == 1 else weight * loss
 
 
-def total(losses: Iterable[Tensor]) -> Tensor:
-    """Return the sum of losses, in one operator."""
-    return paddle.add_n(list(losses))
+def total(losses: Sequence[Any]) -> Any:
+    """Return the sum of losses, of tensors in one operator."""
+    return paddle.add_n(list(losses)) if paddle.is_tensor(losses[0]) else sum(losses)
 
 
 class Further(TypedDict, total=False):
@@ -51,13 +51,15 @@ class TermLayer(LossLayer):
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         raise NotImplementedError
 
-    def _combine(self, losses: Sequence[Tensor]) -> Tensor:
+    def _combine(self, losses: Sequence[Any]) -> Any:
+        """Return the loss of the layer: a sum of those of its terms, each times a number."""
         (loss,) = losses
         return loss
 
-    def _evaluate(self, pixels: Pixels) -> Tensor:
+    def _evaluate(self, terms: Sequence[Term]) -> Tensor:
         with without_amp():
-            return self._combine(evaluate(self._terms(pixels), self._processes()))
+            (loss,) = evaluate(terms, lambda losses: [self._combine(losses)], self._processes())
+        return loss
 
 
 def checked_pixels(

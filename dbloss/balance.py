@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import Further, TermLayer, checked_pixels, weighted
+from dbloss._layer import Further, TermLayer, checked_pixels, total, weighted
 from dbloss._static import untraced, untranslated
 from dbloss._tensors import without_amp
-from dbloss.engine import evaluate, hard_negatives
+from dbloss.engine import hard_negatives
 from dbloss.engine.operators import pixel_map
 from dbloss.formulas import (
     AbsoluteError,
@@ -162,14 +162,14 @@ class BalanceLoss(TermLayer):
                 engine that cannot run.
         """
         pixels = checked_pixels(pred, gt, mask, weights)
-        balanced = self._evaluate(pixels)
+        balanced = self._evaluate(self._terms(pixels))
         if not (self.balance_loss and self.return_origin):
             return balanced
         with without_amp():
             if self.main_loss_type in PIXEL_LOSSES:
                 return balanced, pixel_map(pred, gt, PIXEL_LOSSES[self.main_loss_type])
             terms = [term._replace(balance=None) for term in self._terms(pixels)]
-            return balanced, self._combine(evaluate(terms, self._processes()))
+            return balanced, self._evaluate(terms)
 
     if TYPE_CHECKING:
         # A caller knows whether it asked for the pair: `Any` lets it take what comes for either.
@@ -203,11 +203,11 @@ class BalanceLoss(TermLayer):
             return None
         return Balance(self.negative_ratio, self.fallback_negatives, mined, self.eps)
 
-    def _combine(self, losses: Sequence[Tensor]) -> Tensor:
-        loss, *others = losses
-        for cross_entropy in others:
-            loss = loss + weighted(self.bce_weight, cross_entropy)
-        return loss
+    def _combine(self, losses: Sequence[Any]) -> Any:
+        if len(losses) == 1:
+            return losses[0]
+        dice, cross_entropy = losses
+        return total([dice, weighted(self.bce_weight, cross_entropy)])
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

@@ -1,7 +1,7 @@
 """The loss of a Differentiable Binarization detector: splits the maps, calls its parts, adds."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args, overload
 
 import paddle
@@ -296,43 +296,60 @@ class DBLoss(LossLayer):
             if name != "cbn_maps":
                 calls[name, 1] = self.l1_loss, border
                 calls[name, 2] = self.dice_loss, text._replace(channel=2)
-        losses_of = self._evaluated(calls, text_weights)
+        names = [
+            "loss",
+            "loss_shrink_maps",
+            "loss_threshold_maps",
+            "loss_binary_maps",
+            *(["loss_cbn"] if "cbn_maps" in given else []),
+            *auxiliary,
+        ]
 
-        def three(name: str) -> list[Tensor]:
-            weights = self.alpha, self.beta, 1
-            return [weighted(w, losses_of[name, channel]) for channel, w in enumerate(weights)]
+        def combine(losses: Mapping[_Key, Any]) -> list[Any]:
+            def three(name: str) -> list[Any]:
+                weights = self.alpha, self.beta, 1
+                return [weighted(w, losses[name, channel]) for channel, w in enumerate(weights)]
 
-        parts = "loss_shrink_maps", "loss_threshold_maps", "loss_binary_maps"
-        losses = dict(zip(parts, three("maps")))
-        if "cbn_maps" in given:
-            losses["loss_cbn"] = losses_of["cbn_maps", 0]
-        for name in auxiliary:
-            losses[name] = total(three(name.removeprefix("loss_")))
-        summands = [weighted(auxiliary.get(name, 1), loss) for name, loss in losses.items()]
-        return {"loss": total(summands), **losses}
+            parts = three("maps")
+            if "cbn_maps" in given:
+                parts.append(losses["cbn_maps", 0])
+            parts += [total(three(name.removeprefix("loss_"))) for name in auxiliary]
+            return [
+                total([weighted(auxiliary.get(n, 1), x) for n, x in zip(names[1:], parts)]),
+                *parts,
+            ]
+
+        return dict(zip(names, self._evaluated(calls, text_weights, combine)))
 
     def _evaluated(
-        self, calls: Mapping[_Key, tuple[Any, Pixels]], text_weights: Tensor | None
-    ) -> dict[_Key, Tensor]:
-        """Return what each layer makes of its pixels.
+        self,
+        calls: Mapping[_Key, tuple[Any, Pixels]],
+        text_weights: Tensor | None,
+        combine: Callable[[Mapping[_Key, Any]], list[Any]],
+    ) -> Sequence[Tensor]:
+        """Return what is combined of that which each layer makes of its pixels.
 
         Layers of this package share their sweeps; any other is called on its channel.
         """
         processes = self._processes()
-        terms = {
-            key: layer._terms(pixels) if _shares_sweeps(layer, processes) else ()
-            for key, (layer, pixels) in calls.items()
-        }
-        evaluated = iter(evaluate(sum(terms.values(), ()), processes))
-        losses = {}
+        terms, others = {}, {}
         for key, (layer, pixels) in calls.items():
-            if terms[key]:
-                losses[key] = layer._combine([next(evaluated) for _ in terms[key]])
+            if _shares_sweeps(layer, processes):
+                terms[key] = layer._terms(pixels)
             else:
                 plane, weighs = pixels.maps[:, pixels.channel], pixels.mask is not pixels.counted
                 further = {"weights": text_weights} if weighs else {}
-                losses[key] = layer(plane, pixels.target, pixels.counted, **further)
-        return losses
+                others[key] = layer(plane, pixels.target, pixels.counted, **further)
+
+        def by_layer(losses: Sequence[Any]) -> dict[_Key, Any]:
+            left = iter(losses)
+            return {key: calls[key][0]._combine([next(left) for _ in terms[key]]) for key in terms}
+
+        every = sum(terms.values(), ())
+        if not others:
+            return evaluate(every, lambda losses: combine(by_layer(losses)), processes)
+        mixed = evaluate(every, lambda losses: list(by_layer(losses).values()), processes)
+        return combine(dict(zip(terms, mixed)) | others)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._layer import TermLayer, checked_pixels, weighted
+from dbloss._layer import TermLayer, checked_pixels, total, weighted
 from dbloss._static import untraced, untranslated
 from dbloss.formulas import Focal, Mean, Tversky
 from dbloss.mining import Pixels, Term
@@ -97,7 +97,7 @@ class DiceFocalLoss(TermLayer):
             RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
                 engine that cannot run.
         """
-        return self._evaluate(checked_pixels(pred, gt, mask, weights))
+        return self._evaluate(self._terms(checked_pixels(pred, gt, mask, weights)))
 
     if TYPE_CHECKING:
         __call__ = forward
@@ -109,9 +109,9 @@ class DiceFocalLoss(TermLayer):
             Term(Mean(focal, self.eps), pixels),
         )
 
-    def _combine(self, losses: Sequence[Tensor]) -> Tensor:
+    def _combine(self, losses: Sequence[Any]) -> Any:
         dice, focal = losses
-        return weighted(self.dice_weight, dice) + weighted(self.focal_weight, focal)
+        return total([weighted(self.dice_weight, dice), weighted(self.focal_weight, focal)])
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""

@@ -4,13 +4,14 @@ The functions take Paddle tensors, and in the loops that numba compiles they tak
 picks the function by the type of the settings. What differs between the two is in `_arithmetic`.
 
 A `PixelLoss` is a loss `l(p, g)` that each pixel has for itself. `Tversky` and `Mean` make one
-number L of a map. Each pixel brings its `hardness` h, by which mining also ranks the negatives; the
-sums over pixels are linear in it, and L is a function of these sums:
+number L of a map. Each pixel brings its `hardness` h, by which mining also ranks the negatives, and
+adds its `parts` to some sums. L is a function of these sums and of a count, which is `sum(w)`, or
+the number of pixels that mining has chosen. The parts are linear in h, so that
 
     dL/dp = w * at(g, line) * slope(p, g)
 
-where `line` holds the derivatives of L in the sums, `at` weighs them for a target, and `slope` is
-dh/dp.
+where `line` holds the partial derivatives of L in the sums, `at` weighs them for a target, and
+`slope` is dh/dp.
 """
 
 import math
@@ -18,11 +19,14 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from dbloss._arithmetic import (
     absolute,
+    between,
     clip,
+    complement,
     cross_entropy,
     exponent,
     linear,
     mix,
+    nan_unless_finite,
     power,
     sign,
     slope,
@@ -30,13 +34,6 @@ from dbloss._arithmetic import (
     where,
     within,
 )
-
-
-class Counts(NamedTuple):
-    """What the weights w of the pixels add up to: `sum(w)` and `sum(w*g)`."""
-
-    total: Any
-    positive: Any
 
 
 class Tversky(NamedTuple):
@@ -65,25 +62,24 @@ class Tversky(NamedTuple):
         """Return 1."""
         return 1
 
-    def parts(self, h: Any, g: Any, w: Any) -> Any:
-        """Return what a pixel adds to the sums: `(w*p*g, w*p)`."""
-        weighted = w * h
-        return weighted * g, weighted
+    def parts(self, h: Any, w: Any, wg: Any) -> Any:
+        """Return what a pixel adds to the sums I, P and G: `(w*g*p, w*p, w*g)`."""
+        return wg * h, w * h, wg
 
     def at(self, g: Any, line: Any) -> Any:
         """Return the derivative of L in `w*p`."""
         return line[0] * g + line[1]
 
-    def value(self, sums: Any, counts: Counts) -> Any:
+    def value(self, sums: Any, count: Any) -> Any:
         """Return L."""
         # A power, since Paddle has no third derivative of a quotient, which a Hessian asks for.
-        ratio = self._overlap(sums) * self._whole(sums, counts) ** -1
+        ratio = self._overlap(sums) * self._whole(sums) ** -1
         miss = linear(ratio, -1.0, 1.0)
         return miss if self.gamma == 1 else clip(miss, _LEAST_MISS, math.inf) ** self.gamma
 
-    def line(self, sums: Any, counts: Counts) -> tuple[Any, ...]:
-        """Return the derivatives of L in the two sums."""
-        overlap, whole = self._overlap(sums), self._whole(sums, counts)
+    def line(self, sums: Any, count: Any) -> tuple[Any, ...]:
+        """Return the partial derivatives of L in I and P."""
+        overlap, whole = self._overlap(sums), self._whole(sums)
         outer = -1.0
         if self.gamma != 1:
             miss = 1 - overlap / whole
@@ -96,10 +92,14 @@ class Tversky(NamedTuple):
         # On a GPU a 0 that is added is a launch too.
         return sums[0] + self.smooth / 2 if self.smooth else sums[0]
 
-    def _whole(self, sums: Any, counts: Counts) -> Any:
+    def _whole(self, sums: Any) -> Any:
+        # On a GPU each step is a launch, and Dice takes two.
+        small = (self.smooth + self.eps) / 2
+        if self.alpha == self.beta:
+            whole = linear(sums[1] + sums[2], self.alpha, small)
+        else:
+            whole = linear(sums[1], self.alpha, small) + self.beta * sums[2]
         both = 1 - self.alpha - self.beta
-        texts = linear(counts.positive, self.beta, (self.smooth + self.eps) / 2)
-        whole = linear(sums[1], self.alpha, 0.0) + texts
         return whole + both * sums[0] if both else whole
 
 
@@ -127,8 +127,7 @@ class PixelLoss(Protocol):
 class Mean(NamedTuple):
     """`L = sum(w*l) / (count + eps)`, so `dL/dsum(w*l) = 1 / (count + eps)`.
 
-    The count is what the weights stand for: `sum(w)`, or the numbers of positives and of chosen
-    negatives where mining made the weights.
+    Where negatives are mined, the count is that of the positives and the chosen negatives.
     """
 
     pixel_loss: Any
@@ -142,7 +141,7 @@ class Mean(NamedTuple):
         """Return `dl/dp`."""
         return slope(self.pixel_loss, p, g)
 
-    def parts(self, h: Any, g: Any, w: Any) -> Any:
+    def parts(self, h: Any, w: Any, wg: Any) -> Any:
         """Return what a pixel adds to the sum: `(w*l,)`."""
         return (w * h,)
 
@@ -150,13 +149,13 @@ class Mean(NamedTuple):
         """Return the derivative of L in `w*l`."""
         return line[0]
 
-    def value(self, sums: Any, counts: Counts) -> Any:
+    def value(self, sums: Any, count: Any) -> Any:
         """Return L."""
-        return sums[0] / (counts.total + self.eps)
+        return sums[0] / (count + self.eps)
 
-    def line(self, sums: Any, counts: Counts) -> tuple[Any, ...]:
+    def line(self, sums: Any, count: Any) -> tuple[Any, ...]:
         """Return the derivative of L in the sum."""
-        return (1 / (counts.total + self.eps),)
+        return (1 / (count + self.eps),)
 
 
 Loss: TypeAlias = Tversky | Mean
@@ -183,7 +182,7 @@ class SquaredError(NamedTuple):
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
-        return 2 * (p - g)
+        return linear(p - g, 2.0, 0.0)
 
 
 class BinaryCrossEntropy(NamedTuple):
@@ -204,12 +203,11 @@ class BinaryCrossEntropy(NamedTuple):
 
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
-        # What is not finite is lost in a clip: 0 * p brings it back, as NaN.
-        return 0 * p + cross_entropy(p, 1 - p, g, 0)
+        return nan_unless_finite(p) + cross_entropy(p, complement(p), g, 0)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
-        return (p - g) / clip(p * (1 - p), 1e-12, 1)
+        return (p - g) / clip(p * complement(p), 1e-12, 1)
 
 
 class Focal(NamedTuple):
@@ -217,7 +215,8 @@ class Focal(NamedTuple):
 
     `p_t = q*g + (1-q)*(1-g)` and `alpha_t = alpha*g + (1-alpha)*(1-g)`. Within the clip,
     `dl/dp = alpha_t * (1-p_t)^gamma * ((q-g) / (q*(1-q)) - gamma * (2g-1) * BCE / (1-p_t))`;
-    outside it, and at its ends, the derivative is 0.
+    outside it the derivative is 0. The clip and `1 - q` are rounded in the dtype of p, as in
+    PaddleOCR: in float32, `1 - q` is 1.0133e-6 for p = 1 and eps = 1e-6. It is never 0.
     """
 
     alpha: float
@@ -237,18 +236,18 @@ class Focal(NamedTuple):
 
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
-        q, r = within(p, self.eps)
-        miss = mix(q, r, g)
-        weight = power(miss, self.exponent) * linear(g, 2 * self.alpha - 1, 1 - self.alpha)
-        # What is not finite is lost in the clip: 0 * p brings it back, as NaN.
-        return 0 * p + weight * cross_entropy(q, r, g, self.eps)
+        q = within(p, self.eps)
+        r = complement(q)
+        weight = power(mix(q, r, g), self.exponent) * between(1 - self.alpha, self.alpha, g, p)
+        return nan_unless_finite(p) + weight * cross_entropy(q, r, g, self.eps)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
-        q, r = within(p, self.eps)
-        miss = mix(q, r, g)
-        weight = power(miss, self.exponent) * linear(g, 2 * self.alpha - 1, 1 - self.alpha)
-        through_weight = self.gamma * (1.0 - 2.0 * g) * cross_entropy(q, r, g, self.eps)
+        q = within(p, self.eps)
+        r = complement(q)
+        miss, both = mix(q, r, g), q * r
+        weight = power(miss, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
+        through_weight = between(self.gamma, -self.gamma, g, p) * cross_entropy(q, r, g, self.eps)
         # One division, which takes as long as all the rest but the logarithm.
-        slope = weight * (through_weight * (q * r) + (q - g) * miss) / (miss * (q * r))
-        return where((p > self.eps) & (1 - p > self.eps), slope, 0 * p)
+        slope = weight * (through_weight * both + mix(q, -r, g) * miss) / (miss * both)
+        return where(q == p, slope, nan_unless_finite(p))

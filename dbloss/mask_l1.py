@@ -64,7 +64,7 @@ class MaskL1Loss(TermLayer):
             RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
                 engine that cannot run.
         """
-        return self._evaluate(checked_pixels(pred, gt, mask, mask_needed=True))
+        return self._evaluate(self._terms(checked_pixels(pred, gt, mask, mask_needed=True)))
 
     if TYPE_CHECKING:
         __call__ = forward

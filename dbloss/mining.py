@@ -4,12 +4,20 @@
 NumPy's or 0-D tensors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 from paddle import Tensor
 
-from dbloss.formulas import Counts, Loss, Tversky
+from dbloss.formulas import Loss, Tversky
+
+
+class Counts(NamedTuple):
+    """What the weights w of the pixels add up to: `sum(w)` and `sum(w*g)`."""
+
+    total: Any
+    positive: Any
 
 
 class Balance(NamedTuple):
@@ -55,8 +63,8 @@ def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
     return xp.clip((n_neg - n_above) / xp.clip(n_equal, 1, None), 0, 1)
 
 
-def nth_place(n: float, size: int) -> int:
-    """Return the place among `size` values in rising order of the n-th largest, n being any number.
+def nth_index(n: float, size: int) -> int:
+    """Return the index among `size` values in rising order of the n-th largest, n being any number.
 
     That is the largest for n below 1, or NaN as labels make it, and the least for n too large.
     """
@@ -67,11 +75,11 @@ BY_PREDICTION = Tversky(1.0, 0.0)  # a loss that ranks negatives by what is pred
 
 
 class Pixels(NamedTuple):
-    """A channel of predicted maps, its target, what a pixel weighs and which ones are counted.
+    """A channel of predicted maps, its target, what a pixel weighs and the mask that is counted.
 
     `maps` is `[N, C, H, W]`, or `[N, H, W]`, which is channel 0. The others are `[N, H, W]` and
     constant. `mask` is what every sum over pixels weighs by; `n_pos` and `n_neg` are counted with
-    `counted`, which is the same where pixels have no weights of their own.
+    `counted`, the valid mask, which is the same where pixels have no weights of their own.
     """
 
     maps: Tensor
@@ -94,6 +102,16 @@ class Term(NamedTuple):
         return self.balance is not None and self.balance.per_pixel
 
 
+# Makes losses of those of the terms: sums of them, each times a number. The losses are tensors, or
+# NumPy arrays, of which an engine learns these numbers.
+Combine = Callable[[Sequence[Any]], Sequence[Any]]
+
+
+def mix_of(combine: Combine, count: int) -> Any:
+    """Return these numbers, float64, with a row for each loss and a column for each term."""
+    return np.array(combine(list(np.eye(count))))
+
+
 def maps_of(terms: Sequence[Term]) -> dict[int, Tensor]:
     """Return the maps of the terms, each once, by their `id`."""
     return {id(term.pixels.maps): term.pixels.maps for term in terms}
@@ -109,73 +127,65 @@ class Sums(NamedTuple):
 
     parts: tuple[Any, ...]  # those of the loss; of a term to be mined, nothing before the choice
     counts: Counts
-    counted: Counts  # the same of `Pixels.counted`; read for a balance alone, before its choice
+    counted: Counts  # the same of `Pixels.counted`; read for a balance alone
 
 
 class Sweeps(Protocol):
     """What an engine does with a batch: sums, choices, and the gradient, which is its own affair.
 
-    A place is that of a term in the list of terms.
+    A term is named by its index in the list of terms. A sum that is infinite is NaN: an infinite
+    prediction must not pass for a large loss, or for none.
     """
 
     @property
     def xp(self) -> Any:
         """The library of the numbers, numpy or paddle."""
 
-    def sums(self, places: Sequence[int]) -> list[Sums]:
-        """Return the sums of the terms at some places; one that is infinite is NaN.
+    def sums(self) -> Sequence[Sums]:
+        """Return the sums of every term."""
 
-        An infinite prediction must not pass for a large loss, or for none.
-        """
-
-    def choose(self, place: int, n: Any) -> None:
+    def choose(self, index: int, n: Any) -> tuple[Any, ...]:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on.
 
         Negatives whose hardness is that of the n-th share the places left, each with the
-        `tie_weight`. A pixel weighs `g*m` and `(1-g)*m` times its choice.
+        `tie_weight`. A pixel weighs `g*m` and `(1-g)*m` times its choice. Returns the parts.
         """
 
-    def largest(self, place: int, n: Any, d: Any) -> Any:
+    def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
 
 
 class Outcome(NamedTuple):
-    """A loss `factor * L` by what it is made of."""
+    """What a term comes to: a loss L of some sums and a count, times a factor."""
 
+    value: Any
     loss: Loss
     sums: tuple[Any, ...]
-    counts: Counts
-    factor: Any = None
-
-    @property
-    def value(self) -> Any:
-        """The loss."""
-        value = self.loss.value(self.sums, self.counts)
-        return value if self.factor is None else self.factor * value
+    count: Any
+    factor: Any = 1.0
 
     @property
     def line(self) -> tuple[Any, ...]:
-        """The derivatives of the loss in its sums."""
-        line = self.loss.line(self.sums, self.counts)
-        return line if self.factor is None else tuple(self.factor * x for x in line)
+        """The partial derivatives of the value in the sums."""
+        return tuple(self.factor * x for x in self.loss.line(self.sums, self.count))
 
 
 def outcomes(sweeps: Sweeps, terms: Sequence[Term]) -> list[Outcome]:
     """Return what each term comes to."""
     found = []
-    for place, (term, sums) in enumerate(zip(terms, sweeps.sums(range(len(terms))))):
+    for index, (term, sums) in enumerate(zip(terms, sweeps.sums())):
         loss, balance, (parts, counts, counted) = term.loss, term.balance, sums
         if balance is None:
-            found.append(Outcome(loss, parts, counts))
+            value = loss.value(parts, counts.total)
+            found.append(Outcome(value, loss, parts, counts.total))
             continue
         n_pos, n_neg = balance.counts(counted, sweeps.xp)
         if balance.per_pixel:
-            sweeps.choose(place, n_neg)
-            ((parts, chosen, _),) = sweeps.sums([place])
-            found.append(Outcome(loss, parts, Counts(n_pos + n_neg, chosen.positive)))
+            parts, count = sweeps.choose(index, n_neg), n_pos + n_neg
+            found.append(Outcome(loss.value(parts, count), loss, parts, count))
         else:
-            d = loss.value(parts, counts)
-            largest = sweeps.largest(place, n_neg, d)
+            value = loss.value(parts, counts.total)
+            largest = sweeps.largest(index, n_neg, value)
             factor = balance.factor(counts.positive, largest, n_pos, n_neg)
-            found.append(Outcome(loss, parts, counts, factor))
+            found.append(Outcome(factor * value, loss, parts, counts.total, factor))
     return found

@@ -91,7 +91,9 @@ class TverskyLoss(TermLayer):
             RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
                 engine that cannot run.
         """
-        return self._evaluate(checked_pixels(pred, gt, mask, weights, mask_needed=True))
+        return self._evaluate(
+            self._terms(checked_pixels(pred, gt, mask, weights, mask_needed=True))
+        )
 
     if TYPE_CHECKING:
         __call__ = forward

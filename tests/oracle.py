@@ -150,15 +150,19 @@ def balance(
 
 
 def focal(p, g, m, alpha=0.75, gamma=2.0, eps=1e-6):
+    """The clip is rounded in the dtype of p, as PaddleOCR's is, and has its ends inside."""
+    number = np.asarray(p).dtype.type
+    least, most = number(eps), min(number(1 - eps), np.nextafter(number(1), number(0)))
+    least, most = np.float64(least), np.float64(most)
     p, g, m = _f64(p, g, m)
-    q = np.clip(p, eps, 1 - eps)
+    q = np.clip(p, least, most)
     alpha_t = alpha * g + (1 - alpha) * (1 - g)
     miss = 1 - (q * g + (1 - q) * (1 - g))
     cross = -(g * np.log(q) + (1 - g) * np.log(1 - q))
     slope = miss**gamma * (q - g) / (q * (1 - q))
     if gamma:
         slope = slope - gamma * miss ** (gamma - 1) * (2 * g - 1) * cross
-    inside = (p > eps) & (p < 1 - eps)
+    inside = (p >= least) & (p <= most)
     bottom = m.sum() + eps
     return (m * alpha_t * miss**gamma * cross).sum() / bottom, m * alpha_t * slope * inside / bottom
 

@@ -74,8 +74,8 @@ def check_batch(batch, dtype="float32", **settings):
 def test_every_pixel_ignored(kind, balance_loss):
     settings = {"main_loss_type": kind, "balance_loss": balance_loss}
     losses, grads = check_batch(make_batch("all_ignored"), **settings)
-    balanced = balance_loss and kind in ("DiceLoss", "DiceBCELoss")
-    dice = "Dice" in kind and not balanced
+    balanced = balance_loss and kind in ("DiceLoss", "TverskyLoss", "DiceBCELoss")
+    dice = ("Dice" in kind or kind == "TverskyLoss") and not balanced
     assert losses == {
         "loss": 6.0 if dice else 1.0,
         "loss_shrink_maps": 5.0 if dice else 0.0,
@@ -364,4 +364,4 @@ def test_saturated_predictions(name, dtype):
     m = np.ones_like(p)
     assert set(oracle.hard_negative_weights(p, g, m)[0, 0, 2:10]) == {0.75}
     gt, mask = tensors((g, m))
-    check(lambda x: SINGLE[name](x, gt, mask), p, ORACLE[name](p, g, m), dtype)
+    check(lambda x: SINGLE[name](x, gt, mask), p, ORACLE[name](p.astype(dtype), g, m), dtype)

@@ -14,7 +14,9 @@ from dbloss import BalanceLoss, DBLoss, engine, hard_negative_weights
 from dbloss._arithmetic import absolute
 from dbloss.balance import PIXEL_LOSSES
 from dbloss.engine import operators
+from dbloss.engine.processes import ALONE
 from dbloss.formulas import AbsoluteError
+from dbloss.mining import Pixels, Term
 
 pytestmark = pytest.mark.skipif(PADDLE < (3, 0), reason="the fused engine needs Paddle 3")
 
@@ -31,8 +33,7 @@ def test_engine_that_runs(name, monkeypatch):
     from dbloss.engine import fused
 
     expected, other = (operators, fused) if name == "operators" else (fused, operators)
-    for function in ("evaluate", "hard_negatives"):
-        monkeypatch.delattr(other, function)
+    monkeypatch.delattr(other, "evaluate")
     if name is None:
         monkeypatch.delenv(engine.VARIABLE, raising=False)
     else:
@@ -97,10 +98,12 @@ def test_with_nothing_compiled(monkeypatch):
 @pytest.fixture
 def nothing_kept(monkeypatch):
     """Keeps what is compiled for the losses of these tests off the disk."""
+    from dbloss._compiled import _Compiled
     from dbloss.engine import loops
 
-    for sweep in (loops.first_sweep, loops.second_sweep):
-        monkeypatch.setattr(sweep, "_run", sweep._without_cache())
+    for loop in vars(loops).values():
+        if isinstance(loop, _Compiled):
+            monkeypatch.setattr(loop, "_run", loop._without_cache())
 
 
 class Cubic(NamedTuple):
@@ -128,6 +131,66 @@ def test_a_new_loss_is_a_formula_and_a_name(engine, monkeypatch):
     for balanced in (True, False):
         layer = BalanceLoss(balanced, "Euclidean")
         check(lambda x, f=layer: f(x, *labels), p, oracle.balance(p, g, m, "Euclidean", balanced))
+
+
+class Sums(NamedTuple):
+    """A loss of three sums, which the package does not have: `I / (P + sum(w))`."""
+
+    scale: float = 1.0
+
+    def hardness(self, p, g):
+        return p
+
+    def slope(self, p, g):
+        return 1
+
+    def parts(self, h, w, wg):
+        return (wg * h, w * h, w)
+
+    def at(self, g, line):
+        return line[0] * g + line[1]
+
+    def value(self, sums, count):
+        return sums[0] * (sums[1] + sums[2]) ** -1
+
+    def line(self, sums, count):
+        bottom = sums[1] + sums[2]
+        return 1 / bottom, -sums[0] / bottom**2
+
+
+class FourSums(NamedTuple):
+    """A loss of a sum too many."""
+
+    scale: float = 1.0
+
+    def hardness(self, p, g):
+        return p
+
+    def parts(self, h, w, wg):
+        return (wg * h, w * h, w, wg)
+
+
+def evaluated(loss, p, g, m):
+    pixels = Pixels(p, 0, g, m, m)
+    (value,) = engine.evaluate([Term(loss, pixels)], lambda losses: losses, ALONE)
+    return value
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_a_new_loss_of_sums_is_a_formula(engine):
+    p, g, m = make_batch().single
+    p64, g64, m64 = (x.astype(np.float64) for x in (p, g, m))
+    top, bottom = (m64 * g64 * p64).sum(), (m64 * p64).sum() + m64.sum()
+    expected = top / bottom, m64 * (g64 / bottom - top / bottom**2)
+    labels = tensors((g, m))
+    check(lambda x: evaluated(Sums(), x, *labels), p, expected)
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_a_sum_too_many_is_an_error(monkeypatch):
+    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
+    with pytest.raises(TypingError, match="a loss has at most 3 sums, and this one has 4"):
+        evaluated(FourSums(), *tensors(make_batch().single))
 
 
 class Twice(NamedTuple):

@@ -1,5 +1,6 @@
 import numpy as np
 import oracle
+import paddle
 import pytest
 from helpers import (
     LABEL_DTYPES,
@@ -66,10 +67,18 @@ def test_clipped_pixels_have_no_focal_gradient(dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("gamma", [0.0, 2.0, 2.5])
 def test_saturated_predictions(gamma, dtype, soft):
-    """In float32 1 - eps is rounded by a percent of eps, which must not reach the loss."""
+    """In float32 1 - eps is rounded by a percent of eps, and so it is in PaddleOCR's loss."""
     p, g, m = make_saturated(soft).single
     layer, (gt, mask) = DiceFocalLoss(focal_gamma=gamma), tensors((g, m))
-    check(lambda x: layer(x, gt, mask), p, oracle.dice_focal(p, g, m, gamma=gamma), dtype)
+    expected = oracle.dice_focal(p.astype(dtype), g, m, gamma=gamma)
+    check(lambda x: layer(x, gt, mask), p, expected, dtype)
+
+
+def test_a_prediction_of_one_counts_as_in_paddleocr(engine):
+    """`1 - clip(1)` is 2^-24 * 17 in float32, and log of it what a false find of 1 costs."""
+    one = paddle.ones([1, 1, 1])
+    loss = DiceFocalLoss(dice_weight=0.0, focal_alpha=0.0, focal_gamma=0.0)(one, 0 * one)
+    assert float(loss) == pytest.approx(-np.log(17 / 2**24), rel=1e-6)
 
 
 @pytest.mark.parametrize("soft", [False, True])

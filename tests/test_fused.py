@@ -11,7 +11,7 @@ import oracle
 import paddle
 import programs
 import pytest
-from helpers import PADDLE, make_batch, tensor, tensors
+from helpers import PADDLE, check, make_batch, tensor, tensors
 
 from dbloss import BalanceLoss, DBLoss
 
@@ -203,6 +203,55 @@ def test_labels_whose_negative_weights_only_look_binary(kind, engine):
     value, gradient = oracle.balance(p, g, m, kind, ratio=0.3)
     np.testing.assert_allclose(float(loss), value, rtol=2e-6)
     np.testing.assert_allclose(pred.grad.numpy(), gradient, rtol=1e-5, atol=1e-9)
+
+
+# Which negatives are hardest, from a sample ------------------------------------------------------
+
+BOUNDS = [None, (0.0, 0.01), (0.98, 0.99), (0.3, 0.3), (-np.inf, -np.inf), (np.inf, np.inf)]
+
+
+@pytest.mark.parametrize("kind", ["BCELoss", "Euclidean", "OHEMDiceLoss", "DiceBCELoss"])
+@pytest.mark.parametrize("data", ["binary", "ties", "no_text", "all_text", "all_ignored", "zeros"])
+def test_the_sample_may_miss_and_the_result_may_not(kind, data, monkeypatch):
+    """Bounds from a small sample, and some that are wrong, find the same negatives."""
+    from dbloss.engine import fused
+
+    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
+    p, g, m = make_batch("binary" if data == "zeros" else data, (2, 24, 36), seed=8).single
+    if data == "zeros":
+        p = np.where(np.random.default_rng(8).random(p.shape) < 0.9, 0, p).astype(np.float32)
+    monkeypatch.setattr(fused, "_SAMPLE", 64)
+    for bounds in BOUNDS:
+        if bounds is not None:
+            pair = tuple(map(np.float32, bounds))
+            monkeypatch.setattr(fused._Sweeps, "_bounds", lambda *_, pair=pair: pair)
+        for ratio in (0.5, 3, 100):
+            layer = BalanceLoss(main_loss_type=kind, negative_ratio=ratio, fallback_negatives=30)
+            labels = tensors((g, m))
+            expected = oracle.balance(p, g, m, kind, ratio=ratio, fallback=30)
+            check(lambda x, f=layer, y=labels: f(x, *y), p, expected)
+
+
+def test_bounds_are_narrow_and_hold_what_they_should(monkeypatch):
+    """Of half a million pixels few are set aside, and the threshold lies between the bounds."""
+    from dbloss.engine import fused
+
+    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
+    made = []
+    usual = fused._Mining.choice
+    monkeypatch.setattr(
+        fused._Mining,
+        "choice",
+        lambda self, *rest: made.append((self, usual(self, *rest))) or made[-1][1],
+    )
+    rng = np.random.default_rng(0)
+    p = rng.random((2, 512, 512), dtype=np.float32)
+    g = (rng.random(p.shape) < 0.06).astype(np.float32)
+    BalanceLoss(main_loss_type="OHEMDiceLoss")(*tensors([p, g, np.ones_like(p)]))
+    ((mining, (choice, _)),) = made
+    threshold = np.sort(p[g == 0])[-3 * int(g.sum())]
+    assert choice.threshold == threshold and mining.low < threshold < mining.high
+    assert sum(map(len, mining.between)) < 0.08 * p.size
 
 
 # Where it runs ----------------------------------------------------------------------------------

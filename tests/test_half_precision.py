@@ -256,6 +256,7 @@ def test_maps_cast_from_float32(engine, dtype):
 LOG2 = float(np.log(2))
 # The loss of the probability map on a page that is all text, at 0.5 everywhere; at 1 it is 0.
 AT_HALF = dict.fromkeys(("DiceLoss", "OHEMDiceLoss"), 1 / 3) | {
+    "TverskyLoss": 1 - 0.5 / (0.7 * 0.5 + 0.3),
     "MaskL1Loss": 0.5,
     "BCELoss": LOG2,
     "Euclidean": 0.25,

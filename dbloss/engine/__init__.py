@@ -1,9 +1,9 @@
 """Who evaluates the terms of a batch.
 
-An engine is a module with two functions. `evaluate(terms, processes)` returns the loss of every
-term, 0-D float32, differentiable in the maps; it makes `Sweeps` of the batch, and leaves the
-rest to `dbloss.mining.outcomes`. `hard_negatives(hardness, gt, mask, balance)` returns the weights
-that mining gives. Engines know formulas and tensors, and no Layer.
+An engine is a module with a function `evaluate(terms, combine, processes)`. It makes `Sweeps` of
+the batch, leaves the way from sums to losses to `dbloss.mining.outcomes`, and returns what
+`combine` makes of the losses of the terms, 0-D float32, differentiable in the maps. Engines know
+formulas and tensors, and no Layer.
 
 `ENGINES` names them, the fastest first, each with what tells why it cannot run.
 """
@@ -24,27 +24,28 @@ from dbloss._static import untranslated
 from dbloss._tensors import without_amp
 from dbloss.engine import operators
 from dbloss.engine.processes import Processes
-from dbloss.mining import Balance, Term, maps_of
+from dbloss.mining import Balance, Combine, Term, maps_of
 
 VARIABLE = "DBLOSS_ENGINE"
 
 
-def evaluate(terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
-    """Return the loss of every term, 0-D float32, each differentiable in its maps.
+def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> tuple[Tensor, ...]:
+    """Return what `combine` makes of the losses of the terms, 0-D float32, differentiable.
 
     All maps are of one size. The losses are those of the images of all processes.
     """
     if not terms:
         return ()
-    losses: tuple[Tensor, ...] = choose(*maps_of(terms).values()).evaluate(terms, processes)
+    engine = choose(*maps_of(terms).values())
+    losses: tuple[Tensor, ...] = engine.evaluate(terms, combine, processes)
     return losses
 
 
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
+    choose(hardness)  # an engine that was asked for and cannot run is an error here too
     with paddle.no_grad(), without_amp():
-        weights: Tensor = choose(hardness).hard_negatives(hardness, gt, mask, balance)
-    return weights
+        return operators.hard_negatives(hardness, gt, mask, balance)
 
 
 def why_not_fused(maps: Tensor) -> str | None:

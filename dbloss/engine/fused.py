@@ -1,8 +1,8 @@
 """Sums, choices and gradients as compiled loops on zero-copy views of CPU tensors, over threads.
 
-A batch is cut into blocks of one image each. A thread takes a block through all the jobs of a
-sweep, so that what one of them has read is still in the cache for the next. The blocks and the
-order in which their sums are added are fixed: the number of threads changes no bit of a result.
+A batch is cut into blocks of one image each. A thread takes a block through all the loops of a
+sweep, one after the other. The blocks and the order in which their sums are added are fixed: the
+number of threads changes no bit of a result.
 
 The threads are Python's own, and the loops release the interpreter lock. Numba's threading layers
 are not used: they abort the process when two Python threads compute at once, or after a fork.
@@ -10,7 +10,6 @@ are not used: they abort the process when two Python threads compute at once, or
 
 import functools
 import os
-import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -26,18 +25,17 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from dbloss._tensors import computed, hold, unchanged, without_amp
-from dbloss.engine import loops
-from dbloss.engine.processes import ALONE, Processes
-from dbloss.formulas import BinaryCrossEntropy, Counts, Loss, Mean
+from dbloss.engine import loops, operators
+from dbloss.engine.processes import Processes
+from dbloss.formulas import Loss
 from dbloss.mining import (
-    BY_PREDICTION,
-    Balance,
-    Pixels,
+    Combine,
+    Counts,
     Sums,
     Term,
     labels_of,
     maps_of,
-    nth_place,
+    mix_of,
     outcomes,
     tie_weight,
 )
@@ -48,24 +46,27 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 _BLOCK_PIXELS = 1 << 17  # enough work for the call of a loop, few enough to share out evenly
+_SAMPLE = 1 << 14  # pixels that tell where the hardest negatives begin
 
 
-def evaluate(terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
-    """Return the losses of the terms, 0-D float32, each differentiable in the maps, once."""
-    used: list[bool] = []
+def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> tuple[Tensor, ...]:
+    """Return what `combine` makes of the losses, 0-D float32, differentiable in the maps, once."""
     graded = paddle.is_grad_enabled()
+    alive: list[weakref.ref[_Sweeps]] = []
     losses: tuple[Tensor, ...] = _Layer.apply(
-        terms, processes, graded, used, *maps_of(terms).values()
+        terms, combine, processes, graded, alive, *maps_of(terms).values()
     )
     if not losses[0].stop_gradient:
+        refuse = functools.partial(_refuse_twice, alive[0])
         for loss in losses:
-            # Paddle's second way through a layer of Python ends the process.
-            loss.register_hook(functools.partial(_refuse_twice, used))
+            loss.register_hook(refuse)
     return losses
 
 
-def _refuse_twice(used: list[bool], gradient: Tensor) -> None:
-    if used:
+def _refuse_twice(sweeps: "weakref.ref[_Sweeps]", gradient: Tensor) -> None:
+    # Running the backward of a PyLayer twice aborts the process: after the first time Paddle has
+    # given back what the layer kept. `paddle.grad` runs it on a copy.
+    if sweeps() is None:
         raise RuntimeError(
             "The fused engine lets backward() run once through the losses of a batch, and this is"
             " the second time (retain_graph=True). Add the losses up and call backward() once, ask"
@@ -74,76 +75,47 @@ def _refuse_twice(used: list[bool], gradient: Tensor) -> None:
         )
 
 
-def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:
-    """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
-    dtype = computed(hardness)
-    p, g, m = (_rows(tensor, dtype)[:, 0] for tensor in (hardness, gt, mask))
-    # What counts as no negative must not matter, not even where infinity times 0 would be NaN.
-    p = _read_only(np.where(m != m * g, p, 0))
-    term = Term(BY_PREDICTION, Pixels(hardness, 0, gt, mask, mask), balance)
-    sweeps = _Sweeps([term], [_Rows(p, g, m, m)], {}, ALONE)
-    ((_, counts, _),) = sweeps.sums([0])
-    _, n_neg = balance.counts(counts, np)
-    values, threshold, share = sweeps.ranked(0, n_neg)
-    weights = (values > threshold) + share * (values == threshold)
-    weights *= m != m * g
-    return paddle.to_tensor(weights.reshape(hardness.shape), paddle.float32, "cpu")
-
-
 class _Layer(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(
         ctx: Any,
         terms: Sequence[Term],
+        combine: Combine,
         processes: Processes,
         graded: bool,
-        used: list[bool],
+        alive: "list[weakref.ref[_Sweeps]]",
         *maps: Tensor,
     ) -> tuple[Tensor, ...]:
-        dtype = computed(*maps)
-        planes = {id(tensor): _rows(tensor, dtype) for tensor in maps}
-        given = labels_of(terms)
-        labels = {key: _rows(tensor, dtype)[:, 0] for key, tensor in given.items()}
-        written = {
-            id(tensor): _empty(tuple(tensor.shape), planes[id(tensor)].dtype)
-            for tensor in maps
-            if graded and not tensor.stop_gradient
-        }
-        rows = [
-            _Rows(
-                planes[id(pixels.maps)][:, pixels.channel],
-                labels[id(pixels.target)],
-                labels[id(pixels.mask)],
-                labels[id(pixels.counted)],
-            )
-            for _, pixels, _ in terms
-        ]
-        sweeps = _Sweeps(terms, rows, written, processes)
+        labels = labels_of(terms)
+        needed = [tensor for tensor in maps if graded and not tensor.stop_gradient]
+        sweeps = _Sweeps(terms, maps, labels, needed, processes)
         with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
             found = outcomes(sweeps, terms)
-            values = [outcome.value for outcome in found]
-            ctx.lines = [outcome.line for outcome in found]
-        ctx.sweeps, ctx.written, ctx.used, ctx.processes = sweeps, written, used, processes
-        ctx.maps = {id(tensor): tensor.detach() for tensor in maps}
-        ctx.check = unchanged(*maps, *given.values())
-        return tuple(_tensor(np.array(values, np.float32)).unbind())
+            values = np.array(combine([outcome.value for outcome in found]), np.float32)
+            if needed:
+                ctx.mix = mix_of(combine, len(terms))
+                ctx.lines = [outcome.line for outcome in found]
+        if needed:
+            alive.append(weakref.ref(sweeps))
+            ctx.set_materialize_grads(False)
+            ctx.sweeps, ctx.processes = sweeps, processes
+            ctx.maps = {id(tensor): tensor.detach() for tensor in maps}
+            ctx.check = unchanged(*maps, *labels.values())
+        return tuple(_tensor(values).unbind())
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
         if paddle.is_grad_enabled():
             raise RuntimeError(
                 "The fused engine gives no second derivative, which create_graph=True asks for."
                 " Set the environment variable DBLOSS_ENGINE=operators."
             )
         ctx.check()
-        again = sys._getframe(2).f_code.co_name == "grad"  # which copies what it goes through
-        if not again:
-            ctx.used.append(True)
+        scales = np.array([0.0 if scale is None else scale.item() for scale in upstream]) @ ctx.mix
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
-        scales = [ctx.processes.size * scale.item() for scale in upstream]
-        lines = [tuple(scale * float(x) for x in line) for scale, line in zip(scales, ctx.lines)]
-        written = {key: _copy(array) if again else array for key, array in ctx.written.items()}
-        ctx.sweeps.write(lines, written)
+        scales *= ctx.processes.size
+        lines = [tuple(float(scale * x) for x in line) for scale, line in zip(scales, ctx.lines)]
+        written = ctx.sweeps.write(lines)
         with without_amp():
             return tuple(
                 hold(_tensor(written[key]), given) if key in written else None
@@ -157,246 +129,304 @@ class _Rows(NamedTuple):
     p: _Array
     g: _Array
     w: _Array
-    counted: _Array
+
+
+class _Job(NamedTuple):
+    """A loop, its settings and the rows it works on."""
+
+    loop: Any
+    settings: tuple[Any, ...]
+    rows: tuple[_Array, ...]
+
+    def __call__(self, block: _Block, *more: Any) -> Any:
+        return self.loop(*self.settings, *[array[block] for array in self.rows], *more)
+
+
+class _Mining(NamedTuple):
+    """What the first sweep has found of the negatives of a term."""
+
+    low: Any
+    high: Any
+    between: Sequence[_Array]  # predictions of the negatives between the two, block by block
+    slots: _Array
+
+    def choice(self, loss: Loss, n: Any) -> "tuple[_Choice, _Array] | None":
+        """Return which the `n` negatives of the highest predictions are, None if it is unknown.
+
+        With them come the sums over the text and all that is chosen.
+        """
+        slots = self.slots.copy()
+        above, at_high, at_low = slots[[loops.ABOVE, loops.AT_HIGH, loops.AT_LOW]]
+        # What is no negative stands at minus infinity.
+        at_high = 0.0 if np.isneginf(self.high) else at_high
+        at_low = 0.0 if np.isneginf(self.low) or self.low == self.high else at_low
+        n = min(n, slots[loops.NEGATIVES])
+        between = np.concatenate(self.between)
+        known = above + at_high + between.size + at_low
+        everything = np.isneginf(self.low) and np.isposinf(self.high)
+        if not everything and (n < above or n > known):
+            return None
+        threshold, equal = self.high, at_high
+        tied = []
+        if n > above + at_high:
+            tied.append((self.high, at_high))
+            threshold, equal, above = self.low, at_low, above + at_high
+            if n <= above + between.size:
+                threshold = _in_rising_order(between, between.size - int(n - above))
+            # The loop of the sweep, once more for these few: now the threshold is known.
+            inside = np.zeros(loops.SLOTS)
+            as_negatives = between, np.zeros_like(between), np.ones_like(between)
+            loops.mine(loss, *as_negatives, threshold, threshold, between[:0], inside)
+            slots += inside
+            above += inside[loops.ABOVE]
+            equal = inside[loops.AT_HIGH] if threshold > self.low else equal
+        share = tie_weight(n, above, equal, np)
+        tied.append((threshold, share * equal))
+        p, w = np.array([tie for tie in tied if tie[1] > 0], between.dtype).reshape(-1, 2).T.copy()
+        loops.add(loss, p, np.zeros_like(p), w, slots)
+        return _Choice(threshold, between.dtype.type(share)), slots
+
+
+class _Choice(NamedTuple):
+    """Negatives predicted above a threshold, and a share of those at it."""
+
+    threshold: Any
+    share: Any
+
+
+def _in_rising_order(values: _Array, index: int) -> Any:
+    """Return the value at an index of the sorted values."""
+    if values.size > _SAMPLE:
+        # Between two values of a sample there are few to sort.
+        sample = np.sort(values[:: 1 + values.size // 2048])
+        place, margin = index * sample.size / values.size, 2 * np.sqrt(sample.size)
+        low, high = (sample[int(np.clip(place + x, 0, sample.size - 1))] for x in (-margin, margin))
+        below = np.count_nonzero(values < low)
+        inside = values[(values >= low) & (values <= high)]
+        if below <= index < below + inside.size:
+            return np.partition(inside, index - below)[index - below]
+    return np.partition(values, index)[index]
 
 
 class _Sweeps:
-    """The sweeps of `dbloss.mining` over the rows of each term.
-
-    `written` holds what the gradients go to, in the shape of the maps, by the `id` of these; maps
-    that need no gradient are not in it.
-    """
+    """The sweeps of `dbloss.mining` over the rows of each term."""
 
     xp = np
 
     def __init__(
         self,
         terms: Sequence[Term],
-        rows: Sequence[_Rows],
-        written: Mapping[int, _Array],
+        maps: Sequence[Tensor],
+        labels: Mapping[int, Tensor],
+        needed: Sequence[Tensor],
         processes: Processes,
     ) -> None:
-        self._terms, self._processes, self._written = terms, processes, written
-        self._p, self._g, weights, self._pixels = zip(*rows)
-        self._weights = list(weights)
-        self._planes = [(id(term.pixels.maps), term.pixels.channel) for term in terms]
-        self._blocks = _blocks(*self._p[0].shape)
-        self._nothing = np.empty((len(self._p[0]), 0), self._p[0].dtype)
-        self._counted: dict[int, _Array] = {}  # what the labels of a term add up to
-        self._hardness: dict[int, _Array] = {}
-        self._chosen: set[int] = set()
-        self._kept: dict[int, tuple[int, int]] = {}  # planes whose slopes stand in `written`
-
-    def sums(self, places: Sequence[int]) -> list[Sums]:
-        """Return the sums of the terms at some places."""
-        jobs: dict[Any, _Job] = {}  # in the order in which they are done
-
-        def count(place: int, w: _Array) -> tuple[int, int]:
-            g = self._g[place]
-            jobs.setdefault((id(g), id(w)), _Job(loops.Count(), g, g, w, self._nothing))
-            return id(g), id(w)
-
-        counting: dict[int, Any] = {}
-        for place in places:
-            w = self._weights[place]
-            if self._ranks(place):
-                jobs[place] = self._ranking(place, _ranked_by(self._terms[place].loss))
-                counting[place] = place  # a rank counts too, and more closely
-            else:
-                counting[place] = count(place, w)
-                jobs[place] = self._addition(place)
-            if self._pixels[place] is not w and self._terms[place].balance is not None:
-                count(place, self._pixels[place])
-        out = dict(zip(jobs, self._first_sweep(list(jobs.values()), self._processes)))
-        found = []
-        for place in places:
-            parts = () if self._ranks(place) else tuple(out[place][: loops.TOTAL])
-            self._counted[place] = out[counting[place]]
-            counts = _counts(self._counted[place])
-            counted = out.get((id(self._g[place]), id(self._pixels[place])))
-            found.append(Sums(parts, counts, counts if counted is None else _counts(counted)))
-        return found
-
-    def choose(self, place: int, n: Any) -> None:
-        """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
-        self._weigh(place, n)
-        # The hardness itself stays where it is: a view would not keep its memory.
-        self._weights[place] = _read_only(self._hardness[place])
-        self._chosen.add(place)
-
-    def largest(self, place: int, n: Any, d: Any) -> Any:
-        """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
-        if d >= 0 and self._counted[place][loops.IRREGULAR] == 0:
-            return n
-        job = self._ranking(place, loops.Constant(-1.0 if d < 0 else 1.0))
-        (self._counted[place],) = self._first_sweep([job], self._processes)
-        chosen = self._weigh(place, n)
-        del self._hardness[place]
-        return chosen
-
-    def ranked(self, place: int, n: Any) -> tuple[_Array, Any, float]:
-        """Return the hardness of a term's negatives, the n-th largest, and what a tie weighs."""
-        counted, loss = self._counted[place], self._terms[place].loss
-        if counted[loops.IRREGULAR] and _ranked_by(loss) != loss:
-            self._first_sweep([self._ranking(place, loss)], ALONE)
-        values = self._hardness[place]
-        threshold, above, equal = self._nth_largest(values, n)
-        if threshold == 0:
-            # Pixels of no negative weight have the hardness 0 and take no place.
-            equal -= counted[loops.BLANK]
-        return values, threshold, float(tie_weight(n, above, equal, np))
-
-    def write(self, lines: Sequence[tuple[float, ...]], gradients: Mapping[int, _Array]) -> None:
-        """Write the gradients of the losses, whose derivatives in their sums are the lines.
-
-        They are what was given to the sweeps, or copies: the slopes that are kept stand in them.
-        """
-        rows = {key: self._rows(gradient) for key, gradient in gradients.items()}
-        places = [place for place, (key, _) in enumerate(self._planes) if key in rows]
-        # What is kept stands where the gradient goes, and is overwritten first.
-        places.sort(key=lambda place: place not in self._kept)
-        jobs = [
-            loops.Scale(lines[place])
-            if place in self._kept
-            else loops.Slope(self._terms[place].loss, lines[place])
-            for place in places
+        dtype = computed(*maps)
+        planes = {id(tensor): _rows(tensor, dtype) for tensor in maps}
+        flat = {key: _rows(tensor, dtype)[:, 0] for key, tensor in labels.items()}
+        self._terms, self._processes = terms, processes
+        self._rows = [
+            _Rows(planes[id(x.maps)][:, x.channel], flat[id(x.target)], flat[id(x.mask)])
+            for x in (term.pixels for term in terms)
         ]
-        planes = [self._planes[place] for place in places]
-        adds = np.array([plane in planes[:j] for j, plane in enumerate(planes)])
+        self._losses = [term.loss for term in terms]
+        self._planes = [(id(term.pixels.maps), term.pixels.channel) for term in terms]
+        self._counted = [flat[id(term.pixels.counted)] for term in terms]
+        self._blocks = _blocks(*self._rows[0].p.shape)
+        # Gradients, in which slopes are kept already, by the `id` of their maps.
+        self._like = {id(x): (tuple(x.shape), planes[id(x)].dtype) for x in needed}
+        self._written = {key: _empty(*like) for key, like in self._like.items()}
+        self._kept: dict[int, tuple[int, int]] = {}
+        self._mined: Mapping[int, _Mining] = {}
+        self._chosen: dict[int, _Choice] = {}
+
+    def sums(self) -> list[Sums]:
+        """Return the sums of every term."""
+        jobs: list[_Job] = []
+        bounds: dict[int, tuple[Any, Any]] = {}
+        for index, (loss, rows) in enumerate(zip(self._losses, self._rows)):
+            key, channel = plane = self._planes[index]
+            if self._terms[index].mined:
+                bounds[index] = self._bounds(index)
+                jobs.append(_Job(loops.mine, (loss,), rows))
+            elif (
+                loops.is_binary(loss) and key in self._written and plane not in self._kept.values()
+            ):
+                self._kept[index] = plane
+                slopes = self._flat(self._written[key])[:, channel]
+                jobs.append(_Job(loops.add_and_keep, (loss,), (*rows, slopes)))
+            else:
+                jobs.append(_Job(loops.add, (loss,), rows))
+        # What is counted differs from what is weighed where pixels have weights of their own.
+        apart = [
+            index
+            for index, (term, rows) in enumerate(zip(self._terms, self._rows))
+            if term.balance is not None and self._counted[index] is not rows.w
+        ]
+        jobs += [_Job(loops.count, (), (self._rows[i].g, self._counted[i])) for i in apart]
+        out, self._mined = self._first_sweep(jobs, bounds)
+        self._irregular = out[:, loops.IRREGULAR]
+        counted = dict(zip(apart, out[len(self._terms) :]))
+        return [
+            Sums(
+                () if index in bounds else _parts(slots),
+                _counts(slots),
+                _counts(counted.get(index, slots)),
+            )
+            for index, slots in enumerate(out[: len(self._terms)])
+        ]
+
+    def choose(self, index: int, n: Any) -> tuple[Any, ...]:
+        """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
+        term, rows = self._terms[index], self._rows[index]
+        if self._irregular[index] or self._processes.size > 1:
+            weights = operators.mined_weights(term, n, self._processes)
+            self._rows[index] = rows._replace(w=_rows(weights, weights.dtype)[:, 0])
+            job = _Job(loops.add, (term.loss,), self._rows[index])
+            ((slots,), _) = self._first_sweep([job], {})
+            return _parts(slots)
+        found = self._mined[index].choice(term.loss, n)
+        if found is None:  # the sample has missed
+            everything = rows.p.dtype.type(-np.inf), rows.p.dtype.type(np.inf)
+            job = _Job(loops.mine, (term.loss,), rows)
+            _, mined = self._first_sweep([job], {0: everything})
+            found = mined[0].choice(term.loss, n)
+            assert found is not None
+        self._chosen[index], slots = found
+        return _parts(slots)
+
+    def largest(self, index: int, n: Any, d: Any) -> Any:
+        """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
+        if d >= 0 and self._irregular[index] == 0:
+            return n
+        return operators.largest(self._terms[index], n, d, self._processes)
+
+    def write(self, lines: Sequence[tuple[float, ...]]) -> Mapping[int, _Array]:
+        """Return the gradients of the losses by the `id` of their maps.
+
+        The partial derivatives of the losses in their sums are the lines.
+        """
+        if not self._written:  # a second time, by `paddle.grad`
+            self._kept = {}
+            self._written = {key: _empty(*like) for key, like in self._like.items()}
+        written, self._written = self._written, {}
+        gradients = {key: self._flat(array) for key, array in written.items()}
+        jobs: list[tuple[_Job, tuple[Any, ...]]] = []
+        begun = set()
+        # What is kept stands where the gradient goes, and is overwritten first.
+        for index in sorted(range(len(self._terms)), key=lambda index: index not in self._kept):
+            key, channel = plane = self._planes[index]
+            if key not in gradients:
+                continue
+            out, line, loss = gradients[key][:, channel], lines[index], self._losses[index]
+            adds = () if index in self._kept else (plane in begun,)
+            begun.add(plane)
+            if index in self._kept:
+                jobs.append((_Job(loops.scale, (line,), (out,)), adds))
+            elif index in self._chosen:
+                settings = loss, line, *self._chosen[index]
+                jobs.append((_Job(loops.write_mined, settings, (*self._rows[index], out)), adds))
+            else:
+                jobs.append((_Job(loops.write, (loss, line), (*self._rows[index], out)), adds))
 
         def work(block: _Block) -> None:
-            n, pixels = block
-            loops.second_sweep(
-                tuple(jobs),
-                tuple(self._p[place][block] for place in places),
-                tuple(self._g[place][block] for place in places),
-                tuple(self._weights[place][block] for place in places),
-                tuple(rows[key][n, channel, pixels] for key, channel in planes),
-                adds,
-            )
+            for job, more in jobs:
+                job(block, *more)
 
         _spread(work, self._blocks)
-        for key, gradient in rows.items():
+        for key, gradient in gradients.items():
             for channel in range(gradient.shape[1]):
-                if (key, channel) not in planes:
+                if (key, channel) not in begun:
                     gradient[:, channel] = 0
+        return written
 
-    def _addition(self, place: int) -> "_Job":
-        """Return the job that adds up a loss, and keeps its slopes where there is room for them."""
-        loss, slopes = self._terms[place].loss, self._nothing
-        job: Any = loops.Add(loss)
-        if loops.is_binary(loss):
-            job = loops.AddBinary(loss)
-            key, channel = plane = self._planes[place]
-            if key in self._written and plane not in self._kept.values():
-                self._kept[place] = plane
-                slopes = self._rows(self._written[key])[:, channel]
-        return _Job(job, self._p[place], self._g[place], self._weights[place], slopes)
-
-    def _ranks(self, place: int) -> bool:
-        """Tell whether the negatives of a term are still to be chosen."""
-        return self._terms[place].mined and place not in self._chosen
-
-    def _rows(self, gradient: _Array) -> _Array:
+    def _flat(self, gradient: _Array) -> _Array:
         """Return a view `[N, C, pixels]` of a gradient."""
-        return gradient.reshape(len(gradient), -1, self._p[0].shape[1])
+        return gradient.reshape(len(gradient), -1, self._rows[0].p.shape[1])
 
-    def _ranking(self, place: int, by: Any) -> "_Job":
-        """Return the job that writes what the negatives are ranked by."""
-        w = self._weights[place]
-        if place not in self._hardness:
-            self._hardness[place] = _empty(w.shape, w.dtype)
-        return _Job(loops.Rank(by), self._p[place], self._g[place], w, self._hardness[place])
+    def _bounds(self, index: int) -> tuple[Any, Any]:
+        """Return between which two predictions the last chosen negative of a term lies.
 
-    def _nth_largest(self, values: _Array, n: Any) -> tuple[Any, Any, Any]:
-        """Return the n-th largest value of all processes, how many are above it, how many equal."""
-        if self._processes.size == 1:
-            return _nth_largest(values, n, self._blocks)
-        n = paddle.to_tensor(n, paddle.float64, "cpu")
-        threshold = self._processes.nth_largest(paddle.to_tensor(values, place="cpu"), n).item()
-        counts = [(values > threshold).sum(), (values == threshold).sum()]
-        above, equal = _add_up(np.array(counts, np.float64), self._processes)
-        return values.dtype.type(threshold), above, equal
+        A sample tells, but for rare cases. Both are minus infinity where all negatives are chosen,
+        and infinity where the choice is made by other means.
+        """
+        p, g, w = self._rows[index]
+        number = p.dtype.type
+        if self._processes.size > 1:
+            return number(np.inf), number(np.inf)
+        if p.size <= 2 * _SAMPLE:
+            return number(-np.inf), number(np.inf)
+        step = p.size // _SAMPLE | 1
 
-    def _weigh(self, place: int, n: Any) -> Any:
-        """Turn hardness into weights; return the weight of all chosen negatives."""
-        values, threshold, share = self.ranked(place, n)
+        given = {id(rows): rows for rows in (p, g, w, self._counted[index])}
 
-        def weigh(block: _Block) -> float:
-            arrays = values[block], self._g[place][block], self._weights[place][block]
-            return float(loops.mined_weights(*arrays, threshold, share))
+        def sample(image: int) -> list[_Array]:
+            start = (-image * p.shape[1]) % step
+            return [rows[image, start::step].copy() for rows in given.values()]
 
-        return _add_up(np.sum(_spread(weigh, self._blocks)), self._processes)
+        sampled = zip(*_spread(sample, range(len(p))))
+        values, text, weights, *more = (np.concatenate(rows) for rows in sampled)
+        counted = more[0] if more else weights
+        balance = self._terms[index].balance
+        assert balance is not None
+        positive, total = float((counted * text).sum()), float(counted.sum())
+        scale = p.size / values.size
+        _, n = balance.counts(Counts(total * scale, positive * scale), np)
+        others = weights == weights * text
+        values[others] = -np.inf
+        negatives = values.size - np.count_nonzero(others)
+        wanted = min(n / scale, negatives)
+        # Three standard deviations of the rank of a value, and of what is counted as text.
+        variance = wanted * (1 - wanted / max(negatives, 1))
+        variance += balance.ratio**2 * positive * (1 - positive / max(total, 1.0))
+        margin = 3 * np.sqrt(variance) + 1
+        if balance.ratio * positive - (total - positive) > margin:
+            return number(-np.inf), number(-np.inf)
+        low, high = (int(max(values.size - wanted + x, 0)) for x in (-margin, margin))
+        values = np.append(values, number(np.inf))
+        high = min(high, values.size - 1)
+        values.partition((low, high))
+        return values[low], values[high]
 
-    def _first_sweep(self, jobs: Sequence["_Job"], processes: Processes) -> Any:
-        """Do the jobs; return the sums of each over the processes, `[jobs, slots]`."""
+    def _first_sweep(
+        self, jobs: Sequence[_Job], bounds: Mapping[int, tuple[Any, Any]]
+    ) -> tuple[_Array, Mapping[int, _Mining]]:
+        """Do the jobs; return the sums of each over the processes, `[jobs, slots]`.
 
-        def work(block: _Block) -> _Array:
-            out = np.zeros((len(jobs), loops.SLOTS))
-            what, *arrays = zip(*jobs)
-            loops.first_sweep(what, *(tuple(a[block] for a in some) for some in arrays), out)
-            return out
+        Those with bounds mine between them; what they find comes by the index of the job.
+        """
+        # As much as there may be: memory that is not written to costs nothing.
+        room = {
+            index: np.empty((len(self._blocks), _BLOCK_PIXELS), jobs[index].rows[0].dtype)
+            for index in bounds
+        }
 
-        sums = _add_up(np.sum(_spread(work, self._blocks), axis=0), processes)
-        return sums + (sums - sums)  # inf - inf is NaN
+        def work(number: int) -> tuple[_Array, Mapping[int, _Array]]:
+            out, between = np.zeros((len(jobs), loops.SLOTS)), {}
+            for index, (job, slots) in enumerate(zip(jobs, out)):
+                if index in bounds:
+                    aside = room[index][number]
+                    found = job(self._blocks[number], *bounds[index], aside, slots)
+                    between[index] = aside[:found]
+                else:
+                    job(self._blocks[number], slots)
+            return out, between
+
+        outs, aside = zip(*_spread(work, range(len(self._blocks))))
+        sums = _add_up(np.sum(outs, axis=0), self._processes)
+        sums = sums + (sums - sums)  # inf - inf is NaN
+        return sums, {
+            index: _Mining(*pair, [between[index] for between in aside], sums[index])
+            for index, pair in bounds.items()
+        }
 
 
 def _counts(slots: _Array) -> Counts:
     return Counts(slots[loops.TOTAL], slots[loops.POSITIVE])
 
 
-class _Job(NamedTuple):
-    """A job of the first sweep and the rows it works on."""
-
-    what: Any
-    p: _Array
-    g: _Array
-    w: _Array
-    v: _Array
-
-
-def _ranked_by(loss: Loss) -> Loss:
-    """Return a loss that puts negatives in the same order, and at less cost if there is one.
-
-    The cross-entropy of a negative grows with its probability. That holds for labels of 0 and 1;
-    the sums tell whether they are.
-    """
-    if isinstance(loss, Mean) and isinstance(loss.pixel_loss, BinaryCrossEntropy):
-        return BY_PREDICTION
-    return loss
-
-
-def _nth_largest(values: _Array, n: float, blocks: Sequence[_Block]) -> tuple[Any, int, int]:
-    """Return the n-th largest value, how many lie above it and how many equal it.
-
-    That is the largest for n below 1, the least for n too large. A sample says between which two
-    values it lies, but for rare cases; all values are counted against these, and those in between
-    are few.
-    """
-    nth = nth_place(n, values.size)
-    n = values.size - nth
-    sample = np.sort(values.ravel()[:: max(values.size >> 15, 1) | 1])
-    middle = nth * sample.size / values.size
-    margin = 2 * np.sqrt(sample.size)  # four standard deviations, or more
-    low, high = (sample[int(np.clip(middle + x, 0, sample.size - 1))] for x in (-margin, margin))
-    everything = (values.dtype.type(-np.inf), values.dtype.type(np.inf))
-    for bounds in ((low, high), everything):
-        sift = functools.partial(_sift, values, bounds)
-        taken, aboves = zip(*_spread(sift, blocks))
-        between, above = np.concatenate(taken), sum(aboves)
-        if above < n <= above + between.size:
-            place = between.size - (n - above)
-            threshold = np.partition(between, place)[place]
-            above += int((between > threshold).sum())
-            return threshold, above, int((between == threshold).sum())
-    return values.dtype.type(np.nan), 0, 0  # which stands among the values
-
-
-def _sift(values: _Array, bounds: tuple[Any, Any], block: _Block) -> tuple[_Array, int]:
-    """Return the values of a block between two bounds, and the number of larger ones."""
-    low, high = bounds
-    above = values[block] > high
-    return values[block][(values[block] >= low) ^ above], int(np.count_nonzero(above))
+def _parts(slots: _Array) -> tuple[Any, ...]:
+    return tuple(slots[: loops.PARTS])
 
 
 def _add_up(numbers: _Array, processes: Processes) -> Any:
@@ -488,12 +518,6 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> _Array:
     array: _Array = memory.view(dtype).reshape(shape)
     weakref.finalize(array, _spares.append, memory)
     return array
-
-
-def _copy(array: _Array) -> _Array:
-    copy = _empty(array.shape, array.dtype)
-    copy[:] = array
-    return copy
 
 
 def _spare(size: int) -> _Array | None:

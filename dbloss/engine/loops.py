@@ -1,29 +1,28 @@
-"""The loops of the fused engine, compiled by numba: each takes one block of pixels.
+"""The loops of the fused engine, compiled by numba: each does one thing to one block of pixels.
 
-Arrays are 1-D and contiguous: a prediction `p`, its target `g`, the weights `w` (the mask `m` where
-nothing was chosen), and the hardness `v` of negatives. Short runs are added up in the dtype of the
-maps and the runs in float64, over every pixel, so that a NaN or an infinity shows in the loss
-wherever it stands, as in the formulas (`0 * NaN` is NaN). A loop is compiled for the type of the
-settings it is given, and so for one formula.
+Arrays are 1-D and contiguous: a prediction `p`, its target `g`, and the weights `w`. Short runs are
+added up in the dtype of the maps and the runs in float64, over every pixel, so that a NaN or an
+infinity shows in the loss wherever it stands, as in the formulas (`0 * NaN` is NaN). A loop is
+compiled for the type of the settings it is given, and so for one formula.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numba import literal_unroll, njit, types
+from numba import njit, types
+from numba.core.errors import TypingError
 from numba.extending import overload, overload_method
 
 from dbloss import _arithmetic, formulas
 from dbloss._compiled import compiled, options
 
-_PIECE = 8192  # pixels that one loop hands on to the next in the second-level cache
 _RUN = 256  # pixels that are added up in the dtype of the maps, in some 30 sums side by side
 
 # Sums of a block may be reordered, which lets the compiler use vector instructions.
 _FASTMATH = {"reassoc", "contract", "nsz"}
 _inner = njit(forceinline=True, **options(_FASTMATH))
-_outer = compiled(fastmath=_FASTMATH, sources=(__file__, formulas.__file__, _arithmetic.__file__))
+_kernel = compiled(fastmath=_FASTMATH, sources=(__file__, formulas.__file__, _arithmetic.__file__))
 
 
 # What a formula calls, for numbers
@@ -86,7 +85,7 @@ def _log(x, rest):
 
 
 @_with_body(_log)
-def _(x, rest):
+def _log_in_a_loop(x, rest):
     log = log_float32 if x == types.float32 else log_float64
     return lambda x, rest: log(x, rest)
 
@@ -104,62 +103,74 @@ def exp(x):
 
 
 @_with_body(_arithmetic.cross_entropy)
-def _(q, r, g, least):
-    dtype = _dtype(q)
+def _cross_entropy_in_a_loop(q, r, g, least):
     if isinstance(g, types.Boolean):
-        return lambda q, r, g, least: -_log(q if g else dtype(r), dtype(r) if g else q)
+        return lambda q, r, g, least: -_log(q if g else r, r if g else q)
 
     def body(q, r, g, least):
-        return (g - 1) * _log(dtype(r), q) - g * _log(q, dtype(r))
+        return (g - 1) * _log(r, q) - g * _log(q, r)
 
     return body
 
 
 @_with_body(_arithmetic.within)
-def _(p, eps):
+def _within_in_a_loop(p, eps):
     dtype = _dtype(p)
-
-    def body(p, eps):
-        least, most = dtype(eps), dtype(1 - eps)
-        return min(max(p, least), most), min(max(1 - np.float64(p), eps), 1 - eps)
-
-    return body
+    step = float(np.finfo(dtype).eps) / 2
+    return lambda p, eps: min(max(p, dtype(eps)), dtype(1 - max(eps, step)))
 
 
 @_with_body(_arithmetic.mix)
-def _(q, r, g):
-    dtype = _dtype(q)
+def _mix_in_a_loop(q, r, g):
     if isinstance(g, types.Boolean):
-        return lambda q, r, g: dtype(r) if g else q
-    return lambda q, r, g: q + g * (dtype(r) - q)
+        return lambda q, r, g: r if g else q
+    return lambda q, r, g: q + g * (r - q)
 
 
 @_with_body(_arithmetic.value)
-def _(loss, p, g):
+def _value_in_a_loop(loss, p, g):
     return loss.instance_class.value
 
 
 @_with_body(_arithmetic.slope)
-def _(loss, p, g):
+def _slope_in_a_loop(loss, p, g):
     return loss.instance_class.slope
 
 
 @_with_body(_arithmetic.linear)
-def _(x, slope, offset):
+def _linear_in_a_loop(x, slope, offset):
     dtype = _dtype(x)
-    if isinstance(x, types.Boolean):
-        return lambda x, slope, offset: slope + offset if x else offset
     return lambda x, slope, offset: dtype(slope) * x + dtype(offset)
 
 
+@_with_body(_arithmetic.between)
+def _between_in_a_loop(q, r, g, like):
+    dtype = _dtype(like)
+    if isinstance(g, types.Boolean):
+        return lambda q, r, g, like: dtype(r) if g else dtype(q)
+    return lambda q, r, g, like: dtype(r - q) * g + dtype(q)
+
+
+@_with_body(_arithmetic.complement)
+def _complement_in_a_loop(x):
+    one = _dtype(x)(1)
+    return lambda x: one - x
+
+
+@_with_body(_arithmetic.nan_unless_finite)
+def _nan_unless_finite_in_a_loop(x):
+    zero = _dtype(x)(0)
+    return lambda x: zero * x
+
+
 @_with_body(_arithmetic.clip)
-def _(x, least, most):
+def _clip_in_a_loop(x, least, most):
     dtype = _dtype(x)
     return lambda x, least, most: min(max(x, dtype(least)), dtype(most))
 
 
 @_with_body(_arithmetic.power)
-def _(x, exponent):
+def _power_in_a_loop(x, exponent):
     dtype = _dtype(x)
     one = dtype(1)
 
@@ -176,12 +187,12 @@ def _(x, exponent):
 
 
 @_with_body(_arithmetic.absolute)
-def _(x):
+def _absolute_in_a_loop(x):
     return lambda x: abs(x)
 
 
 @_with_body(_arithmetic.sign)
-def _(x):
+def _sign_in_a_loop(x):
     dtype = _dtype(x)
     one = dtype(1)
     # A NaN is neither, and remains.
@@ -189,7 +200,7 @@ def _(x):
 
 
 @_with_body(_arithmetic.where)
-def _(condition, x, y):
+def _where_in_a_loop(condition, x, y):
     return lambda condition, x, y: x if condition else y
 
 
@@ -202,7 +213,7 @@ def _with_method(name: str, find: Callable[..., Any]) -> None:
 
 _with_method("hardness", lambda self, p, g: self.instance_class.hardness)
 _with_method("slope", lambda self, p, g: self.instance_class.slope)
-_with_method("parts", lambda self, h, g, w: self.instance_class.parts)
+_with_method("parts", lambda self, h, w, wg: self.instance_class.parts)
 _with_method("at", lambda self, g, line: self.instance_class.at)
 
 
@@ -211,179 +222,175 @@ def is_binary(loss: formulas.Loss) -> bool:
     return isinstance(loss, formulas.Mean) and getattr(loss.pixel_loss, "binary", False)
 
 
-# The jobs of the first sweep. `out` takes the sums that are named here, first those of the loss.
-
-FIRST, SECOND, TOTAL, POSITIVE, IRREGULAR, BLANK, SLOTS = range(7)
-
-
-class Count(NamedTuple):
-    """Add up the weights of the pixels.
-
-    TOTAL is `sum(w)`, POSITIVE `sum(w*g)`. IRREGULAR is 0 where every negative weight is 0 or 1,
-    and above it elsewhere.
-    """
-
-
-class Add(NamedTuple):
-    """Add up the parts of a loss, FIRST and for Dice SECOND."""
-
-    loss: Any
-
-
-class AddBinary(NamedTuple):
-    """The same for a loss that is faster for targets of 0 and 1; `v` takes `w` times the slope.
-
-    There may be no room for it: then `v` is empty.
-    """
-
-    loss: Any
-
-
-class Rank(NamedTuple):
-    """Write the hardness of negatives `(1-g) * w * h` to `v`, and count as `Count` does.
-
-    IRREGULAR is also above 0 where the target of a pixel that counts is neither 0 nor 1, and where
-    a prediction is outside [0, 1]. BLANK counts the pixels of no negative weight, which can take no
-    place among the hardest.
-    """
-
-    loss: Any
-
-
-class Constant(NamedTuple):
-    """Something to rank by that is the same for all pixels."""
-
-    number: float
-
-    def hardness(self, p: Any, g: Any) -> Any:
-        """Return the number."""
-        return self.number
-
-
-def _do(job, p, g, w, v, out):
+def _target(loss, g):
     raise NotImplementedError
 
 
-@overload(_do, jit_options=options(_FASTMATH))
-def _(job, p, g, w, v, out):
-    return {Count: _count, Add: _add, AddBinary: _add_binary, Rank: _rank}[job.instance_class]
+@_with_body(_target)
+def _target_in_a_loop(loss, g):
+    """Return a target of 0 or 1 as the bool that saves a logarithm where there is one to save."""
+    pixel_loss = dict(zip(loss.fields, loss.types)).get("pixel_loss")
+    if getattr(getattr(pixel_loss, "instance_class", None), "binary", False):
+        return lambda loss, g: g != 0
+    return lambda loss, g: g
 
 
-def _count(job, p, g, w, v, out):
-    zero, one = g.dtype.type(0), g.dtype.type(1)
-    for start in range(0, g.size, _RUN):
-        total = positive = irregular = zero
-        for i in range(start, min(start + _RUN, g.size)):
-            wg = w[i] * g[i]
-            total += w[i]
+# What the loops of the first sweep add up to `out`: the parts of the loss, the weights of all
+# pixels and of the text, how many negatives there are, and what makes choices hard: IRREGULAR is 0
+# where the negatives weigh 0 or 1 each. What a choice counts follows.
+
+PARTS = 3
+TOTAL, POSITIVE, NEGATIVES, IRREGULAR, ABOVE, AT_HIGH, AT_LOW, SLOTS = range(PARTS, PARTS + 8)
+
+
+def _three(parts):
+    raise NotImplementedError
+
+
+@_with_body(_three)
+def _three_in_a_loop(parts):
+    """Return the parts of a pixel with zeros for those that a loss does not have."""
+    if len(parts) > PARTS:
+        raise TypingError(f"a loss has at most {PARTS} sums, and this one has {len(parts)}")
+    zero = _dtype(parts[0])(0)
+    return {
+        1: lambda parts: (parts[0], zero, zero),
+        2: lambda parts: (parts[0], parts[1], zero),
+        3: lambda parts: parts,
+    }[len(parts)]
+
+
+@_kernel
+def add(loss, p, g, w, out):
+    """Add up the parts of a loss, and the weights."""
+    zero, one = p.dtype.type(0), p.dtype.type(1)
+    for start in range(0, p.size, _RUN):
+        # An index that might be negative would keep the compiler from vector instructions.
+        ps, gs, ws = p[start : start + _RUN], g[start : start + _RUN], w[start : start + _RUN]
+        first = second = third = total = positive = irregular = zero
+        for i in range(ps.size):
+            wg = ws[i] * gs[i]
+            a, b, c = _three(loss.parts(loss.hardness(ps[i], gs[i]), ws[i], wg))
+            first += a
+            second += b
+            third += c
+            negative = ws[i] - wg
+            total += ws[i]
             positive += wg
-            negative = w[i] - wg
             irregular += abs(negative * (one - negative))
+        out[0] += first
+        out[1] += second
+        out[2] += third
         out[TOTAL] += total
         out[POSITIVE] += positive
         out[IRREGULAR] += irregular
 
 
-def _second(parts):
-    raise NotImplementedError
+@_kernel
+def count(g, w, out):
+    """Add up the weights alone."""
+    zero = w.dtype.type(0)
+    for start in range(0, g.size, _RUN):
+        gs, ws = g[start : start + _RUN], w[start : start + _RUN]
+        total = positive = zero
+        for i in range(gs.size):
+            total += ws[i]
+            positive += ws[i] * gs[i]
+        out[TOTAL] += total
+        out[POSITIVE] += positive
 
 
-@_with_body(_second)
-def _(parts):
-    return (lambda parts: parts[1]) if len(parts) > 1 else (lambda parts: 0 * parts[0])
-
-
-def _add(job, p, g, w, v, out):
-    for start in range(0, p.size, _RUN):
-        first = second = p.dtype.type(0)
-        for i in range(start, min(start + _RUN, p.size)):
-            parts = job.loss.parts(job.loss.hardness(p[i], g[i]), g[i], w[i])
-            first += parts[0]
-            second += _second(parts)
-        out[FIRST] += first
-        out[SECOND] += second
-
-
-def _add_binary(job, p, g, w, v, out):
+@_kernel
+def add_and_keep(loss, p, g, w, slopes, out):
+    """Do what `add` does for a mean; write `w * slope`, which costs less here than on its own."""
     fractions = 0
     for i in range(g.size):
         fractions += (w[i] != 0) & (g[i] != 0) & (g[i] != 1)
-    total = 0.0
-    if fractions:
-        for i in range(p.size):
-            total += w[i] * job.loss.hardness(p[i], g[i])
-        for i in range(v.size):
-            v[i] = w[i] * job.loss.slope(p[i], g[i])
-    elif v.size:
-        for i in range(p.size):
-            total += w[i] * job.loss.hardness(p[i], g[i] != 0)
-            v[i] = w[i] * job.loss.slope(p[i], g[i] != 0)
-    else:
-        for i in range(p.size):
-            total += w[i] * job.loss.hardness(p[i], g[i] != 0)
-    out[FIRST] += total
+    zero = p.dtype.type(0)
+    for start in range(0, p.size, _RUN):
+        ps, gs, ws = p[start : start + _RUN], g[start : start + _RUN], w[start : start + _RUN]
+        kept = slopes[start : start + _RUN]
+        first = total = zero
+        if fractions:
+            for i in range(ps.size):
+                first += ws[i] * loss.hardness(ps[i], gs[i])
+                kept[i] = ws[i] * loss.slope(ps[i], gs[i])
+                total += ws[i]
+        else:
+            for i in range(ps.size):
+                first += ws[i] * loss.hardness(ps[i], gs[i] != 0)
+                kept[i] = ws[i] * loss.slope(ps[i], gs[i] != 0)
+                total += ws[i]
+        out[0] += first
+        out[TOTAL] += total
 
 
-def _rank(job, p, g, w, v, out):
-    total = positive = 0.0
-    irregular = blank = 0
-    zero, nan = p.dtype.type(0), p.dtype.type(np.nan)
-    for i in range(p.size):
-        wg = w[i] * g[i]
-        negative = w[i] - wg
-        total += w[i]
-        positive += wg
-        fractional = (negative != 0) & ((wg != 0) | (negative != 1))
-        irregular += fractional | ~((p[i] >= 0) & (p[i] <= 1))
-        blank += negative == 0
-        # Adding 0 makes 0 of -0, whose bits differ from it.
-        hard = p.dtype.type(negative * job.loss.hardness(p[i], g[i])) + zero
-        v[i] = hard if hard == hard else nan
-    out[TOTAL] += total
-    out[POSITIVE] += positive
-    out[IRREGULAR] += irregular
-    out[BLANK] += blank
+# Negatives that weigh 1 each are as hard as they are predicted. So the loops below compare p, and
+# make no map of hardness.
 
 
-@_outer
-def first_sweep(jobs, ps, gs, ws, vs, out):
-    """Take a block through all jobs, piece by piece.
+@_kernel
+def mine(loss, p, g, w, low, high, between, out):
+    """Do what `add` does for the text and for negatives predicted above `high`.
 
-    Job j has the arrays `ps[j]`, `gs[j]`, `ws[j]`, `vs[j]`, of which it may need some, and the
-    slots `out[j]`.
+    ABOVE counts these negatives, AT_HIGH and AT_LOW those predicted `high` and `low`. Predictions
+    of negatives in between are set aside in `between`; returns how many. IRREGULAR is also above 0
+    where the target of a pixel that counts is neither 0 nor 1, or a negative is predicted outside
+    [0, 1]: then negatives may be ranked by something else, and all this does not hold.
     """
-    for start in range(0, gs[0].size, _PIECE):
-        stop = min(start + _PIECE, gs[0].size)
-        j = 0
-        for job in literal_unroll(jobs):
-            p, g, w = ps[j][start:stop], gs[j][start:stop], ws[j][start:stop]
-            _do(job, p, g, w, vs[j][start:stop], out[j])
-            j += 1  # noqa: SIM113
+    zero, one, none = p.dtype.type(0), p.dtype.type(1), p.dtype.type(-np.inf)
+    v, flags = np.empty(_RUN, p.dtype), np.zeros(_RUN, np.uint8)
+    eights = flags.view(np.uint64)
+    found = 0
+    for start in range(0, p.size, _RUN):
+        ps, gs, ws = p[start : start + _RUN], g[start : start + _RUN], w[start : start + _RUN]
+        vs, inside = v[: ps.size], flags[: ps.size]
+        first = second = third = total = positive = negatives = irregular = zero
+        for i in range(ps.size):
+            wg = ws[i] * gs[i]
+            negative = ws[i] - wg
+            vs[i] = ps[i] if negative != zero else none
+            weight = wg + (negative if ps[i] > high else zero)
+            hardness = loss.hardness(ps[i], _target(loss, gs[i]))
+            a, b, c = _three(loss.parts(hardness, weight, wg))
+            first += a
+            second += b
+            third += c
+            total += ws[i]
+            positive += wg
+            negatives += negative
+            counts_fully = (negative * (one - negative) == zero) & (negative * wg == zero)
+            in_range = (negative == zero) | ((ps[i] >= zero) & (ps[i] <= one))
+            regular = counts_fully & in_range
+            irregular += zero if regular else one
+        out[0] += first
+        out[1] += second
+        out[2] += third
+        out[TOTAL] += total
+        out[POSITIVE] += positive
+        out[NEGATIVES] += negatives
+        out[IRREGULAR] += irregular
+        above = at_high = at_low = zero  # integers would keep the compiler from vectors
+        for i in range(vs.size):
+            above += one if vs[i] > high else zero
+            at_high += one if vs[i] == high else zero
+            at_low += one if vs[i] == low else zero
+        out[ABOVE] += above
+        out[AT_HIGH] += at_high
+        out[AT_LOW] += at_low
+        for i in range(vs.size):
+            inside[i] = (vs[i] > low) & (vs[i] < high)
+        flags[vs.size :] = 0
+        for k in range(eights.size):  # most of which have none inside
+            if eights[k] != 0:
+                for i in range(8 * k, 8 * k + 8):
+                    if flags[i] != 0:
+                        between[found] = v[i]
+                        found += 1
+    return found
 
 
-# The jobs of the second sweep.
-
-
-class Slope(NamedTuple):
-    """Write the gradient `w * at(g, line) * slope`, or add it."""
-
-    loss: Any
-    line: tuple[float, ...]
-
-
-class Scale(NamedTuple):
-    """Multiply what the first sweep has kept, `w * slope`."""
-
-    line: tuple[float, ...]
-
-
-def _write(job, p, g, w, out, add):
-    raise NotImplementedError
-
-
-@overload(_write, jit_options=options(_FASTMATH))
-def _(job, p, g, w, out, add):
-    return {Slope: _slope, Scale: _scale}[job.instance_class]
+# The loops of the second sweep: `line` holds the partial derivatives of the loss in its sums.
 
 
 def _in_dtype(line, one):
@@ -391,51 +398,40 @@ def _in_dtype(line, one):
 
 
 @_with_body(_in_dtype)
-def _(line, one):
+def _line_in_dtype(line, one):
     if len(line) == 1:
         return lambda line, one: (type(one)(line[0]),)
     return lambda line, one: (type(one)(line[0]), type(one)(line[1]))
 
 
-def _slope(job, p, g, w, out, add):
-    line = _in_dtype(job.line, out[0])
-    if add:
+@_kernel
+def write(loss, line, p, g, w, out, adds):
+    """Write the gradient `w * at(g, line) * slope`, or add it."""
+    line = _in_dtype(line, p[0])
+    if adds:
         for i in range(p.size):
-            out[i] += w[i] * job.loss.at(g[i], line) * job.loss.slope(p[i], g[i])
+            out[i] += w[i] * loss.at(g[i], line) * loss.slope(p[i], g[i])
     else:
         for i in range(p.size):
-            out[i] = w[i] * job.loss.at(g[i], line) * job.loss.slope(p[i], g[i])
+            out[i] = w[i] * loss.at(g[i], line) * loss.slope(p[i], g[i])
 
 
-def _scale(job, p, g, w, out, add):
-    (factor,) = _in_dtype(job.line, out[0])
+@_kernel
+def write_mined(loss, line, threshold, share, p, g, w, out, adds):
+    """Do the same for the text, the negatives above the threshold, and a share of those at it."""
+    zero, one = p.dtype.type(0), p.dtype.type(1)
+    line, share = _in_dtype(line, p[0]), p.dtype.type(share)
+    for i in range(p.size):
+        wg = w[i] * g[i]
+        chosen = one if p[i] > threshold else (share if p[i] == threshold else zero)
+        weight = wg + (w[i] - wg) * chosen
+        gradient = weight * loss.at(g[i], line) * loss.slope(p[i], g[i])
+        out[i] = out[i] + gradient if adds else gradient
+
+
+@_kernel
+def scale(line, out):
+    """Multiply what `add_and_keep` has written."""
+    (factor,) = _in_dtype(line, out[0])
     for i in range(out.size):
         out[i] *= factor
-
-
-@_outer
-def second_sweep(jobs, ps, gs, ws, outs, adds):
-    """Take a block through all jobs, piece by piece; job j writes to `outs[j]`, or adds to it."""
-    for start in range(0, ps[0].size, _PIECE):
-        stop = min(start + _PIECE, ps[0].size)
-        j = 0
-        for job in literal_unroll(jobs):
-            p, g, w = ps[j][start:stop], gs[j][start:stop], ws[j][start:stop]
-            _write(job, p, g, w, outs[j][start:stop], adds[j])
-            j += 1  # noqa: SIM113
-
-
-# The choice of negatives
-
-
-@_outer
-def mined_weights(v, g, m, threshold, share):
-    """Turn hardness into weights: `g*m + (1-g) * m * chosen`. Return the sum of the second."""
-    chosen_sum = 0.0
-    for i in range(v.size):
-        gm = m[i] * g[i]
-        chosen = 1.0 if v[i] > threshold else (share if v[i] == threshold else 0.0)
-        taken = (m[i] - gm) * chosen
-        chosen_sum += taken
-        v[i] = gm + taken
-    return chosen_sum

@@ -5,27 +5,32 @@ on the host only of tensors that are there. On a GPU each operator is a launch, 
 is kept small.
 """
 
+import functools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import paddle
+from numpy.typing import NDArray
 from paddle import Tensor
 
 from dbloss._arithmetic import value
 from dbloss._tensors import computed, constant, widened
 from dbloss.engine.processes import ALONE, Processes
-from dbloss.formulas import Counts, Mean, PixelLoss, Tversky
+from dbloss.formulas import PixelLoss
 from dbloss.mining import (
     BY_PREDICTION,
     Balance,
+    Combine,
+    Counts,
     Pixels,
     Sums,
     Term,
     labels_of,
     maps_of,
-    nth_place,
+    mix_of,
+    nth_index,
     outcomes,
     tie_weight,
 )
@@ -33,12 +38,43 @@ from dbloss.mining import (
 _ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows are float64
 
 
-def evaluate(terms: Sequence[Term], processes: Processes) -> tuple[Tensor, ...]:
-    """Return the losses of the terms, 0-D float32, each differentiable in the maps."""
-    found = outcomes(_Sweeps(terms, processes), terms)
-    values = paddle.stack([outcome.value for outcome in found])
-    losses: list[Tensor] = values.astype(paddle.float32).unbind()
-    return tuple(losses)
+def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> tuple[Tensor, ...]:
+    """Return what `combine` makes of the losses of the terms, 0-D float32, differentiable."""
+    values = paddle.stack([outcome.value for outcome in outcomes(_Sweeps(terms, processes), terms)])
+    # A loss is a sum over a row of numbers times the values. What is not part of a loss must not
+    # make it NaN, as 0 * NaN would.
+    mix, is_part, nothing = _constants(mix_of(combine, len(terms)), values.place)
+    losses = paddle.where(is_part, mix * values, nothing).sum(axis=-1)
+    cast: list[Tensor] = losses.astype(paddle.float32).unbind()
+    return tuple(cast)
+
+
+def _constants(mix: NDArray[Any], place: Any) -> Sequence[Tensor]:
+    """Return numbers, which of them are not 0, and zeros; in eager mode kept for the next step."""
+    if paddle.in_dynamic_mode():
+        return _kept_constants(mix.tobytes(), mix.shape, str(place))
+    return [paddle.to_tensor(x) for x in (mix, mix != 0, 0 * mix)]
+
+
+@functools.lru_cache(maxsize=64)
+def _kept_constants(mix: bytes, shape: tuple[int, ...], place: str) -> Sequence[Tensor]:
+    device = place.removeprefix("Place(").removesuffix(")")
+    numbers = np.frombuffer(mix).reshape(shape)
+    return [paddle.to_tensor(x, place=device) for x in (numbers, numbers != 0, 0 * numbers)]
+
+
+def mined_weights(term: Term, n: Any, processes: Processes) -> Tensor:
+    """Return what a pixel weighs where the `n` hardest negatives of a term are chosen."""
+    with paddle.no_grad():
+        sweeps = _Sweeps([term], processes)
+        weights: Tensor = sweeps.weights(0, paddle.to_tensor(n, paddle.float64, "cpu"))
+    return weights.reshape(term.pixels.target.shape)
+
+
+def largest(term: Term, n: Any, d: Any, processes: Processes) -> float:
+    """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
+    numbers = (paddle.to_tensor(number, paddle.float64, "cpu") for number in (n, d))
+    return float(_Sweeps([term], processes).largest(0, *numbers))
 
 
 def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
@@ -56,8 +92,8 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     is_negative = (mask - gt * mask) != 0
     hardness = paddle.where(is_negative, hardness, paddle.zeros_like(hardness))
     sweeps = _Sweeps([Term(BY_PREDICTION, Pixels(hardness, 0, gt, mask, mask), balance)], ALONE)
-    ((_, counts, _),) = sweeps.sums([0])
-    _, n_neg = balance.counts(counts, paddle)
+    ((_, _, counted),) = sweeps.sums()
+    _, n_neg = balance.counts(counted, paddle)
     chosen = sweeps.chosen(0, sweeps.negative(0), n_neg).reshape(paddle.shape(gt))
     return (chosen * is_negative.astype(dtype)).astype(paddle.float32)
 
@@ -76,96 +112,92 @@ class _Sweeps:
         self._row = math.gcd(size, _ROW)  # 1 where a static graph leaves an axis open
         planes = {
             key: _planes(
-                _rows(widened(tensor, dtype), self._row),
+                widened(tensor, dtype),
                 {term.pixels.channel for term in terms if term.pixels.maps is tensor},
             )
             for key, tensor in given.items()
         }
-        labels = {
-            key: _rows(constant(tensor.astype(dtype)), self._row)
-            for key, tensor in labels_of(terms).items()
-        }
+        labels = {key: constant(tensor.astype(dtype)) for key, tensor in labels_of(terms).items()}
         self._g = [labels[id(term.pixels.target)] for term in terms]
         self._weights = [labels[id(term.pixels.mask)] for term in terms]
-        self._pixels = [labels[id(term.pixels.counted)] for term in terms]
+        self._counted = [labels[id(term.pixels.counted)] for term in terms]
         self._positives: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
-        self._mined = [term.mined for term in terms]  # until the choice
         self._hardness = [
             loss.hardness(planes[id(pixels.maps)][pixels.channel], g)
             for (loss, pixels, _), g in zip(terms, self._g)
         ]
 
-    def sums(self, places: Sequence[int]) -> list[Sums]:
-        """Return the sums of the terms at some places."""
-        adding: dict[Any, Tensor] = {}
-        for place in places:
-            term, g, w = self._terms[place], self._g[place], self._weights[place]
-            loss, pixels = term.loss, self._pixels[place]
-            chosen = term.mined and not self._mined[place]
-            if term.balance is not None and not chosen:
-                adding[id(g), id(pixels), "total"] = pixels
-                adding[id(g), id(pixels), "positive"] = self._product(g, pixels)
-            if self._mined[place]:
-                continue
-            if isinstance(loss, Mean) and not term.mined:
-                adding[id(g), id(w), "total"] = w
-            if isinstance(loss, Tversky) or not (term.balance is None or term.mined):
-                adding[id(g), id(w), "positive"] = self._product(g, w)
-            for number, part in enumerate(loss.parts(self._hardness[place], g, w)):
-                adding[place, number] = part
-        # Apart from what is differentiated, since Paddle finds no second derivative of the two
-        # together.
-        added: dict[Any, Tensor] = {}
-        for fixed in (True, False):
-            some = [key for key, x in adding.items() if x.stop_gradient == fixed]
-            added.update(zip(some, self._add_up([adding[key] for key in some])))
-        found = []
-        for place in places:
-            counts, counted = (
-                Counts(*(added.get((id(self._g[place]), id(w), of)) for of in Counts._fields))
-                for w in (self._weights[place], self._pixels[place])
+    def sums(self) -> list[Sums]:
+        """Return the sums of every term."""
+        wanted = []
+        for index, (term, w, counted) in enumerate(zip(self._terms, self._weights, self._counted)):
+            g, parts, weighs, counts = self._g[index], (), Counts(None, None), Counts(None, None)
+            if not term.mined:
+                parts = self._parts(index)
+                weighs = Counts(w, None if term.balance is None else self._product(g, w))
+            if term.balance is not None:
+                counts = Counts(counted, self._product(g, counted))
+            wanted.append(Sums(parts, weighs, counts))
+        maps = {id(x): x for sums in wanted for some in sums for x in some if x is not None}
+        added = dict(zip(maps, self._add_up(list(maps.values()))))
+        return [
+            Sums(
+                tuple(added[id(x)] for x in parts),
+                *(Counts(*(added.get(id(x)) for x in some)) for some in counts),
             )
-            parts = tuple(added[place, number] for number in (0, 1) if (place, number) in added)
-            found.append(Sums(parts, counts, counted))
-        return found
+            for parts, *counts in wanted
+        ]
 
-    def choose(self, place: int, n: Tensor) -> None:
+    def choose(self, index: int, n: Tensor) -> tuple[Tensor, ...]:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
+        self._weights[index] = self.weights(index, n)
+        return tuple(self._add_up(self._parts(index)))
+
+    def weights(self, index: int, n: Tensor) -> Tensor:
+        """Return what a pixel weighs where the `n` hardest negatives of a term are chosen."""
         with paddle.no_grad():
-            negative = self.negative(place)
-            chosen = self.chosen(place, negative, n)
-            positive = self._product(self._g[place], self._weights[place])
-            self._weights[place] = positive + negative * chosen
-        self._mined[place] = False
+            negative = self.negative(index)
+            chosen = self.chosen(index, negative, n)
+            return self._product(self._g[index], self._weights[index]) + negative * chosen
 
-    def chosen(self, place: int, negative: Tensor, n: Tensor) -> Tensor:
+    def _parts(self, index: int) -> tuple[Tensor, ...]:
+        """Return what each pixel adds to the sums of a loss."""
+        g, w = self._g[index], self._weights[index]
+        parts: tuple[Tensor, ...] = self._terms[index].loss.parts(
+            self._hardness[index], w, self._product(g, w)
+        )
+        return parts
+
+    def chosen(self, index: int, negative: Tensor, n: Tensor) -> Tensor:
         """Return 1 for each of the `n` hardest negatives, a tie's weight for a tie, or 0."""
-        values = constant(self._hardness[place]) * negative
-        if not self._on_host(values):
-            threshold = self._nth_largest(values, n)
-            return _choice(values, negative, n, threshold, self._count, paddle)
-        array, n = values.numpy(), n.item()
-        nth = nth_place(n, array.size)
-        threshold = np.partition(array, nth, axis=None)[nth]
-        weights = _choice(array, negative.numpy(), n, threshold, _count, np)
-        return paddle.to_tensor(weights, place=values.place)
+        values = constant(self._hardness[index]) * negative
+        threshold = self._nth_largest(values, n)
+        above = values > threshold
+        # A pixel of no negative weight has the value 0 and takes no place.
+        tied = (values == threshold).logical_and(negative != 0)
+        n_above, n_tied = self._count([above, tied])
+        share = tie_weight(n, n_above, n_tied, paddle).astype(values.dtype)
+        return above.astype(values.dtype) + tied.astype(values.dtype) * share
 
-    def largest(self, place: int, n: Tensor, d: Tensor) -> Tensor:
+    def largest(self, index: int, n: Tensor, d: Tensor) -> Tensor:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
         with paddle.no_grad():
-            sign = 1 - 2 * (d < 0).astype(d.dtype)
-            values = self.negative(place) * sign.astype(self._weights[place].dtype)
+            negative = self.negative(index)
+            sign = paddle.copysign(paddle.ones_like(d), d)
+            values = negative * sign.astype(negative.dtype)
             if self._on_host(values):
                 array, n = values.numpy(), n.item()
-                nth = nth_place(n, array.size)
+                nth = nth_index(n, array.size)
                 hardest = np.partition(array, nth, axis=None)[nth:] if n >= 1 else array[:0]
                 return sign * float(hardest.sum(dtype=np.float64))
+            if self._processes.size == 1:
+                ordered = paddle.sort(values.flatten(), descending=True)
+                first = paddle.arange(_size(values, n), dtype=n.dtype) < n
+                return sign * (ordered * first.astype(values.dtype)).sum(dtype=n.dtype)
             # n times the smallest of them, plus what the others have more.
             threshold = self._nth_largest(values, n)
             (more,) = self._add_up([(values - threshold).clip(min=0)])
-            size = _size(values, n)
-            if self._processes.size > 1:
-                size = self._over_processes(paddle.full_like(n, size))
+            size = self._over_processes(paddle.full_like(n, _size(values, n)))
             return sign * (n.clip(max=size) * threshold.astype(n.dtype) + more)
 
     def _product(self, g: Tensor, w: Tensor) -> Tensor:
@@ -175,9 +207,9 @@ class _Sweeps:
             self._positives[key] = g, w, g * w  # while it holds them, no other has their `id`
         return self._positives[key][-1]
 
-    def negative(self, place: int) -> Tensor:
+    def negative(self, index: int) -> Tensor:
         """Return `(1-g)*w`."""
-        return self._weights[place] - self._product(self._g[place], self._weights[place])
+        return self._weights[index] - self._product(self._g[index], self._weights[index])
 
     def _on_host(self, values: Tensor) -> bool:
         """Tell whether values can be read without waiting for a device or another process."""
@@ -187,16 +219,20 @@ class _Sweeps:
 
     def _add_up(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
         """Return the sum of each map over all processes, 0-D float64."""
+        added: dict[int, Tensor] = {}
+        # What is not differentiated stands apart: of both together Paddle finds no second
+        # derivative.
+        for fixed in (True, False):
+            some = [x for x in maps if x.stop_gradient == fixed]
+            added.update(zip(map(id, some), self._added(some)))
+        return [added[id(x)] for x in maps]
+
+    def _added(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
         if not maps:
             return []
-        if self._row > 1:
-            maps = [x.sum(axis=-1) for x in maps]
-        if len(maps) == 1:
-            total = self._over_processes(maps[0].sum(dtype="float64"))
-            return [_nan_for_infinity(total)]
-        stacked = paddle.stack(list(maps))
-        axes = list(range(1, stacked.ndim))
-        sums = self._over_processes(stacked.sum(axis=axes, dtype="float64"))
+        stacked = paddle.stack(list(maps)) if len(maps) > 1 else maps[0]
+        sums = stacked.reshape([len(maps), -1, self._row]).sum(axis=-1)
+        sums = self._over_processes(sums.sum(axis=-1, dtype="float64"))
         added: Sequence[Tensor] = _nan_for_infinity(sums).unbind()
         return added
 
@@ -223,6 +259,11 @@ class _Sweeps:
         """Return the n-th largest value, 0-D; the largest for n below 1, the least beyond all."""
         if self._processes.size > 1:
             return self._processes.nth_largest(values, n)
+        if self._on_host(values):
+            array = values.numpy().ravel()
+            nth = nth_index(n.item(), array.size)
+            array.partition(nth)
+            return paddle.to_tensor(array[nth], values.dtype, values.place)
         ordered = paddle.sort(values.flatten(), descending=True)
         place = (n - 1).clip(0, _size(values, n) - 1)
         return paddle.gather(ordered, place.astype(paddle.int64))
@@ -239,10 +280,6 @@ def _size(values: Tensor, like: Tensor) -> Any:
     return size if min(values.shape) > 0 else paddle.numel(values).astype(like.dtype)
 
 
-def _rows(maps: Tensor, row: int) -> Tensor:
-    return maps.reshape([*maps.shape[:-2], -1, row]) if row > 1 else maps
-
-
 def _planes(maps: Tensor, channels: Collection[int]) -> Mapping[int, Tensor]:
     """Return some channels of maps; maps without channels are channel 0."""
     if len(maps.shape) == 3:
@@ -251,19 +288,3 @@ def _planes(maps: Tensor, channels: Collection[int]) -> Mapping[int, Tensor]:
         return {channel: maps[:, channel] for channel in channels}
     # Each operator on a channel of several images would copy it first.
     return {c: plane.contiguous() for c, plane in enumerate(maps.unbind(1)) if c in channels}
-
-
-def _choice(
-    values: Any, negative: Any, n: Any, threshold: Any, count: Callable[[Any], Any], xp: Any
-) -> Any:
-    """Return the weights of the `n` largest values for tensors or arrays; `xp` is their library."""
-    above = values > threshold
-    # A pixel of no negative weight has the value 0 and takes no place.
-    tied = (values == threshold) & (negative != 0)
-    n_above, n_tied = count([above, tied])
-    share = tie_weight(n, n_above, n_tied, xp).astype(values.dtype)
-    return above.astype(values.dtype) + tied.astype(values.dtype) * share
-
-
-def _count(arrays: Sequence[Any]) -> list[Any]:
-    return [array.sum(dtype=np.float64) for array in arrays]
