@@ -476,10 +476,11 @@ def _of_start(layer: Any, batch: _Batch) -> Iterator[_Finding]:
             yield _Finding(
                 f"{name} start",
                 f"{name}: expected a map that starts as background, got one above {_FLAT} on"
-                f" {share:.0%} of the pixels without text. {balance.main_loss_type} looks at text"
-                " and hard negatives alone, and from such a start can come to nearly one number"
-                " for all pixels. Before the training set the bias of the layer before the sigmoid"
-                " to -4: layer.bias.set_value(paddle.full([1], -4.0)).",
+                f" {share:.0%} of the pixels without text. With trained weights keep the default,"
+                f" DiceLoss. From scratch {balance.main_loss_type} looks at text and hard negatives"
+                " alone, and from such a start can come to nearly one number for all pixels:"
+                " before the training set the bias of the layer before the sigmoid to -4,"
+                " layer.bias.set_value(paddle.full([1], -4.0)).",
             )
 
 

@@ -6,6 +6,7 @@ r"""Train the detector of train_text_detector.py with several losses and compare
     python examples/compare_losses.py --labels train.txt --test-labels test.txt --steps 1000 \
         --losses DiceLoss DiceFocalLoss:focal_gamma=2.5 BCELoss:text_balance=0.5:bias=-4
 
+The trainings start from scratch: what wins here can lose from trained weights (docs/which-loss.md).
 A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, and of these:
 
     text_balance    of `make_targets`

@@ -663,7 +663,8 @@ def test_a_mined_loss_wants_a_map_that_starts_as_background(settings, said_of, s
         for text in texts:
             (found,) = text.split("\n- ")[1:]
             assert found.startswith('predicts["maps"][:, 0] (probability): expected a map')
-            assert f"on 100% of the pixels without text. {settings['main_loss_type']} " in found
+            told = "on 100% of the pixels without text. With trained weights keep the default, Dice"
+            assert told in found and f"From scratch {settings['main_loss_type']} " in found
 
 
 def test_a_background_that_stands_high_in_places_alone(said):
