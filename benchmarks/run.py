@@ -3,9 +3,9 @@
     python benchmarks/run.py
 
 measures every provider on every size and loss, then the making of label maps, the finding of boxes
-and their score, appends rows to `results.csv`, prints them and draws `docs/speed.png`. `--only losses`, or
-`targets`, `boxes` or `score`, measures one of them, `--quick` takes a few minutes, `--device gpu`
-needs a CUDA build of Paddle.
+and their score, appends rows to `results.csv`, prints them and draws `docs/speed.png`.
+`--only losses`, or `targets`, `boxes` or `score`, measures one of them, `--quick` takes a few
+minutes, `--device gpu` needs a CUDA build of Paddle.
 """
 
 import argparse

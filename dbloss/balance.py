@@ -9,6 +9,7 @@ from dbloss import checks
 from dbloss._layer import Further, TermLayer, checked_pixels, weighted
 from dbloss._static import untraced, untranslated
 from dbloss._tensors import without_amp
+from dbloss.batch import arguments
 from dbloss.engine import evaluate, hard_negatives
 from dbloss.engine.operators import pixel_map
 from dbloss.formulas import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MinedType = Literal["BCELoss", "CrossEntropy", "Euclidean", "OHEMDiceLoss", "DiceBCELoss"]
 BalancedType = Literal["DiceLoss", "TverskyLoss", "MaskL1Loss", MinedType]
 MINED_TYPES: tuple[MinedType, ...] = get_args(MinedType)
+ALL_MINED = tuple(name for name in MINED_TYPES if name != "DiceBCELoss")
 BALANCED_TYPES: tuple[BalancedType, ...] = get_args(BalancedType)
 PIXEL_LOSSES: dict[str, PixelLoss] = {
     "BCELoss": BinaryCrossEntropy(),
@@ -269,7 +271,7 @@ def hard_negative_weights(
         Mining", CVPR 2016; PaddleOCR `ppocr/losses/det_basic_loss.py`, whose ties go to the first
         in sorting order.
     """
-    checks.single(hardness, gt, name="hardness", mask=mask)
+    arguments.single(hardness, gt, name="hardness", mask=mask)
     ratio = checks.number("negative_ratio", negative_ratio, least=0)
     fallback = checks.number("fallback_negatives", fallback_negatives, least=0, whole=True)
     return hard_negatives(hardness, gt, mask, Balance(ratio, fallback, per_pixel=True))

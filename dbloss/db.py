@@ -11,7 +11,9 @@ from dbloss import checks
 from dbloss._layer import Further, LossLayer, total, weighted, weighted_mask
 from dbloss._static import untraced, untranslated
 from dbloss._tensors import without_amp
-from dbloss.balance import BalancedType, BalanceLoss
+from dbloss.balance import ALL_MINED, PIXEL_LOSSES, BalancedType, BalanceLoss
+from dbloss.batch import arguments
+from dbloss.batch.first import Expected, FirstBatches
 from dbloss.dice import DiceLoss
 from dbloss.engine import evaluate
 from dbloss.engine.processes import Processes
@@ -19,12 +21,12 @@ from dbloss.focal import DiceFocalLoss
 from dbloss.mask_l1 import MaskL1Loss
 from dbloss.mining import Pixels
 from dbloss.tversky import TverskyLoss
-from dbloss.validate import FirstBatches
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 MainLossType = Literal[BalancedType, "DiceFocalLoss"]
+_LEVELS = ("p4", "p3", "p2")
 _Key = tuple[str, int]  # the name of some maps, and a channel
 _OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss, TverskyLoss)
 
@@ -274,18 +276,20 @@ class DBLoss(LossLayer):
             return cast(Losses, self._losses(predicts, labels))
 
     def _losses(self, predicts: Mapping[str, Tensor], labels: Sequence[Any]) -> dict[str, Tensor]:
-        self._first_batches.look(self, predicts, labels)
-        maps = checks.maps(predicts)
-        threshold_map, threshold_mask, shrink_map, shrink_mask, *more = checks.labels(labels, maps)
+        self._first_batches.look(predicts, labels, self._expected)
+        maps = arguments.maps(predicts)
+        threshold_map, threshold_mask, shrink_map, shrink_mask, *more = arguments.labels(
+            labels, maps
+        )
         text_weights = more[0] if more else None
         given = {"maps": maps}
         if "distance_maps" in predicts:
-            given["cbn_maps"] = checks.maps(predicts, "cbn_maps", channels=1, like=maps)
+            given["cbn_maps"] = arguments.maps(predicts, "cbn_maps", channels=1, like=maps)
         auxiliary = {}
-        for level in ("p4", "p3", "p2"):
+        for level in _LEVELS:
             name, weight = f"aux_maps_{level}", getattr(self, f"aux_weight_{level}")
             if weight > 0 and name in predicts:
-                given[name] = checks.maps(predicts, name, like=maps)
+                given[name] = arguments.maps(predicts, name, like=maps)
                 auxiliary[f"loss_{name}"] = weight
 
         mask = weighted_mask(shrink_mask, text_weights, *given.values())
@@ -311,6 +315,38 @@ class DBLoss(LossLayer):
             losses[name] = total(three(name.removeprefix("loss_")))
         summands = [weighted(auxiliary.get(name, 1), loss) for name, loss in losses.items()]
         return {"loss": total(summands), **losses}
+
+    def _expected(self) -> Expected:
+        """Return what this loss makes of a batch."""
+        parts = self.bce_loss, self.l1_loss, self.dice_loss
+        balance, _, binary = parts
+        name, balanced = "", False
+        if isinstance(balance, BalanceLoss):
+            name, balanced = balance.main_loss_type, balance.balance_loss
+        elif isinstance(balance, DiceFocalLoss):
+            name = "DiceFocalLoss"
+        learns_without_text = (
+            self._processes().size > 1
+            or (name in ("MaskL1Loss", *PIXEL_LOSSES) and not balanced)
+            or any(
+                getattr(part, setting, 0) > 0
+                for part in (balance, binary)
+                for setting in ("smooth", "fallback_negatives", "focal_weight")
+            )
+        )
+        weight_of_logarithm = {
+            "DiceBCELoss": getattr(balance, "bce_weight", 0),
+            "DiceFocalLoss": getattr(balance, "focal_weight", 0),
+        }.get(name, name in ("BCELoss", "CrossEntropy"))
+        return Expected(
+            auxiliary=[f"aux_maps_{x}" for x in _LEVELS if getattr(self, f"aux_weight_{x}") > 0],
+            # A part of the caller's own may take what is no probability.
+            bounded=[isinstance(part, LossLayer) for part in parts],
+            learns_without_text=learns_without_text,
+            mined=name if balanced and name in ALL_MINED else "",
+            logarithm=name if weight_of_logarithm else "",
+            first_rank=self.group.ranks[0] if self.group else 0,
+        )
 
     def _evaluated(
         self, calls: Mapping[_Key, tuple[Any, Pixels]], text_weights: Tensor | None

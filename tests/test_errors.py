@@ -145,7 +145,7 @@ def test_weights_of_the_dice_loss(weights, error, parts):
 
 
 def test_one_channel():
-    with raises(ValueError, "maps", "3", shape(N, 1, H, W), r"model\.train\(\)"):
+    with raises(ValueError, "maps", "3", shape(N, 1, H, W), r"model\.train\(\).*jit\.load"):
         DBLoss()(maps(N, 1, H, W), labels())
 
 
