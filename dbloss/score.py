@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._tensors import to_array
 from dbloss.engine.processes import processes_of
+from dbloss.validate import to_array
 
 with checks.extra("dbloss.score", "score", "shapely"):
     import shapely

@@ -15,20 +15,20 @@ class Expected(NamedTuple):
 
     auxiliary: Sequence[str]  # names of the auxiliary maps that it reads
     bounded: Sequence[bool]  # of P, T and B: whether its values have to be in [0, 1]
-    learns_without_text: bool  # or would, with the batches of other processes
+    learns_without_text: bool  # it has a gradient then, or other processes may have text
     mined: str  # the name of the loss of P if mining chooses all of its negatives
     logarithm: str  # the name of the loss of P if there is a logarithm of P in it
-    first_rank: int  # the process that is to speak
+    first_rank: int  # the process that logs
 
 
 class FirstBatches:
     """Looks at the first batches of a loss, and says on the logger what is wrong with them.
 
-    It never raises, and says nothing twice: not of a fault that a later batch has as well, and not
-    of labels that another loss, which is still there, has just spoken of.
+    It never raises. A fault that it has reported is not reported again, nor are labels that another
+    loss, as long as it exists, has just reported.
     """
 
-    # The labels that were last spoken of, and who spoke; each is None once it is gone.
+    # Weak references to the labels that were last reported, and to who reported them.
     _last: ClassVar[tuple[Callable[[], Any], Callable[[], Any]]] = (lambda: None, lambda: None)
 
     def __init__(self, count: int) -> None:
@@ -56,7 +56,7 @@ class FirstBatches:
             return
         bounded = [name for name, is_so in zip(rules.CHANNELS, expected.bounded) if is_so]
         found = [*rules.of_gradients(predicts), *rules.refusals(batch.predicted, bounded)]
-        if self._speaks_of(labels[3]):
+        if self._reports(labels[3]):
             with_empty = not expected.learns_without_text
             found += rules.refused_labels(batch) or rules.of_labels(
                 batch, rules.sums_of(batch), with_empty
@@ -73,8 +73,8 @@ class FirstBatches:
                 "".join(f"\n- {text}" for text in new),
             )
 
-    def _speaks_of(self, labels: Any) -> bool:
-        """Tell whether no other that is still there has just spoken of these labels."""
+    def _reports(self, labels: Any) -> bool:
+        """Tell whether these labels are to be reported: no other loss has just done so."""
         of, by = (get() for get in FirstBatches._last)
         if of is labels and by not in (None, self):
             return False

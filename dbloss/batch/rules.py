@@ -92,7 +92,10 @@ def refusals(
     bounded: Sequence[str] = CHANNELS,
     are_labels: bool = False,
 ) -> Iterator[Finding]:
-    """Say of each map what is not finite, or outside [0, 1] where its channel is to be in it."""
+    """Name the first value of each map that is not finite, or outside [0, 1] where that is asked.
+
+    It is asked of labels, and of the channels of a prediction that are `bounded`.
+    """
     for name, values in maps.items():
         least, greatest = values.min(), values.max()
         if least >= 0 and greatest <= 1:  # not so where there is NaN
@@ -107,7 +110,7 @@ def refusals(
 
 
 def _refused_weights(maps: Mapping[str, NDArray[Any]]) -> Iterator[Finding]:
-    """Say of weights what is not finite or not above 0."""
+    """Name the first weight that is not a finite number above 0."""
     for name, values in maps.items():
         wrong = ~(np.isfinite(values) & (values > 0))
         if wrong.any():
@@ -198,11 +201,11 @@ def of_gradients(predicts: Mapping[str, Tensor] | None) -> Iterator[Finding]:
 
 
 def of_labels(batch: Batch, sums: Sums, with_empty: bool = True) -> Iterator[Finding]:
-    """Say what labels in [0, 1] have wrong, `with_empty` also that no pixel of text counts."""
+    """Say what is wrong with labels in [0, 1]; `with_empty` reports a batch without text too."""
     order = _other_order([*batch.labels.values()])
     if order:
         yield Finding("order", f"labels: {order}")
-        return  # all else follows from it
+        return  # the rules below would read the wrong maps
     t, k, g, m = batch.labels.values()
     threshold_map, _, shrink_map, _ = batch.labels
 
@@ -211,8 +214,8 @@ def of_labels(batch: Batch, sums: Sums, with_empty: bool = True) -> Iterator[Fin
         yield Finding(
             "soft",
             f"{shrink_map}: expected 0 and 1, got {_at(g, _first(between))}. Pixels of the map that"
-            f" are in between: {between.sum()} of {g.size}. The loss takes such a pixel for a part"
-            " of text. Make labels at their final size, or resize them with the nearest neighbour.",
+            f" are in between: {between.sum()} of {g.size}. The loss counts such a pixel as partly"
+            " text. Make labels at their final size, or resize them with the nearest neighbour.",
         )
     ends = ((t == 0) | (t == 1)) & (k > 0)
     if ends.any():
@@ -249,10 +252,10 @@ def of_labels(batch: Batch, sums: Sums, with_empty: bool = True) -> Iterator[Fin
 
 
 def of_start(batch: Batch, mined: str) -> Iterator[Finding]:
-    """Say that the map of a loss which only mines, `mined`, does not start as background.
+    """Say that a probability map does not start as background, as the loss `mined` needs it.
 
-    13 detectors that were trained so on photographs, and find words, were above the limit on 1.2 %
-    or less of the pixels without text; fresh ones, and one that collapsed, on 98 %.
+    It was above 0.25 on 98 % of the pixels without text for fresh detectors and one that collapsed,
+    and on 1.2 % or less for 13 that had been trained with such a loss and find words.
     """
     *_, g, m = batch.labels.values()
     negative = (1 - g) * m > 0
@@ -276,23 +279,23 @@ def of_faint_text(batch: Batch, logarithm: str) -> Iterator[Finding]:
     """Say that P is next to 0 on much of the text, for a loss with a logarithm of P.
 
     PP-OCRv4's mobile detector was below 1e-3 on 29 % of the text of photographs, and below 1e-12 on
-    19 %. A map that starts at 0.5, or at 0.02 as background, is so nowhere.
+    19 %. A map that starts at 0.5, or at 0.02 as background, has no such pixel.
     """
     for name, (low, lowest) in faint_text(batch).items():
         if low > _MANY:
             yield Finding(
                 f"{name} faint",
                 f"{name}: expected P above {FAINT[0]:g} on the text, got less on {low:.0%} of the"
-                f" text's pixels, and less than {FAINT[1]:g} on {lowest:.0%}, as trained detectors"
-                f" have it. The logarithm of {logarithm} makes the greatest losses of these, which"
-                " the gradient can hardly move. With trained weights keep the default, DiceLoss.",
+                f" text's pixels, and less than {FAINT[1]:g} on {lowest:.0%}, as is usual for a"
+                f" trained detector. {logarithm} is largest on these pixels, and below {FAINT[1]:g}"
+                " its gradient hardly moves them. With trained weights keep the default, DiceLoss.",
             )
 
 
 def faint_text(batch: Batch) -> dict[str, tuple[float, float]]:
-    """Return for each probability map on which share of the text it is below 1e-3 and 1e-12.
+    """Return the shares of the text where each probability map is below 1e-3 and below 1e-12.
 
-    There is none where no text counts.
+    Without text that counts the dict is empty.
     """
     *_, g, m = batch.labels.values()
     text = g * m
@@ -311,7 +314,7 @@ def _probabilities(batch: Batch) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def _empty(negative: bool, ignored: bool, masked: bool) -> str:
-    """Say that no pixel of text counts, though pixels may that are negative."""
+    """Say that no pixel of text counts; `negative` tells whether any other pixel does."""
     if not negative:
         found = "every pixel of the batch is ignored"
     elif ignored:
@@ -340,7 +343,7 @@ def _empty(negative: bool, ignored: bool, masked: bool) -> str:
 
 
 def _other_order(arrays: Sequence[NDArray[Any]]) -> str:
-    """Say in which order four label maps stand if it is known and not the right one.
+    """Say in which order the four label maps stand, if that can be told and is not the right one.
 
     The threshold map alone has values between 0 and 1. It is above its least value in a band along
     the outline of each text. Its mask covers the band, the shrunk text lies within, and away from
@@ -367,12 +370,12 @@ def _other_order(arrays: Sequence[NDArray[Any]]) -> str:
             if found == sorted(found):
                 return ""
             names = ["image"] * 5
-            for name, place in zip(arguments.LABEL_NAMES[1:], found):
-                names[place + 1] = name
-            places = ", ".join(f"labels[{place + 1}]" for place in found)
+            for name, index in zip(arguments.LABEL_NAMES[1:], found):
+                names[index + 1] = name
+            in_order = ", ".join(f"labels[{index + 1}]" for index in found)
             return (
                 f"expected the order {_ORDER}, and these look like [{', '.join(names)}]. Pass"
-                f" [labels[0], {places}]."
+                f" [labels[0], {in_order}]."
             )
     if t and least > 0 and greatest < 1:
         return (
