@@ -60,8 +60,8 @@ def read_labels(file: Path, images: Path | None = None, least: int = 1) -> list[
     if missing:
         raise FileNotFoundError(
             f"{file}: {len(missing)} of {len(lines)} images are not there, or none that OpenCV can"
-            f" read; the first is {missing[0]}. Paths start from {images or file.parent}, or from"
-            f" --images. {advice}"
+            f" read; the first is {missing[0]}. Paths start from {images or file.parent};"
+            f" --images sets another folder. {advice}"
         )
     return lines
 
