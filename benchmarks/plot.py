@@ -1,10 +1,8 @@
 """Draw the newest run of the losses: the time of a step by provider, and over the pixels."""
 
+import argparse
 import csv
-import sys
 from pathlib import Path
-
-from matplotlib.figure import Figure
 
 ROOT = Path(__file__).parents[1]
 TABLE, PICTURE = ROOT / "benchmarks" / "results.csv", ROOT / "docs" / "speed.png"
@@ -28,6 +26,8 @@ def newest(path: Path) -> list[dict[str, str]]:
 
 def draw(table: Path = TABLE, picture: Path = PICTURE) -> None:
     """Draw the newest run of a table."""
+    from matplotlib.figure import Figure  # here, so that `--help` needs none
+
     rows = newest(table)
     at_reference = [row for row in rows if row["images"] == "8" and row["height"] == "640"]
     figure = Figure(figsize=(10, 4.2), layout="constrained", dpi=150)
@@ -82,4 +82,11 @@ def draw(table: Path = TABLE, picture: Path = PICTURE) -> None:
 
 
 if __name__ == "__main__":
-    draw(*map(Path, sys.argv[1:]))
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", type=Path, nargs="?", default=TABLE, help="the CSV of run.py")
+    parser.add_argument("picture", type=Path, nargs="?", default=PICTURE, help="what is drawn")
+    arguments = parser.parse_args()
+    try:
+        draw(arguments.table, arguments.picture)
+    except OSError as error:
+        parser.error(str(error))

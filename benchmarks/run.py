@@ -3,9 +3,9 @@
     python benchmarks/run.py
 
 measures every provider on every size and loss, then the making of label maps, the finding of boxes
-and their score, appends rows to `results.csv` and draws `docs/speed.png`. `--only losses`, or
-`targets`, `boxes` or `score`, measures one of them, `--quick` takes a few minutes, `--device gpu`
-needs a CUDA build of Paddle.
+and their score, appends rows to `results.csv`, prints them and draws `docs/speed.png`.
+`--only losses`, or `targets`, `boxes` or `score`, measures one of them, `--quick` takes a few
+minutes, `--device gpu` needs a CUDA build of Paddle.
 """
 
 import argparse
@@ -22,11 +22,24 @@ from pathlib import Path
 from time import perf_counter
 from unittest.mock import patch
 
+import plot
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
+    parser.add_argument(
+        "--only", choices=["losses", "targets", "boxes", "score"], help="measure one part"
+    )
+    parser.add_argument("--quick", action="store_true", help="two sizes and three losses only")
+    parser.add_argument("--seconds", type=float, default=12, help="time for a size and a loss")
+    parser.add_argument("--out", type=Path, default=plot.TABLE, help="the table")
+    parser.add_argument("--picture", type=Path, default=plot.PICTURE)
+    arguments = parser.parse_args()  # before the imports below, which take seconds
+
 import dbloss
 import plain_boxes
 import plain_score
 import plain_targets
-import plot
 from dbloss import _plain, boxes, score, targets
 from dbloss.engine import operators
 
@@ -453,16 +466,22 @@ def environment(device: str) -> dict[str, object]:
     }
 
 
-def main() -> None:
-    """Measure, append to the table, draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
-    parser.add_argument("--only", choices=PARTS, help="measure one part")
-    parser.add_argument("--quick", action="store_true", help="two sizes and three losses only")
-    parser.add_argument("--seconds", type=float, default=12, help="time for a size and a loss")
-    parser.add_argument("--out", type=Path, default=plot.TABLE, help="the table")
-    parser.add_argument("--picture", type=Path, default=plot.PICTURE)
-    arguments = parser.parse_args()
+def table(rows: list[dict[str, object]]) -> str:
+    """Return what was measured as a table, the medians with their 20 and 80 % quantiles."""
+    lines = [("what", "case", "provider", "median", "20 to 80 %", "unit")]
+    for row in rows:
+        size = " x ".join(str(row[axis]) for axis in ("images", "height", "width") if row[axis])
+        case = f"{row['main_loss_type']}, {size}"
+        quantiles = f"{row['q20']} to {row['q80']}"
+        lines.append((row["what"], case, row["provider"], row["median"], quantiles, row["unit"]))
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
+    )
+
+
+def main(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Measure, append to the table, print what was measured, draw."""
     try:
         paddle.set_device(arguments.device)
     except ValueError as error:  # of a wheel without CUDA
@@ -525,9 +544,11 @@ def main() -> None:
         if fresh:
             writer.writeheader()
         writer.writerows(rows)
+    print(table(rows))
+    print(f"added to {arguments.out}")
     if "losses" in parts:
         plot.draw(arguments.out, arguments.picture)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(parser, arguments)

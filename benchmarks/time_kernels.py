@@ -12,6 +12,12 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--losses", nargs="+", help="as BCELoss (default: all)")
+    parser.add_argument("--steps", type=int, default=100, help="of each loss")
+    args = parser.parse_args()  # before the imports below, which take seconds
+
 import dbloss
 from dbloss.engine import fused
 from run import LOSSES, REFERENCE_SIZE, PaddleStep, make_batch
@@ -65,14 +71,10 @@ def steps_of(kind: str, count: int) -> list[dict[str, float]]:
     return rows[2:]
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
-    parser.add_argument("--steps", type=int, default=100)
-    args = parser.parse_args()
     os.environ["DBLOSS_ENGINE"] = "fused"
-    columns = {kind: steps_of(kind, args.steps) for kind in args.losses}
+    columns = {kind: steps_of(kind, args.steps) for kind in args.losses or LOSSES}
     print(f"{'':60}", *(f"{kind:>14}" for kind in columns))
     for part in PARTS:
         values = [median(row[part] for row in rows) for rows in columns.values()]
@@ -80,4 +82,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(args)

@@ -5,15 +5,18 @@ __version__ = "0.1.0"
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dbloss import _paddle as _paddle
-from dbloss.balance import BalanceLoss, hard_negative_weights
-from dbloss.binarize import differentiable_binarization
-from dbloss.db import DBLoss
-from dbloss.dice import DiceLoss
-from dbloss.focal import DiceFocalLoss
-from dbloss.mask_l1 import MaskL1Loss
-from dbloss.tversky import TverskyLoss
-from dbloss.validate import validate_batch
+from dbloss import _help
+
+if TYPE_CHECKING or not _help.ALONE:
+    from dbloss import _paddle as _paddle
+    from dbloss.balance import BalanceLoss, hard_negative_weights
+    from dbloss.batch import validate_batch
+    from dbloss.binarize import differentiable_binarization
+    from dbloss.db import DBLoss
+    from dbloss.dice import DiceLoss
+    from dbloss.focal import DiceFocalLoss
+    from dbloss.mask_l1 import MaskL1Loss
+    from dbloss.tversky import TverskyLoss
 
 __all__ = [
     "BalanceLoss",

@@ -8,6 +8,7 @@ from paddle import Tensor, nn
 
 from dbloss import checks
 from dbloss._tensors import computed, without_amp
+from dbloss.batch import arguments
 from dbloss.engine import evaluate
 from dbloss.engine.processes import ALONE, Processes, processes_of
 from dbloss.mining import Pixels, Term
@@ -72,7 +73,7 @@ def checked_pixels(
     """Check what a single loss takes and return it; without a mask every pixel counts."""
     masks: dict[str, Any] = {} if mask is None and not mask_needed else {"mask": mask}
     masks |= {} if weights is None else {"weights": weights}
-    checks.single(pred, gt, **masks)
+    arguments.single(pred, gt, **masks)
     if mask is None:
         mask = paddle.ones_like(gt)
     return Pixels(pred, 0, gt, weighted_mask(mask, weights, pred), mask)

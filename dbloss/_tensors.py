@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import paddle
+from numpy.typing import NDArray
 from paddle import Tensor
 
 from dbloss import checks
@@ -105,3 +106,11 @@ def widened(maps: Tensor, dtype: Any) -> Tensor:
 
         wide.register_hook(before_the_cast)
     return wide
+
+
+def to_array(tensor: Tensor) -> NDArray[Any]:
+    """Return the values of a tensor, float32 for half precision."""
+    # NumPy has no bfloat16.
+    half = tensor.dtype in (paddle.float16, paddle.bfloat16)
+    array: NDArray[Any] = (tensor.detach().astype("float32") if half else tensor.detach()).numpy()
+    return array

@@ -9,6 +9,7 @@ from dbloss import checks
 from dbloss._layer import Further, TermLayer, checked_pixels, total, weighted
 from dbloss._static import untraced, untranslated
 from dbloss._tensors import without_amp
+from dbloss.batch import arguments
 from dbloss.engine import hard_negatives
 from dbloss.engine.operators import pixel_map
 from dbloss.formulas import (
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 MinedType = Literal["BCELoss", "CrossEntropy", "Euclidean", "OHEMDiceLoss", "DiceBCELoss"]
 BalancedType = Literal["DiceLoss", "TverskyLoss", "MaskL1Loss", MinedType]
 MINED_TYPES: tuple[MinedType, ...] = get_args(MinedType)
+ALL_MINED = tuple(name for name in MINED_TYPES if name != "DiceBCELoss")
 BALANCED_TYPES: tuple[BalancedType, ...] = get_args(BalancedType)
 PIXEL_LOSSES: dict[str, PixelLoss] = {
     "BCELoss": BinaryCrossEntropy(),
@@ -57,7 +59,7 @@ class BalanceLoss(TermLayer):
     Args:
         balance_loss: False gives the loss without balance: d, or the mean of l over the mask,
             or Dice over the mask.
-        main_loss_type: one of the names above.
+        main_loss_type: one of the names above. From trained weights keep the default.
         negative_ratio: hard negatives for each positive, at least 0.
         return_origin: True returns the pair of L and the loss before the balance: d, or the map of
             l, `[N, H, W]`, or the loss without balance for `OHEMDiceLoss` and `DiceBCELoss`.
@@ -269,7 +271,7 @@ def hard_negative_weights(
         Mining", CVPR 2016; PaddleOCR `ppocr/losses/det_basic_loss.py`, whose ties go to the first
         in sorting order.
     """
-    checks.single(hardness, gt, name="hardness", mask=mask)
+    arguments.single(hardness, gt, name="hardness", mask=mask)
     ratio = checks.number("negative_ratio", negative_ratio, least=0)
     fallback = checks.number("fallback_negatives", fallback_negatives, least=0, whole=True)
     return hard_negatives(hardness, gt, mask, Balance(ratio, fallback, per_pixel=True))

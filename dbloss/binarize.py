@@ -5,6 +5,7 @@ from paddle import Tensor
 
 from dbloss import checks
 from dbloss._static import untranslated
+from dbloss.batch import arguments
 
 
 @untranslated
@@ -42,8 +43,8 @@ def differentiable_binarization(
         AAAI 2020, equation 2; PaddleOCR `ppocr/modeling/heads/det_db_head.py`.
     """
     k = checks.number("k", k, above=0)
-    checks.prediction("probability_map", probability_map)
-    checks.prediction("threshold_map", threshold_map)
+    arguments.prediction("probability_map", probability_map)
+    arguments.prediction("threshold_map", threshold_map)
     _check_alike(threshold_map, probability_map)
     return F.sigmoid(k * (probability_map - threshold_map))
 
@@ -51,7 +52,7 @@ def differentiable_binarization(
 def _check_alike(threshold_map: Tensor, probability_map: Tensor) -> None:
     """Check that the maps have one shape and one dtype."""
     axes = range(len(probability_map.shape))
-    if len(threshold_map.shape) != len(axes) or not checks.sizes_agree(
+    if len(threshold_map.shape) != len(axes) or not arguments.sizes_agree(
         threshold_map, probability_map, axes
     ):
         raise ValueError(
@@ -61,6 +62,6 @@ def _check_alike(threshold_map: Tensor, probability_map: Tensor) -> None:
     if threshold_map.dtype != probability_map.dtype:
         raise TypeError(
             "threshold_map: expected the dtype of probability_map,"
-            f" {checks.dtype_name(probability_map)}, got {checks.dtype_name(threshold_map)}."
+            f" {arguments.dtype_name(probability_map)}, got {arguments.dtype_name(threshold_map)}."
             " Convert one of them with .astype."
         )

@@ -8,7 +8,7 @@ import paddle
 from numpy.typing import NDArray
 
 from dbloss import checks
-from dbloss.validate import to_array
+from dbloss._tensors import to_array
 
 with checks.extra("dbloss.boxes", "targets", "cv2", "pyclipper"):
     import cv2

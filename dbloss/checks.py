@@ -1,4 +1,4 @@
-"""What several modules check, and what the losses take.
+"""What several modules check.
 
 Every message says what was expected, what came and what to do. One about an argument of a single
 module stands in that module.
@@ -16,24 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 import paddle
 from numpy.typing import NDArray
-from paddle import Tensor
 
 from dbloss._paddle import with_extra
-
-_FLOATS = (paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64)
-_LABEL_DTYPES = (
-    *_FLOATS,
-    paddle.bool,
-    paddle.uint8,
-    paddle.int8,
-    paddle.int16,
-    paddle.int32,
-    paddle.int64,
-)
-LABEL_NAMES = ("image", "threshold_map", "threshold_mask", "shrink_map", "shrink_mask")
-WEIGHTS_NAME = "text_weights"  # the sixth label, which may be left out
-_IMAGE_AXES = (0, -2, -1)  # N, H and W of maps with or without channels
-_OPEN = -1  # what a static graph gives for the size of an axis that the run decides
 
 # A slip of one letter in a name of five or more, two swapped ones included, is as close as this.
 # `bbce_loss`, which another DB loss reads, is not as close to `balance_loss`, and is no slip.
@@ -205,124 +189,6 @@ def extra(module: str, name: str, *libraries: str) -> Iterator[None]:
         ) from error
 
 
-# Tensors
-
-
-def maps(
-    predicts: Any, name: str = "maps", channels: int = 3, like: Tensor | None = None
-) -> Tensor:
-    """Return `predicts[name]`: `[N, 3, H, W]`, or `[N, C, H, W]` where one channel is enough.
-
-    N, H and W are those of the maps `like`, where given.
-    """
-    if not isinstance(predicts, Mapping):
-        raise TypeError(
-            f'predicts: expected a dict that holds "{name}", got {describe(predicts)}.'
-            f' Pass {{"{name}": tensor}}, as a DB head returns it.'
-        )
-    if name not in predicts:
-        raise ValueError(
-            f'predicts: expected the key "{name}", got the keys {sorted(map(str, predicts))}.'
-            f' Pass {{"{name}": tensor}}, as a DB head returns it.'
-        )
-    tensor = predicts[name]
-    where = f'predicts["{name}"]'
-    prediction(where, tensor)
-    shape = list(tensor.shape)
-    exact = channels == 3
-    wanted = "3" if exact else f"C >= {channels}"
-    advice = (
-        _channels_advice(shape) if exact else "Add the axis of a single channel with .unsqueeze(1)."
-    )
-    if len(shape) != 4:
-        raise ValueError(f"{where}: expected the shape [N, {wanted}, H, W], got {shape}. {advice}")
-    if exact and shape[1] == 1:
-        raise ValueError(
-            f"{where}: expected 3 channels (probability, threshold, binary), got 1 ({shape})."
-            " A DB head in evaluation mode returns the probability map alone:"
-            " call model.train() before the forward pass whose loss you want."
-        )
-    if (shape[1] not in (channels, _OPEN)) if exact else (0 <= shape[1] < channels):
-        raise ValueError(f"{where}: expected the shape [N, {wanted}, H, W], got {shape}. {advice}")
-    if exact and shape[1] == _OPEN:
-        _when_it_runs(_shape(tensor)[1] == channels, tensor)
-    _not_empty(where, tensor)
-    if like is not None:
-        expected = [like.shape[0], shape[1], *like.shape[2:]]
-        if not sizes_agree(tensor, like, _IMAGE_AXES):
-            raise ValueError(
-                f'{where}: expected the shape {expected}, N, H and W of predicts["maps"],'
-                f" got {shape}. Upsample it to the size of the labels."
-            )
-    return tensor
-
-
-def labels(values: Any, like: Tensor | None = None) -> tuple[Tensor, ...]:
-    """Return the four or five label maps, `[N, H, W]` with the N, H and W of the maps `like`.
-
-    Without these they are those of the first label.
-    """
-    if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
-        raise TypeError(
-            f"labels: expected a list of 5 tensors [{', '.join(LABEL_NAMES)}],"
-            f" got {describe(values)}. Pass the batch as PaddleOCR's data loader gives it."
-        )
-    if len(values) not in (5, 6):
-        raise ValueError(
-            f"labels: expected 5 entries [{', '.join(LABEL_NAMES)}], or text_weights as the"
-            f" sixth, got {len(values)}. The image comes first and is not read: None will do for"
-            " it."
-        )
-    if any(isinstance(value, Sequence | np.ndarray) for value in values[1:]):
-        raise TypeError(
-            f"labels: expected a paddle.Tensor for each of {', '.join(LABEL_NAMES[1:])}, got"
-            f" {' and '.join(sorted({type(value).__name__ for value in values[1:]}))}."
-            " dbloss.targets.stack_targets makes the labels of a batch of what make_targets"
-            " returns for each image; convert arrays [N, H, W] with paddle.to_tensor."
-        )
-    like_name = 'predicts["maps"]'
-    if like is None:
-        like, like_name = values[1], label_name(1)
-        _tensor(like_name, like)
-        if len(like.shape) != 3:
-            raise ValueError(
-                f"{like_name}: expected the shape [N, H, W], got {list(like.shape)}."
-                + _shape_advice(list(like.shape), [-1, -1, -1])
-            )
-        _not_empty(like_name, like)
-    for index in range(1, len(values)):
-        _label(label_name(index), values[index], like, like_name)
-    return tuple(values[1:])
-
-
-def label_name(index: int) -> str:
-    """Return what messages call a label."""
-    return f"labels[{index}] ({(*LABEL_NAMES, WEIGHTS_NAME)[index]})"
-
-
-def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:
-    """Check what a single loss takes: a prediction, `gt` and the masks, each `[N, H, W]`."""
-    prediction(name, pred)
-    if len(pred.shape) != 3:
-        raise ValueError(
-            f"{name}: expected the shape [N, H, W], got {list(pred.shape)}."
-            f" Take one channel, {name}[:, 0], or add the batch axis with {name}.unsqueeze(0)."
-        )
-    _not_empty(name, pred)
-    for label_name, label in {"gt": gt, **masks}.items():
-        _label(label_name, label, pred, name)
-
-
-def prediction(name: str, tensor: Any) -> None:
-    """Check that `tensor` is a tensor of floats."""
-    _tensor(name, tensor)
-    if tensor.dtype not in _FLOATS:
-        raise TypeError(
-            f"{name}: expected a float dtype (float16, bfloat16, float32, float64),"
-            f" got {dtype_name(tensor)}. Convert it with .astype('float32')."
-        )
-
-
 # Polygons
 
 
@@ -390,107 +256,12 @@ def ignored(name: str, values: Any, count: int) -> NDArray[np.bool_]:
 # What these share
 
 
-def _label(name: str, tensor: Any, like: Tensor, like_name: str) -> None:
-    _tensor(name, tensor)
-    if tensor.dtype not in _LABEL_DTYPES:
-        raise TypeError(
-            f"{name}: expected a float, bool or integer dtype, got {dtype_name(tensor)}."
-            " Convert it with .astype('float32')."
-        )
-    if len(tensor.shape) != 3 or not sizes_agree(tensor, like, _IMAGE_AXES):
-        shape = [like.shape[axis] for axis in _IMAGE_AXES]
-        raise ValueError(
-            f"{name}: expected the shape {shape}, N, H and W of {like_name},"
-            f" got {list(tensor.shape)}." + _shape_advice(list(tensor.shape), shape)
-        )
-    # In a static graph every input without another word requires a gradient.
-    if paddle.in_dynamic_mode() and not tensor.stop_gradient:
-        raise ValueError(
-            f"{name}: expected a constant, got a tensor that requires a gradient"
-            " (stop_gradient is False). Labels get no gradient: pass its .detach()."
-        )
-
-
-def _channels_advice(shape: list[int]) -> str:
-    if len(shape) == 4 and shape[3] == 3:
-        return "Move the channels, which come last, with .transpose([0, 3, 1, 2])."
-    if len(shape) == 3 and shape[0] == 3:
-        return "If these are the three maps of one image, add the batch axis with .unsqueeze(0)."
-    return "Stack the probability, threshold and binary map along axis 1."
-
-
-def _shape_advice(got: list[int], expected: list[int]) -> str:
-    def fits(*shape: int) -> bool:
-        return all(a == b or _OPEN in (a, b) for a, b in zip(shape, expected))
-
-    if len(got) == 4:
-        n, *_ = got
-        if got[1] == 1 and fits(n, *got[2:]):
-            return " Drop the channel axis with .squeeze(1)."
-        if got[3] == 1 and fits(*got[:3]):
-            return " Drop the channel axis with .squeeze(-1)."
-        if 3 in (got[1], got[3]):
-            return (
-                " It has the shape of an image, which is the first of the labels of DBLoss:"
-                f" [{', '.join(LABEL_NAMES)}]."
-            )
-    if len(got) == len(expected) - 1:
-        return " Add the batch axis with .unsqueeze(0)."
-    if len(got) == len(expected) and sorted(got) == sorted(expected):
-        return " The axes are in another order: batch, height, width is expected."
-    return " Make the labels at the size of the predicted maps."
-
-
-def _not_empty(name: str, tensor: Tensor) -> None:
-    if 0 in tensor.shape:
-        raise ValueError(
-            f"{name}: expected at least one image and one pixel, got {list(tensor.shape)}."
-            " Skip empty batches in the training loop."
-        )
-    if _OPEN in tensor.shape:
-        _when_it_runs((_shape(tensor) > 0).all(), tensor)
-
-
-def _tensor(name: str, value: Any) -> None:
-    if not paddle.is_tensor(value):
-        raise TypeError(
-            f"{name}: expected a paddle.Tensor, got {describe(value)}."
-            " Convert it with paddle.to_tensor."
-        )
-
-
-def sizes_agree(tensor: Tensor, like: Tensor, axes: Sequence[int]) -> bool:
-    """Tell whether two tensors are equal in these axes; open ones are compared when they run."""
-    pairs = [(tensor.shape[axis], like.shape[axis]) for axis in axes]
-    if any(_OPEN in pair for pair in pairs):
-        got, expected = _shape(tensor), _shape(like)
-        same = [got[axis] == expected[axis] for axis in axes]
-        _when_it_runs(paddle.stack(same).all(), tensor, like)
-    return all(a == b or _OPEN in (a, b) for a, b in pairs)
-
-
-def _when_it_runs(condition: Tensor, *tensors: Tensor) -> None:
-    """Let a static graph raise a ValueError, with the shapes of tensors, where this is False."""
-    paddle.static.nn.control_flow.Assert(condition, [_shape(tensor) for tensor in tensors])
-
-
-def _shape(tensor: Tensor) -> Tensor:
-    """Return the shape that a tensor of a static graph has when it runs."""
-    # Paddle 3.0 has no operator for that of a half on a CPU.
-    half = tensor.dtype in (paddle.float16, paddle.bfloat16)
-    return paddle.shape(tensor.astype(paddle.float32) if half else tensor)
-
-
 def _read_number(text: str) -> Any:
     """Return the number that a text writes, or the text where it writes none."""
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)
     return text
-
-
-def dtype_name(tensor: Tensor) -> str:
-    return str(tensor.dtype).rsplit(".", 1)[-1]
 
 
 def describe(value: Any) -> str:

@@ -6,6 +6,7 @@ r"""Train the detector of train_text_detector.py with several losses and compare
     python examples/compare_losses.py --labels train.txt --test-labels test.txt --steps 1000 \
         --losses DiceLoss DiceFocalLoss:focal_gamma=2.5 BCELoss:text_balance=0.5:bias=-4
 
+The trainings start from scratch: what wins here can lose from trained weights (docs/which-loss.md).
 A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, and of these:
 
     text_balance    of `make_targets`
@@ -46,6 +47,11 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import options
+
+if __name__ == "__main__":
+    options.compare_losses(__doc__).parse_args()  # before the imports below, which take seconds
+
 from dbloss import DBLoss
 from dbloss.balance import MINED_TYPES
 from train_text_detector import (
@@ -55,7 +61,7 @@ from train_text_detector import (
     Pages,
     Pair,
     Training,
-    add_data_options,
+    describe_data,
     read_data,
     score,
     search,
@@ -68,7 +74,6 @@ from matplotlib.figure import Figure
 from paddle import nn
 from tqdm import tqdm
 
-LOSSES = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"]
 ALL_NEGATIVES = 100  # for each positive
 # Paddle and numba run threads of their own, which do not survive a fork.
 SPAWN = multiprocessing.get_context("spawn")
@@ -140,7 +145,8 @@ def run(args: argparse.Namespace, key: tuple[str, str, int, int], line: int = 1)
 
     with paddle.utils.unique_name.guard():  # a checkpoint fits whatever was trained before
         paddle.seed(seed)
-        training = Scheduled(DBNet(bias=bias), loss_at, pages, **dict(zip(KEY, key)))
+        known = {**dict(zip(KEY, key)), "content": describe_data(args)}
+        training = Scheduled(DBNet(bias=bias), loss_at, pages, **known)
         if checkpoint.exists():
             training.load(checkpoint)
         rows = [row for row in read_rows(file) if row["step"] <= len(training.history)]
@@ -276,19 +282,7 @@ def draw_curves(rows: list[Row], losses: list[str]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--losses", nargs="+", default=LOSSES, metavar="LOSS", help="as DiceLoss:text_balance=1")
-    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="of a training")
-    add("--steps", type=int, default=500, help=f"training steps of {BATCH} pages")
-    add_data_options(parser)
-    add("--held-out", type=int, default=300, help="rendered pages to measure on, and for limits")
-    add("--every", type=int, default=250, help="steps from one score to the next")
-    add("--jobs", type=int, default=2, help="trainings side by side, of a core each")
-    add("--out", type=Path, default="runs/compare_losses", help="folder of what is unfinished")
-    add("--csv", type=Path, help="of all scores (default: scores.csv in that folder)")
+    parser = options.compare_losses(__doc__)
     args = parser.parse_args()
     if min(args.steps, args.held_out, args.every, args.jobs) < 1 or min(args.seeds) < 0:
         parser.error(
@@ -308,7 +302,10 @@ def main() -> None:
     data = args.labels.name if args.labels else "rendered"
     keys = [(data, loss, args.steps, seed) for seed in args.seeds for loss in args.losses]
     done = {tuple(row[name] for name in KEY) for row in rows}
-    run_all(args, [key for key in keys if key not in done])
+    try:
+        run_all(args, [key for key in keys if key not in done])
+    except OSError as error:  # of an image that cannot be read to its end
+        sys.exit(str(error))
     asked_for = [row for row in read_rows(args.csv) if tuple(row[name] for name in KEY) in keys]
     curves = [r for r in asked_for if r["pages"] == "held out" and r["limits"] == "own"]
     draw_curves(curves, args.losses).savefig(args.out / "curves.png", dpi=150)

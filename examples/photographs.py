@@ -36,12 +36,13 @@ class Label(NamedTuple):
     ignored: list[bool]
 
 
-def read_labels(file: Path, images: Path | None = None) -> list[Label]:
+def read_labels(file: Path, images: Path | None = None, least: int = 1) -> list[Label]:
     """Read a label file; its paths are relative to `images`, or to the folder it is in.
 
-    Lines that PaddleOCR cannot read are left out; `python -m dbloss.labels` names them.
+    Lines that PaddleOCR cannot read are left out; `python -m dbloss.labels` names them. An image
+    that is not there, or none by its first bytes, is an error, and so are fewer than `least` lines.
     """
-    return [
+    lines = [
         Label(
             (images or file.parent) / page.image,
             [text.points for text in page.texts],
@@ -50,6 +51,19 @@ def read_labels(file: Path, images: Path | None = None) -> list[Label]:
         for page in labels.read_labels(file)
         if not page.fault
     ]
+    advice = f"`python -m dbloss.labels {file}` says what is wrong with the file."
+    if len(lines) < least:
+        raise ValueError(
+            f"{file}: expected {least} or more photographs with labels, got {len(lines)}. {advice}"
+        )
+    missing = [line.image for line in lines if not cv2.haveImageReader(str(line.image))]
+    if missing:
+        raise FileNotFoundError(
+            f"{file}: {len(missing)} of {len(lines)} images are not there, or none that OpenCV can"
+            f" read; the first is {missing[0]}. Paths start from {images or file.parent};"
+            f" --images sets another folder. {advice}"
+        )
+    return lines
 
 
 # Without this a step would spend a twentieth of its time on decoding. Kept are 2.8 GB at most.

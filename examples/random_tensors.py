@@ -3,8 +3,12 @@
 Run it with `python examples/random_tensors.py`. It needs `pip install ".[cpu]"` and a few seconds.
 """
 
+import argparse
 from statistics import median
 from time import perf_counter
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()  # before the imports, of seconds
 
 from dbloss import DBLoss
 

@@ -28,8 +28,13 @@ import warnings
 from contextlib import redirect_stderr
 from pathlib import Path
 
+import options
+
+if __name__ == "__main__":
+    options.multi_process(__doc__).parse_args()  # before the imports below, which take seconds
+
 from dbloss import DBLoss
-from train_text_detector import PADDLEOCR, DBNet, Pages, render_page, score, short
+from train_text_detector import PADDLEOCR, DBNet, Pages, batches, render_page, score, short
 
 import numpy as np
 import paddle
@@ -58,13 +63,12 @@ def train(model: nn.Layer, loss_fn: nn.Layer, pages: Pages, batch: int) -> list[
     processes, rank = distributed.get_world_size(), distributed.get_rank()
     # Of the pages of a step the first process gets the first ones, the second the next ones.
     sampler = paddle.io.DistributedBatchSampler(pages, batch // processes)
-    loader = paddle.io.DataLoader(pages, batch_sampler=sampler)
-    schedule = paddle.optimizer.lr.CosineAnnealingDecay(7e-3, T_max=len(loader))
+    schedule = paddle.optimizer.lr.CosineAnnealingDecay(7e-3, T_max=len(sampler))
     optimizer = paddle.optimizer.Adam(schedule, parameters=model.parameters())
     parallel = paddle.DataParallel(model) if processes > 1 else model
     history: list[dict[str, float]] = []
     model.train()
-    for step, labels in enumerate(loader, 1):
+    for step, labels in enumerate(batches(pages, sampler), 1):
         losses = loss_fn(parallel(labels[0].astype(paddle.get_default_dtype())), labels)
         losses["loss"].backward()
         optimizer.step()
@@ -76,7 +80,7 @@ def train(model: nn.Layer, loss_fn: nn.Layer, pages: Pages, batch: int) -> list[
             # With a global batch every process has the same losses, and their mean is each.
             distributed.all_reduce(values)
         history.append(dict(zip(losses, (values / processes).tolist())))
-        if rank == 0 and (step % 10 == 0 or step == len(loader)):
+        if rank == 0 and (step % 10 == 0 or step == len(sampler)):
             shown = (f"{short(name)} {loss:.6f}" for name, loss in history[-1].items())
             print(f"step {step}:", *shown, flush=True)
     return history
@@ -101,24 +105,7 @@ def compare(losses: np.ndarray, others: np.ndarray) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--processes", type=int, default=1, help="to start, on a CPU, or each with a GPU")
-    add("--steps", type=int, default=300, help="training steps")
-    add("--batch", type=int, default=16, help="pages of a step, over all processes")
-    add("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
-    add(
-        "--global-batch",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="take the pages of all processes for one batch",
-    )
-    add("--dtype", default="float32", choices=["float32", "float64"], help="of weights and maps")
-    add("--seed", type=int, default=0, help="gives the same run on one machine")
-    add("--out", type=Path, default="runs/multi_process", help="output folder")
-    add("--compare", type=Path, metavar="FILE", help="losses.csv of another run")
+    parser = options.multi_process(__doc__)
     args = parser.parse_args()
     started = distributed.get_world_size()  # by Paddle's launcher
     processes = max(started, args.processes)

@@ -6,6 +6,9 @@ r"""Train a small DBNet with DBLoss on rendered words or on photographs, and sho
     python examples/train_text_detector.py --labels train.txt --test-labels test.txt --steps 1000 \
         --loss BCELoss --text-balance 0.5 --bias -4 --limits best
 
+The detector is trained from scratch, and `--loss BCELoss` with its settings is for that alone: with
+trained weights keep the default, `DiceLoss` (docs/which-loss.md).
+
 Without labels, pages of words are drawn while the detector learns from them. With PaddleOCR's label
 files it learns from crops of photographs; a tenth of them is held out, to choose limits on with
 `--limits best`. Precision, recall and hmean on pages that are neither trained on nor held out are
@@ -28,14 +31,24 @@ The training step, the part to copy into a loop of your own, is `Training.step`.
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import options
+from options import BATCH
+from options import add_data_options as add_data_options
+
+if __name__ == "__main__":
+    options.text_detector(__doc__).parse_args()  # before the imports below, which take seconds
 
 try:
     from dbloss import DBLoss, differentiable_binarization
@@ -58,7 +71,6 @@ except ImportError as error:
     sys.exit(f'{error}\nThe examples need more than the losses: pip install ".[examples]"')
 
 SIZE = 160  # of a rendered page, in pixels
-BATCH = 8
 HELD_OUT = 100  # rendered pages
 SETTINGS = ("loss", "bce_weight", "text_balance", "bias", "seed")
 SAVE_EVERY, SAY_EVERY = 250, 10  # steps
@@ -194,6 +206,24 @@ class Pages(paddle.io.Dataset):
         return to_sample(self.draw(np.random.default_rng([self.seed, 0, i])), self.text_balance)
 
 
+def batches(pages: Pages, indices: Iterable[Sequence[int]]) -> Iterator[list[paddle.Tensor]]:
+    """Yield the batches of pages with these indices; a thread draws the next during a step.
+
+    What is wrong with a page is raised here: the loader of Paddle that draws in a thread,
+    `paddle.io.DataLoader` with `num_workers=0`, waits for that page for ever.
+    """
+
+    def drawn(batch: Sequence[int]) -> list[np.ndarray]:
+        return [np.stack(part) for part in zip(*(pages[i] for i in batch))]
+
+    with ThreadPoolExecutor(1) as thread:
+        ahead = (thread.submit(drawn, batch) for batch in indices)
+        following = next(ahead, None)
+        while following:
+            arrays, following = following.result(), next(ahead, None)
+            yield [paddle.to_tensor(array) for array in arrays]
+
+
 # ---- 2. The detector -------------------------------------------------------------------------
 
 
@@ -259,9 +289,9 @@ class DBNet(nn.Layer):
 
 
 class Training:
-    """A detector on its way: the model, the optimizer, and the losses of each step done.
+    """A training: the model, the optimizer, and the losses of each step so far.
 
-    All of it goes into a checkpoint, so that a training which was ended goes on where it stood.
+    All of it goes into a checkpoint, from which a training that was ended can go on.
     """
 
     def __init__(self, model: nn.Layer, loss_fn: nn.Layer, pages: Pages, **settings: Any) -> None:
@@ -284,27 +314,33 @@ class Training:
         """
         predicts = self.model(batch[0])
         losses = self.loss_fn(predicts, batch)
-        losses["loss"].backward()  # the sum of the parts, which are there to be watched
+        losses["loss"].backward()  # the total; its parts are there to be logged
         self.optimizer.step()
         self.optimizer.clear_grad()
         self.schedule.step()
         self.history.append({name: float(loss) for name, loss in losses.items()})
 
     def run(self, until: int | None = None, checkpoint: Path | None = None, **look: Any) -> bool:
-        """Train up to a step, by default the last, or to Ctrl-C; tell whether it came so far.
+        """Train up to a step, by default the last; return False if Ctrl-C ended it before that.
 
-        A checkpoint is written there, and every 250 steps. `look` is for the progress bar of tqdm,
-        in whose place a log file gets a line for the first step and for every tenth.
+        A checkpoint is written at the end and every 250 steps. `look` goes to tqdm's progress bar;
+        a log file gets a line for the first step and for every tenth instead.
         """
         done, until = len(self.history), until or self.steps
-        rest = paddle.io.Subset(self.pages, range(done * BATCH, until * BATCH))
-        loader = paddle.io.DataLoader(rest, batch_size=BATCH)
-        stop = threading.Event()  # Ctrl-C only sets it, so that no step is cut in half
-        usual = signal.signal(signal.SIGINT, lambda *_: stop.set())
+        rest = [range(i * BATCH, (i + 1) * BATCH) for i in range(done, until)]
+        stop = threading.Event()
+
+        def end(*_: object) -> None:
+            """Let the step be finished on Ctrl-C, and be ended by a second one."""
+            stop.set()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.write(2, b"\nending after this step; Ctrl-C again ends at once\n")
+
+        usual = signal.signal(signal.SIGINT, end)
         self.model.train()
         try:
             with tqdm(total=self.steps, initial=done, unit="step", disable=None, **look) as bar:
-                for batch in loader:
+                for batch in batches(self.pages, rest):
                     self.step(batch)
                     losses = self.history[-1].items()
                     bar.set_postfix({short(k): f"{v:.2f}" for k, v in losses}, refresh=False)
@@ -326,7 +362,7 @@ class Training:
         return " ".join([f"step {len(self.history)}:", *losses])
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint. The one before it stays until it is whole."""
+        """Write a checkpoint; the old one is replaced only once the new one is complete."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -337,10 +373,28 @@ class Training:
         Path(f"{path}.new").replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint of the same settings."""
-        state = paddle.load(str(path))
-        if state["settings"] != self.settings:
-            raise ValueError(f"{path} is of {state['settings']}, and not of {self.settings}")
+        """Go on from a checkpoint, which has to be of the same settings and data."""
+        if not path.exists():
+            raise ValueError(
+                f"there is no checkpoint {path} to go on from. Give the --out of the training that"
+                " was ended, or leave out --resume to begin one."
+            )
+        try:
+            state = paddle.load(str(path))
+            theirs = state["settings"]
+        except Exception as error:
+            raise ValueError(
+                f"{path}: expected a checkpoint of this program, got another file, or a broken one"
+                f" ({type(error).__name__}: {error}). Delete it to begin anew."
+            ) from error
+        # A checkpoint of an older version may not hold all settings.
+        differing = [name for name in theirs if theirs[name] != self.settings.get(name)]
+        if differing:
+            lines = [f"\n  {n}: {theirs[n]} there, {self.settings.get(n)} here" for n in differing]
+            raise ValueError(
+                f"{path} is of another training:{''.join(lines)}\nTo go on with that one, give its"
+                " settings and data. To begin this one, give another folder as --out."
+            )
         self.model.set_state_dict(state["model"])
         self.optimizer.set_state_dict(state["optimizer"])
         self.history = state["history"]
@@ -367,12 +421,22 @@ def predict(model: nn.Layer, image: np.ndarray) -> np.ndarray:
         return model(paddle.to_tensor(x[None]))["maps"][0].numpy()
 
 
+def watched(pages: Sequence[Page], desc: str = "score", **look: Any) -> Iterator[Page]:
+    """Yield the pages under tqdm's progress bar; a log file gets about ten lines instead."""
+    every = max(len(pages) // 10, 1)
+    with tqdm(pages, unit="page", disable=None, desc=desc, **look) as bar:
+        for i, page in enumerate(bar, 1):
+            if bar.disable and (i == 1 or i % every == 0):
+                print(f"{desc}: page {i} of {len(pages)}", file=sys.stderr, flush=True)
+            yield page
+
+
 def score(
-    model: nn.Layer, pages: Iterable[Page], *limits: Pair, **look: Any
+    model: nn.Layer, pages: Sequence[Page], *limits: Pair, **look: Any
 ) -> list[dict[str, float]]:
     """Return precision, recall and hmean at each pair of limits; `look` is for the bar of tqdm."""
     metrics = {pair: Hmean() for pair in limits}
-    for image, texts, ignored in tqdm(pages, unit="page", disable=None, **look):
+    for image, texts, ignored in watched(pages, **look):
         probability = predict(model, image)[0]
         for pair, metric in metrics.items():
             metric.update(boxes_on(image, probability, pair), texts, ignored)
@@ -388,7 +452,7 @@ def boxes_on(image: np.ndarray, probability: np.ndarray, limits: Pair) -> list[n
 def search(model: nn.Layer, pages: Sequence[Page], **look: Any) -> Limits:
     """Return the score at a grid of limits."""
     return search_limits(
-        (predict(model, page.image)[0] for page in tqdm(pages, unit="page", disable=None, **look)),
+        (predict(model, page.image)[0] for page in watched(pages, **look)),
         (page.texts for page in pages),
         (page.ignored for page in pages),
         sizes=(page.image.shape[:2] for page in pages),
@@ -467,19 +531,11 @@ def rendered(seed: int, count: int, **style: Any) -> Data:
 
 def photographed(labels: Path, test_labels: Path, images: Path | None = None) -> Data:
     """Return crops of photographs; every tenth of those to train on is held out."""
-    lines = read_labels(labels, images)
+    lines = read_labels(labels, images, least=2)
     held_out = Photographs(lines[::10])
     trained = Photographs(line for i, line in enumerate(lines) if i % 10)
     test = Photographs(read_labels(test_labels, images))
     return Data(partial(random_crop, trained), partial(random_crop, held_out), held_out, test)
-
-
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that both programs have."""
-    add = parser.add_argument
-    add("--labels", type=Path, metavar="FILE", help="PaddleOCR's label file of photographs")
-    add("--test-labels", type=Path, metavar="FILE", help="the same, of those to measure on")
-    add("--images", type=Path, metavar="DIR", help="folder of the images, by default the file's")
 
 
 def read_data(args: argparse.Namespace, seed: int, **rendering: Any) -> Data:
@@ -489,6 +545,13 @@ def read_data(args: argparse.Namespace, seed: int, **rendering: Any) -> Data:
     if args.labels is None or args.test_labels is None:
         raise ValueError("--labels and --test-labels go together")
     return photographed(args.labels, args.test_labels, args.images)
+
+
+def describe_data(args: argparse.Namespace) -> str:
+    """Return what is trained on, in words that change with the content of the label file."""
+    if args.labels is None:
+        return "rendered pages"
+    return f"{args.labels.name} (CRC-32 {zlib.crc32(args.labels.read_bytes()):08x})"
 
 
 def read_limits(words: list[str]) -> Pair | None:
@@ -503,32 +566,13 @@ def read_limits(words: list[str]) -> Pair | None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--steps", type=int, default=700, help=f"training steps of {BATCH} pages")
-    add("--loss", default="DiceLoss", help="main_loss_type of DBLoss, as BCELoss")
-    add("--bce-weight", type=float, default=0.2, metavar="X", help="of DiceBCELoss")
-    add("--text-balance", type=float, default=0, metavar="X", help="weight of small words")
-    add("--bias", type=float, default=0, help="where the probability map starts; -4: as background")
-    add("--seed", type=int, default=0, help="gives the same run on one machine")
-    add_data_options(parser)
-    add(
-        "--limits",
-        nargs="+",
-        default=[str(limit) for limit in PADDLEOCR],
-        metavar="LIMIT",
-        help="above which a pixel is text, and from which a box is kept; or best",
-    )
-    add("--resume", action="store_true", help="go on from the checkpoint in the output folder")
-    add("--out", type=Path, default="runs/text_detector", help="output folder")
+    parser = options.text_detector(__doc__)
     args = parser.parse_args()
     if args.steps < 1 or args.seed < 0 or args.text_balance < 0:
         parser.error("--steps must be at least 1, --seed and --text-balance at least 0")
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
     checkpoint = args.out / "checkpoint.pdparams"
-    # With names from the start again, a checkpoint fits whatever this process has made before.
+    # Paddle numbers parameters throughout a process; a fresh count gives those of the checkpoint.
     with paddle.utils.unique_name.guard():
         try:
             limits = read_limits(args.limits)
@@ -539,13 +583,17 @@ def main() -> None:
                 DBLoss(main_loss_type=args.loss, bce_weight=args.bce_weight),
                 Pages(args.seed, args.steps * BATCH, data.draw, args.text_balance),
                 **{name: vars(args)[name] for name in SETTINGS},
+                data=describe_data(args),
             )
             if args.resume:
                 training.load(checkpoint)
             args.out.mkdir(parents=True, exist_ok=True)
         except (ValueError, OSError) as error:
             parser.error(str(error))
-        training.run(checkpoint=checkpoint)
+        try:
+            training.run(checkpoint=checkpoint)
+        except OSError as error:  # of an image that cannot be read to its end
+            sys.exit(f"step {len(training.history) + 1}: {error}")
 
     model, history = training.model, training.history
     paddle.save(model.state_dict(), str(args.out / "model.pdparams"))
@@ -574,5 +622,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # after the training, which takes it for its own end
+    except KeyboardInterrupt:  # before or after the training, which handles Ctrl-C itself
         sys.exit(130)

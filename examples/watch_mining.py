@@ -24,19 +24,21 @@ import argparse
 import csv
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
+
+import options
+
+if __name__ == "__main__":
+    options.watch_mining(__doc__).parse_args()  # before the imports below, which take seconds
 
 from compare_losses import STYLE, Scheduled, read_loss
 from dbloss import hard_negative_weights
-from train_text_detector import BATCH, Data, DBNet, Pages, add_data_options, read_data
+from train_text_detector import BATCH, Data, DBNet, Pages, read_data
 
 import numpy as np
 import paddle
 from matplotlib.figure import Figure
 
-WAYS = ["", ":ohem_ratio=20", ":falling=200", ":warm=100", ":bias=-4"]
-LOSSES = [loss + way for way in WAYS for loss in ("BCELoss", "OHEMDiceLoss")]
 EARLY, EVERY = (5, 10, 15), 25  # steps that are looked at
 COLUMNS = ["loss", "step", "text", "low", "median", "high", "chosen", "above", "pull", "push"]
 
@@ -123,16 +125,7 @@ def draw(rows: list[Row]) -> Figure:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    add = parser.add_argument
-    add("--losses", nargs="+", default=LOSSES, metavar="LOSS", help="as those of compare_losses.py")
-    add("--steps", type=int, default=300, help=f"training steps of {BATCH} pages")
-    add("--of", type=int, default=1000, help="steps of the training that this is the start of")
-    add("--seed", type=int, default=0, help="gives the same run on one machine")
-    add_data_options(parser)
-    add("--out", type=Path, default="runs/mining", help="output folder")
+    parser = options.watch_mining(__doc__)
     args = parser.parse_args()
     if not 1 <= args.steps <= args.of or args.seed < 0:
         parser.error("--steps must be at least 1 and at most --of, --seed at least 0")

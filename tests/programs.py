@@ -20,13 +20,14 @@ _ENVIRONMENT = {"GLOO_SOCKET_IFNAME": "lo"} if sys.platform == "linux" else {}
 def started(*words, env=None, **settings):
     """A Python program; where the block ends, it and all that it has started have ended too."""
     mark = f"DBLOSS_TEST_PROGRAM={uuid.uuid4().hex}"
-    program = subprocess.Popen(
-        [sys.executable, *map(str, words)],
-        env={**os.environ, **_ENVIRONMENT, **(env or {}), **dict([mark.split("=")])},
-        start_new_session=True,
-        text=True,
-        **settings,
-    )
+    with _heeding_ctrl_c():
+        program = subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env={**os.environ, **_ENVIRONMENT, **(env or {}), **dict([mark.split("=")])},
+            start_new_session=True,
+            text=True,
+            **settings,
+        )
     limit = threading.Timer(HANGS, _end, (program.pid, mark))
     limit.daemon = True
     limit.start()
@@ -38,6 +39,16 @@ def started(*words, env=None, **settings):
                 _end(program.pid, mark)
     finally:
         limit.cancel()
+
+
+@contextmanager
+def _heeding_ctrl_c():
+    """Let no program ignore SIGINT because a script has started pytest with `&`, which does."""
+    usual = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def run(*words, **settings):

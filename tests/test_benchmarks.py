@@ -139,6 +139,25 @@ def test_find_boxes_finds_those_of_the_plain_steps_in_any_map(draw, box_type):
     assert count > 20
 
 
+def test_a_run_prints_what_it_measured(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER)
+    loss = {"images": 8, "height": 640, "width": 640, "main_loss_type": "DiceLoss"}
+    page = {"images": 1, "height": "", "width": "", "main_loss_type": "100 boxes"}
+    rows = [
+        loss | {"provider": "dbloss fused", "what": "whole", "unit": "ms"},
+        page | {"provider": "pair by pair", "what": "match", "unit": "ms"},
+    ]
+    numbers = [
+        {"median": "22.1", "q20": "21", "q80": "23.5"},
+        {"median": "7", "q20": "6", "q80": "9"},
+    ]
+    assert load("run").table([row | each for row, each in zip(rows, numbers)]).splitlines() == [
+        "what   case                     provider      median  20 to 80 %  unit",
+        "whole  DiceLoss, 8 x 640 x 640  dbloss fused  22.1    21 to 23.5  ms",
+        "match  100 boxes, 1             pair by pair  7       6 to 9      ms",
+    ]
+
+
 def test_a_run_of_label_maps_does_not_hide_the_losses_from_the_plot(tmp_path):
     fields = ("date", "commit", "device", "provider", "what")
     rows = [

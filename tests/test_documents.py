@@ -16,7 +16,10 @@ import dbloss
 README = Path(__file__).resolve().parents[1] / "README.md"
 CHINESE = README.with_name("README.zh-CN.md")
 DOCS = README.with_name("docs")
-MODULES = ["dbloss", *(f"dbloss.{module.name}" for module in pkgutil.iter_modules(dbloss.__path__))]
+MODULES = [
+    "dbloss",
+    *(module.name for module in pkgutil.walk_packages(dbloss.__path__, "dbloss.")),
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

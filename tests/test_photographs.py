@@ -38,8 +38,29 @@ def test_paths_are_relative_to_the_folder_of_images(photographs, tmp_path):
     file = write_label_file(tmp_path / "some.txt", count=1)
     moved = file.rename(tmp_path / "elsewhere" / file.name)
     assert pages(photographs, moved, images=tmp_path)[0].image.shape == (288, 352, 3)
-    with pytest.raises(FileNotFoundError, match=r"some_0\.png: no such image"):
-        pages(photographs, moved)[0]
+    (tmp_path / "some_0.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of 1 images are not there.*some_0\.png\. "):
+        pages(photographs, moved, images=tmp_path)
+
+
+def test_what_is_no_image_is_named_before_a_step_and_what_broke_off_when_it_is_read(
+    photographs, tmp_path
+):
+    file = write_label_file(tmp_path / "some.txt", count=3)
+    second, third = tmp_path / "some_1.png", tmp_path / "some_2.png"
+    third.write_bytes(third.read_bytes()[:60])
+    broken = pages(photographs, file)[2:]
+    with pytest.raises(FileNotFoundError, match=r"some_2\.png: no such image, or none that"):
+        broken[0]
+    second.write_text("<html>")
+    with pytest.raises(FileNotFoundError, match=r"1 of 3 images .*; the first is .*some_1\.png\. "):
+        pages(photographs, file)
+
+
+def test_a_label_file_with_too_few_photographs_is_refused(photographs, tmp_path):
+    file = write_label_file(tmp_path / "some.txt", count=1)
+    with pytest.raises(ValueError, match=r"some\.txt: expected 2 or more photographs .*, got 1"):
+        photographs.read_labels(file, least=2)
 
 
 def test_a_large_photograph_and_its_texts_are_reduced(photographs, tmp_path):

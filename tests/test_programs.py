@@ -32,6 +32,16 @@ def test_what_a_program_has_started_in_another_session_ends_with_the_test(error)
     assert not programs.processes_with(ENTRY)
 
 
+def test_a_program_heeds_ctrl_c_where_pytest_was_started_to_ignore_it():
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        done = programs.run("-c", "import signal; print(signal.getsignal(signal.SIGINT))")
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    assert "default_int_handler" in done.stdout
+
+
 def test_a_program_that_hangs_is_ended(monkeypatch):
     monkeypatch.setattr(programs, "HANGS", 1)
     assert programs.run("-c", PARENT, env=ENVIRONMENT).returncode == -signal.SIGKILL

@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "random_tensors.py"
@@ -9,6 +10,7 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "random_tensors.py"
 
 def test_it_prints_losses_norm_and_time(monkeypatch, capsys):
     monkeypatch.setenv("DBLOSS_ENGINE", "auto")
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE)])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     batches = capsys.readouterr().out.strip().split("\n\n")
     assert len(batches) == 2

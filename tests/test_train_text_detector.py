@@ -2,6 +2,8 @@
 
 import io
 import re
+import signal
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -130,6 +132,54 @@ def test_ctrl_c_leaves_pictures_and_model_of_the_steps_done(tmp_path):
     assert_outputs(tmp_path)
 
 
+STUCK = f"""
+import sys, time
+sys.path.insert(0, {str(EXAMPLE.parent)!r})
+from train_text_detector import DBNet, Pages, Training
+
+def draw(rng):
+    print("drawing", flush=True)
+    time.sleep(1000)
+
+Training(DBNet(), None, Pages(0, 8, draw)).run()
+"""
+
+
+def test_a_second_ctrl_c_ends_a_training_that_is_stuck():
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with programs.started("-c", STUCK, **pipes) as program:
+        assert program.stdout.readline() == "drawing\n"
+        program.send_signal(signal.SIGINT)
+        assert any("Ctrl-C again ends at once" in line for line in program.stderr)
+        assert program.poll() is None
+        program.send_signal(signal.SIGINT)
+        assert program.wait() == -signal.SIGINT
+
+
+@pytest.mark.filterwarnings("ignore:When training, we now always track")  # Paddle's BatchNorm
+def test_what_is_wrong_with_a_page_ends_the_training_with_its_message(
+    example, monkeypatch, tmp_path
+):
+    def draw(rng):
+        raise FileNotFoundError("img_7.jpg: no such image")
+
+    monkeypatch.setattr(example, "render_page", draw)
+    monkeypatch.setattr(example, "read_data", lambda *_, **__: example.Data(draw, draw, [], []))
+    with pytest.raises(SystemExit) as ended:
+        run_here(example, monkeypatch, "--steps", 2, "--out", tmp_path)
+    assert ended.value.code == "step 1: img_7.jpg: no such image"
+
+
+def test_batches_are_those_of_paddles_loader(example):
+    pages = example.Pages(3, 7)
+    sampler = paddle.io.BatchSampler(pages, batch_size=3)
+    theirs = paddle.io.DataLoader(pages, batch_sampler=sampler)
+    for batch, expected in zip(example.batches(pages, sampler), theirs, strict=True):
+        assert [each.dtype for each in batch] == [each.dtype for each in expected]
+        for one, other in zip(batch, expected, strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+
+
 @pytest.mark.parametrize(("loss", "drawn"), [("DiceLoss", None), ("BCELoss", "BCELoss")])
 def test_maps_and_losses_are_drawn_by_the_library(
     finished, example, monkeypatch, capsys, tmp_path, loss, drawn
@@ -184,7 +234,7 @@ def test_help_names_every_option(example, monkeypatch, capsys):
         (["--limits", "0.3", "high"], "got 0.3 high"),
         (["--labels", "no.txt"], "--labels and --test-labels go together"),
         (["--labels", "no.txt", "--test-labels", "no.txt"], "no.txt"),
-        (["--resume", "--out", "runs/none"], "checkpoint.pdparams"),
+        (["--resume", "--out", "runs/none"], "runs/none/checkpoint.pdparams to go on from. Give"),
         (["--out", str(EXAMPLE)], "exists"),
     ],
 )
@@ -236,7 +286,7 @@ def test_photographs_are_trained_on_and_drawn(example, monkeypatch, capsys, tmp_
 def test_true_boxes_have_a_colour_of_their_own(example, monkeypatch, tmp_path):
     monkeypatch.setattr(example, "predict", lambda model, image: [None])
     monkeypatch.setattr(example, "boxes_on", lambda *arguments: [WORD + np.float32(20)])
-    pages = example.photographed(*2 * [write_label_file(tmp_path / "a.txt", count=1)]).test
+    pages = example.photographed(*2 * [write_label_file(tmp_path / "a.txt", count=2)]).test
     example.draw_photographs(None, pages, None, tmp_path / "drawn")
     with Image.open(tmp_path / "drawn" / "0.png") as picture:
         assert picture.getpixel(tuple(WORD[0])) == (0, 158, 115)
@@ -273,11 +323,40 @@ def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(example, tmp_
         np.testing.assert_array_equal(one.numpy(), other.numpy())
 
 
-def test_a_checkpoint_of_other_settings_is_refused(example, monkeypatch, capsys, tmp_path):
-    run_here(example, monkeypatch, "--steps", 1, "--out", tmp_path)
+def test_a_checkpoint_says_how_it_differs(example, monkeypatch, capsys, tmp_path):
+    """In its settings, or in the content of a label file of the same name."""
+    files = [tmp_path / "a.txt", tmp_path / "other" / "a.txt"]
+    files[1].parent.mkdir()
+    for file, count in zip(files, (2, 3)):
+        write_label_file(file, count)
+    monkeypatch.setattr(example.Training, "run", lambda self, checkpoint: self.save(checkpoint))
+    monkeypatch.setattr(example, "plot_history", Mock(side_effect=RuntimeError("trained")))
+    out = tmp_path / "out"
+    for resume, labels, further, differing in (
+        ([], 0, [], []),
+        (["--resume"], 0, [], []),
+        (["--resume"], 0, ["--bias", -4, "--seed", 4], ["bias: 0 there, -4.0", "seed: 0 there, 4"]),
+        (["--resume"], 1, [], ["data: a.txt (CRC-32 "]),
+    ):
+        words = ["--labels", files[labels], "--test-labels", files[0], "--steps", 1, *further]
+        with pytest.raises(SystemExit if differing else RuntimeError):
+            run_here(example, monkeypatch, *words, *resume, "--out", out)
+        lines = re.findall("^  (.*) here$", capsys.readouterr().err, re.MULTILINE)
+        assert len(lines) == len(differing)
+        assert all(line.startswith(said) for line, said in zip(lines, differing))
+
+
+def test_what_is_no_checkpoint_is_named(example, monkeypatch, capsys, tmp_path):
+    file = tmp_path / "checkpoint.pdparams"
+    for content, said in ((b"", "expected a checkpoint of this program"), (None, "there is no")):
+        file.unlink(missing_ok=True) if content is None else file.write_bytes(content)
+        with pytest.raises(SystemExit):
+            run_here(example, monkeypatch, "--steps", 1, "--out", tmp_path, "--resume")
+        assert said in capsys.readouterr().err
+    paddle.save({"weight": paddle.zeros([1])}, str(file))  # a model
     with pytest.raises(SystemExit):
-        run_here(example, monkeypatch, "--steps", 2, "--out", tmp_path, "--resume")
-    assert "'steps': 1" in capsys.readouterr().err
+        run_here(example, monkeypatch, "--steps", 1, "--out", tmp_path, "--resume")
+    assert "expected a checkpoint of this program" in capsys.readouterr().err
 
 
 def test_an_image_is_reduced_to_what_the_network_takes(example):
@@ -308,6 +387,18 @@ def test_boxes_are_scored_in_pixels_of_the_image(example, monkeypatch):
     assert high["hmean"] == 0
     limits = example.search(None, [page, page])
     assert limits.best.thresh == 0.1 and limits.best.hmean == pytest.approx(2 / 3)
+
+
+def test_a_log_file_is_told_of_the_pages_that_are_looked_at(example, monkeypatch, capsys):
+    probability = np.zeros((1, 32, 32), np.float32)
+    monkeypatch.setattr(example, "predict", lambda model, image: probability)
+    pages = 20 * [example.Page(np.zeros((32, 32, 3), np.uint8), [], [])]
+    example.search(None, pages, desc="limits")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == ["limits: page 1 of 20", "limits: page 2 of 20"]
+    assert len(lines) == 11 and lines[-1] == "limits: page 20 of 20"
+    example.score(None, pages[:1], example.PADDLEOCR, desc="test")
+    assert capsys.readouterr().err == "test: page 1 of 1\n"
 
 
 def test_a_bias_starts_the_probability_map_as_background(example):

@@ -5,6 +5,8 @@
 
 import copy
 import itertools
+import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
@@ -12,6 +14,7 @@ import pytest
 from helpers import DATA, GOLDEN_CASES, LABELS, golden_batch, make_batch, tensor, tensors
 
 from dbloss import DBLoss, MaskL1Loss, validate_batch
+from dbloss.batch.first import FirstBatches
 
 N, H, W = 2, 4, 6
 CHANNELS = ("probability", "threshold", "binary")
@@ -63,6 +66,8 @@ def test_prints_a_table():
     batch = arrays()
     set_prediction(batch, "binary", 0.123456)
     set_prediction(batch, "probability", 0)
+    set_prediction(batch, "probability", 1e-4, (0, 1, 2))
+    set_prediction(batch, "probability", 1e-13, (0, 1, 3))
     assert str(validate(batch)).splitlines() == [
         "image  positive  negative  ignored",
         "    0         2        21        1",
@@ -78,6 +83,9 @@ def test_prints_a_table():
         "labels[2] (threshold_mask)                 1         1",
         "labels[3] (shrink_map)                     0         1",
         "labels[4] (shrink_mask)                    0         1",
+        "",
+        "share of the text where               P < 0.001  P < 1e-12",
+        'predicts["maps"][:, 0] (probability)     100.0%      50.0%',
     ]
 
 
@@ -103,6 +111,23 @@ def test_labels_in_between_count_by_their_weight():
     ):
         np.testing.assert_allclose(got, weights.sum((1, 2)), rtol=1e-6)
     assert f"{(g * m)[1].sum():.1f}" in str(summary).splitlines()[2]
+
+
+def test_the_share_of_the_text_where_p_is_next_to_0(caplog):
+    batch = make_batch("soft")
+    rng = np.random.default_rng(0)
+    text, shares = batch.g.astype(np.float64) * batch.m, {}
+    predicts = {"maps": batch.maps, "aux_maps_p4": batch.maps, "distance_maps": batch.maps}
+    predicts["cbn_maps"] = batch.maps[:, :1]
+    for key in ("maps", "cbn_maps", "aux_maps_p4"):
+        maps = predicts[key] = predicts[key].copy()
+        p = maps[:, 0] = 10 ** rng.uniform(-20, 0, maps[:, 0].shape)
+        low, lowest = ((text * (p < limit)).sum() / text.sum() for limit in (1e-3, 1e-12))
+        shares[f'predicts["{key}"][:, 0] (probability)'] = pytest.approx((low, lowest), rel=1e-6)
+    given = {key: tensor(maps) for key, maps in predicts.items()}
+    assert validate_batch(given, tensors(batch.labels)).faint == shares
+    assert not validate_batch(given, tensors([batch.labels[0], *4 * [0 * batch.g]])).faint
+    assert not validate_batch(None, tensors(batch.labels)).faint
 
 
 @pytest.mark.parametrize(
@@ -371,6 +396,18 @@ def test_what_only_resembles_another_order_is_left_alone(caplog):
         assert not [text for text in warnings_of(labels, caplog) if "order" in text]
 
 
+def test_an_order_is_named_up_to_what_is_like_no_other(caplog):
+    t, k, g, m = page()
+    m[:, :, 30:] = 0  # a third of what is away from the word
+    assert 0.5 < m[t <= 0.3].mean() < 0.75
+    (text,) = warnings_of([g, m, t, k], caplog)
+    assert "these look like [image, shrink_map, shrink_mask, threshold_map, threshold_m" in text
+    y, x = np.mgrid[:24, :40]
+    larger = np.float32((x >= 7) & (x <= 29) & (y >= 7) & (y <= 17))[None]
+    assert 0.5 < larger[t > 0.301].mean() < 0.8
+    assert not [text for text in warnings_of([t, larger, k, m], caplog) if "order [i" in text]
+
+
 def test_a_threshold_map_without_text_is_missed_at_its_place(caplog):
     t, _, _, m = page()
     flat, none = np.full_like(t, 0.3), np.zeros_like(t)
@@ -554,7 +591,7 @@ def test_the_first_batch_never_raises(said, monkeypatch):
         raise MemoryError
 
     labels = [None, *tensors(page())]
-    monkeypatch.setattr("dbloss.validate._refusals", fails)
+    monkeypatch.setattr("dbloss.batch.rules.refusals", fails)
     layer = DBLoss()
     layer(predicts_of(labels), labels)["loss"].backward()
     assert not said()
@@ -663,7 +700,8 @@ def test_a_mined_loss_wants_a_map_that_starts_as_background(settings, said_of, s
         for text in texts:
             (found,) = text.split("\n- ")[1:]
             assert found.startswith('predicts["maps"][:, 0] (probability): expected a map')
-            assert f"on 100% of the pixels without text. {settings['main_loss_type']} " in found
+            told = "on 100% of the pixels without text. With trained weights keep the default, Dice"
+            assert told in found and f"From scratch {settings['main_loss_type']} " in found
 
 
 def test_a_background_that_stands_high_in_places_alone(said):
@@ -676,6 +714,40 @@ def test_a_background_that_stands_high_in_places_alone(said):
         maps = np.stack([p, p, p], axis=1)
         DBLoss(main_loss_type="BCELoss")({"maps": tensor(maps, grad=True)}, labels)
         assert len(said()) == texts
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"main_loss_type": "BCELoss"}, "BCELoss"),
+        ({"main_loss_type": "CrossEntropy", "balance_loss": False}, "CrossEntropy"),
+        ({"main_loss_type": "DiceBCELoss"}, "DiceBCELoss"),
+        ({"main_loss_type": "DiceBCELoss", "bce_weight": 0}, None),
+        ({"main_loss_type": "DiceFocalLoss"}, "DiceFocalLoss"),
+        ({"main_loss_type": "DiceFocalLoss", "focal_weight": 0}, None),
+        ({"main_loss_type": "OHEMDiceLoss"}, None),
+        ({"main_loss_type": "Euclidean"}, None),
+        ({}, None),
+    ],
+)
+def test_a_loss_with_a_logarithm_says_that_a_trained_map_is_next_to_0_on_text(settings, name, said):
+    """On 6 and on 4 of 100 pixels of text, with another value on what tells nothing."""
+    t, k, g, m = page()
+    g[:] = 0
+    g[0, 2:12, 5:16] = 1
+    m[0, 2:12, 15] = 0  # text that does not count
+    labels = [None, *tensors([t, k, g, m])]
+    for faint, reported in ((6, 1), (4, 0)):
+        p = np.where(g == 1, 0.9, 1e-4)
+        p[0, 2, 5 : 5 + faint], p[0, 2, 5:8], p[0, 2:12, 15] = 9e-4, 9e-13, 0
+        layer = DBLoss(**settings)
+        layer({"maps": tensor(np.stack([p, t, p], axis=1), grad=True)}, labels)
+        texts = said()
+        assert len(texts) == (reported if name else 0), texts
+        for text in texts:
+            assert f"got less on {faint}% of the text's pixels, and less than 1e-12 on 3%" in text
+            assert f". {name} is largest on these pixels" in text and text.count("\n- ") == 1
+            assert "With trained weights keep the default, DiceLoss" in text
 
 
 def test_of_labels_out_of_order_no_start_is_told(said):
@@ -722,10 +794,23 @@ def test_of_several_processes_one_speaks(rank, speaks, said, monkeypatch):
     assert len(said()) == speaks
 
 
+@pytest.mark.parametrize(("rank", "speaks"), [(0, False), (2, True), (3, False)])
+def test_of_a_group_its_first_rank_speaks(rank, speaks, said, monkeypatch):
+    monkeypatch.setattr(paddle.distributed, "get_rank", lambda: rank)
+    labels = masks_of_255()
+    layer = DBLoss(global_batch=True, group=SimpleNamespace(nranks=2, ranks=[2, 3]))
+    layer._first_batches.look(predicts_of(labels), labels, layer._expected)
+    assert len(said()) == speaks
+
+
 def test_a_setting_that_is_no_number_of_batches():
     for value, error in ((-1, ValueError), (0.5, ValueError), (None, TypeError)):
         with pytest.raises(error, match="check_batches: expected a whole number at least 0"):
             DBLoss(check_batches=value)
+
+
+def test_a_pickle_of_version_0_1_is_read():
+    assert pickle.loads(b"cdbloss.validate\nFirstBatches\n.") is FirstBatches
 
 
 # Structure --------------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from paddle import Tensor
 
 from dbloss import checks
-from dbloss._tensors import without_amp
+from dbloss._tensors import to_array, without_amp
 from dbloss.balance import MINED_TYPES, PIXEL_LOSSES, hard_negative_weights
+from dbloss.batch import arguments
 from dbloss.db import DBLoss, MainLossType
 from dbloss.engine.operators import pixel_map
 from dbloss.formulas import AbsoluteError, BinaryCrossEntropy, Focal, PixelLoss, SquaredError
 from dbloss.plot import panels
-from dbloss.validate import to_array
 
 _Array = NDArray[Any]
 
@@ -130,13 +130,13 @@ def plot_batch(
     loss_type: MainLossType = "DiceLoss" if main_loss_type is None else main_loss_type
     ohem_ratio = checks.number("ohem_ratio", ohem_ratio, least=0)
     loss_fn = DBLoss(main_loss_type=loss_type, ohem_ratio=ohem_ratio, check_batches=0)
-    maps = checks.maps(predicts, channels=1)
+    maps = arguments.maps(predicts, channels=1)
     if maps.shape[1] != 1:
-        maps = checks.maps(predicts)
+        maps = arguments.maps(predicts)
     n, channels, height, width = maps.shape
     index = _checked_index(index, n)
     if labels is not None:
-        checks.labels(labels, maps)
+        arguments.labels(labels, maps)
     picture = _read_picture(image, labels, index)
 
     size = checks.number("size", size, least=8)

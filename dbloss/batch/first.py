@@ -1,0 +1,82 @@
+"""The look that a `DBLoss` takes at its first batches."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+from weakref import ref
+
+import paddle
+
+from dbloss import checks
+from dbloss.batch import arguments, rules
+
+
+class Expected(NamedTuple):
+    """What a loss makes of a batch, and so what can be wrong with one."""
+
+    auxiliary: Sequence[str]  # names of the auxiliary maps that it reads
+    bounded: Sequence[bool]  # of P, T and B: whether its values have to be in [0, 1]
+    learns_without_text: bool  # it has a gradient then, or other processes may have text
+    mined: str  # the name of the loss of P if mining chooses all of its negatives
+    logarithm: str  # the name of the loss of P if there is a logarithm of P in it
+    first_rank: int  # the process that logs
+
+
+class FirstBatches:
+    """Looks at the first batches of a loss, and says on the logger what is wrong with them.
+
+    It never raises. A fault that it has reported is not reported again, nor are labels that another
+    loss, as long as it exists, has just reported.
+    """
+
+    # Weak references to the labels that were last reported, and to who reported them.
+    _last: ClassVar[tuple[Callable[[], Any], Callable[[], Any]]] = (lambda: None, lambda: None)
+
+    def __init__(self, count: int) -> None:
+        self._left = count
+        self._said: set[str] = set()
+
+    def look(self, predicts: Any, labels: Any, expected: Callable[[], Expected]) -> None:
+        """Say what `validate_batch` would, if this is one of the first batches."""
+        if not self._left or not paddle.in_dynamic_mode():
+            return
+        self._left -= 1
+        try:
+            what = expected()
+            if paddle.distributed.get_rank() == what.first_rank:
+                self._report(predicts, labels, what)
+        except Exception:
+            checks.LOGGER.debug("A first batch could not be looked at.", exc_info=True)
+
+    def _report(self, predicts: Any, labels: Any, expected: Expected) -> None:
+        try:
+            arguments.maps(predicts)  # `read` takes None for the labels alone
+            batch = rules.read(predicts, labels, expected.auxiliary)
+        except (TypeError, ValueError):  # which the loss is about to raise too
+            self._left += 1
+            return
+        bounded = [name for name, is_so in zip(rules.CHANNELS, expected.bounded) if is_so]
+        found = [*rules.of_gradients(predicts), *rules.refusals(batch.predicted, bounded)]
+        if self._reports(labels[3]):
+            with_empty = not expected.learns_without_text
+            found += rules.refused_labels(batch) or rules.of_labels(
+                batch, rules.sums_of(batch), with_empty
+            )
+        if not found and expected.mined:
+            found += rules.of_start(batch, expected.mined)
+        if not found and expected.logarithm:
+            found += rules.of_faint_text(batch, expected.logarithm)
+        new = [each.text for each in found if each.kind not in self._said]
+        self._said.update(each.kind for each in found)
+        if new:
+            checks.LOGGER.warning(
+                "What DBLoss sees in a first batch (check_batches=0 keeps it from looking):%s",
+                "".join(f"\n- {text}" for text in new),
+            )
+
+    def _reports(self, labels: Any) -> bool:
+        """Tell whether these labels are to be reported: no other loss has just done so."""
+        of, by = (get() for get in FirstBatches._last)
+        if of is labels and by not in (None, self):
+            return False
+        FirstBatches._last = ref(labels), ref(self)
+        return True
