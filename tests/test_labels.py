@@ -11,7 +11,8 @@ import pytest
 from pictures import assert_readable, axes_of
 from PIL import Image
 
-from dbloss.labels import KINDS, check_labels, main, read_labels
+from dbloss.labels import KINDS, check_labels, read_labels
+from dbloss.labels.__main__ import main
 from dbloss.plot import plot_problems
 from dbloss.targets import make_targets
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from dbloss.labels import IGNORED, KINDS, check_page, read_image
-from dbloss.plot.annotations import find_page
+from dbloss.labels.find import find_page
 from dbloss.plot.targets import draw_targets, make_and_sort
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from dbloss.labels import FaultyEntry, Page, read_labels, read_texts
+from dbloss.labels.read import FaultyEntry, Page, read_labels, read_texts
 
 _MOST = 10  # lines of a message
 

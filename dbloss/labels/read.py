@@ -1,0 +1,189 @@
+"""A label file of PaddleOCR: its lines, and why PaddleOCR cannot read one."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+IGNORED = ("###", "*")  # what PaddleOCR's label reader ignores
+_OTHER_MARKS = {
+    "dontcare",
+    "donotcare",
+    "ignore",
+    "ignored",
+    "illegible",
+    "unreadable",
+    "\u5f85\u8bc6\u522b",  # PPOCRLabel's "to be recognised"
+}
+
+
+class Text(NamedTuple):
+    """One entry of a label file."""
+
+    transcription: str
+    points: NDArray[np.float32]  # `[k, 2]`, (x, y) in pixels; nothing has been checked
+    ignored: bool  # by one of the names that PaddleOCR knows, `###` and `*`
+    marked: str = ""  # "name" or "difficult" if marked as ignored in a way PaddleOCR does not know
+
+
+class Page(NamedTuple):
+    """One line of a label file."""
+
+    line: int  # its number, from 1
+    images: tuple[str, ...]  # as the line names it; several, where PaddleOCR takes one by chance
+    texts: list[Text]
+    fault: str | None  # why PaddleOCR cannot read the line; `texts` is then empty
+    entry: int | None = None  # of the fault, from 1
+
+    @property
+    def image(self) -> str:
+        """The first of its images, "" where the line has none."""
+        return self.images[0] if self.images else ""
+
+
+def read_labels(file: str | os.PathLike[str]) -> list[Page]:
+    r"""Return the lines of a label file as PaddleOCR reads them.
+
+    A line is the path of an image, a tab, and a list in JSON of texts, each with a
+    `"transcription"` and `"points"`. In place of the path a list of paths in JSON may stand. Lines
+    that PaddleOCR cannot read, empty ones too, are returned with the reason as their `fault`:
+    PaddleOCR logs an error there and trains on another line.
+
+    Args:
+        file: the label file.
+
+    Returns:
+        A `Page` for each line: page i is line i + 1.
+
+    Raises:
+        OSError: the file cannot be opened.
+        ValueError: no line can be read.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import mkdtemp
+        >>> from dbloss.labels import read_labels
+        >>> file = Path(mkdtemp(), "Label.txt")
+        >>> entries = '[{"transcription": "word", "points": [[8, 9], [70, 9], [70, 30], [8, 30]]}]'
+        >>> _ = file.write_text(f"img_1.jpg\t{entries}\nimg_2.jpg")
+        >>> pages = read_labels(file)
+        >>> pages[0].image, pages[0].texts[0].transcription, pages[0].texts[0].points.shape
+        ('img_1.jpg', 'word', (4, 2))
+        >>> pages[1].fault
+        "no tab after the image's path"
+
+    Source:
+        PaddleOCR `ppocr/data/simple_dataset.py`, and `DetLabelEncode` in
+        `ppocr/data/imaug/label_ops.py`.
+    """
+    content = Path(file).read_bytes().removeprefix(b"\xef\xbb\xbf")
+    lines = content.removesuffix(b"\n").split(b"\n")
+    pages = [_read_line(number, line) for number, line in enumerate(lines, start=1)]
+    if all(page.fault for page in pages):
+        raise ValueError(
+            f"{file}: expected lines of an image's path, a tab and a list in JSON, got none"
+            f" among {len(pages)}; line 1: {pages[0].fault}. Pass the label file of a detector."
+        )
+    return pages
+
+
+def read_texts(listed: str) -> list[Text]:
+    """Return the texts of a list in JSON; a `FaultyEntry` says what PaddleOCR cannot read."""
+    try:
+        entries = json.loads(listed)
+    except RecursionError:
+        raise FaultyEntry("a list in JSON that is nested too deeply") from None
+    except ValueError as error:
+        if not isinstance(error, json.JSONDecodeError):
+            raise FaultyEntry(f"a number that Python does not read: {error}") from None
+        near = listed[max(error.pos - 20, 0) : error.pos + 20]
+        place = f"line {error.lineno}, column" if "\n" in listed.strip() else "column"
+        raise FaultyEntry(
+            f"broken JSON, {error.msg!r} at {place} {error.colno} of the list, near {near!r}"
+        ) from None
+    if not isinstance(entries, list):
+        raise FaultyEntry(f"expected a list of texts in JSON, got {listed.strip()[:40]!r}")
+    return [_read_entry(number, entry) for number, entry in enumerate(entries, start=1)]
+
+
+class FaultyEntry(ValueError):  # noqa: N818
+    """What PaddleOCR cannot read, with the number of the entry if it is that of one."""
+
+    entry: int | None = None
+
+
+def _read_line(number: int, content: bytes) -> Page:
+    def faulty(fault: str, entry: int | None = None) -> Page:
+        return Page(number, images, [], fault, entry)
+
+    images: tuple[str, ...] = ()
+    try:
+        line = content.decode()
+    except UnicodeDecodeError as error:
+        return faulty(f"not UTF-8: the byte 0x{content[error.start]:02X} at {error.start + 1}")
+    if not line.strip():
+        return faulty("an empty line")
+    name, *columns = line.split("\t")
+    images = (name,)
+    if not columns:
+        return faulty("no tab after the image's path")
+    if name.startswith("["):
+        try:
+            images = tuple(map(str, json.loads(name)))
+        except (json.JSONDecodeError, TypeError):
+            return faulty(f"a list of image paths that is no JSON: {name[:40]!r}")
+    if not all(images) or not images:
+        return faulty("no path of an image before the tab")
+    try:
+        return Page(number, images, read_texts(columns[0]), None)
+    except FaultyEntry as error:
+        more = "; PaddleOCR reads up to the second tab" if len(columns) > 1 else ""
+        return faulty(f"{error}{more}", error.entry)
+
+
+def _read_entry(number: int, entry: Any) -> Text:
+    try:
+        if not isinstance(entry, dict) or not {"transcription", "points"} <= entry.keys():
+            keys = f"the keys {sorted(entry)}" if isinstance(entry, dict) else repr(entry)[:60]
+            raise FaultyEntry(f'expected a dict with "transcription" and "points", got {keys}')
+        text, listed = entry["transcription"], entry["points"]
+        points = _read_points(listed) if isinstance(listed, list) else None
+        if points is None:
+            raise FaultyEntry(
+                f'expected "points" [[x, y], ...] of numbers, got {listed!r:.60} for {text!r}'
+            )
+    except FaultyEntry as error:
+        error.entry = number
+        raise
+    ignored = text in IGNORED
+    marked = ""
+    if not ignored:
+        marked = "name" if _is_other_mark(text) else "difficult" * (entry.get("difficult") is True)
+    return Text(text if isinstance(text, str) else json.dumps(text), points, ignored, marked)
+
+
+def _read_points(listed: list[Any]) -> NDArray[np.float32] | None:
+    """Return points `[k, 2]`, None if they are none. What float32 cannot hold is infinite."""
+    if not listed:
+        return np.zeros((0, 2), np.float32)
+    try:
+        points = np.array(listed, np.float64)
+    except OverflowError:  # an integer of hundreds of digits
+        points = np.array([[np.inf, np.inf] for _ in listed])
+    except (TypeError, ValueError):
+        return None
+    with np.errstate(over="ignore"):
+        single = points.astype(np.float32)
+    return single if single.ndim == 2 and single.shape[1] == 2 else None
+
+
+def _is_other_mark(text: Any) -> bool:
+    if not isinstance(text, str):
+        return text is None
+    letters = "".join(filter(str.isalpha, text.lower()))
+    bare = text.strip()
+    repeated = len(bare) > 1 and set(bare) in ({"#"}, {"*"})
+    return not bare or repeated or bare in IGNORED or letters in _OTHER_MARKS
