@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbloss.labels.check import check_labels
+from dbloss.labels.read import printable
 from dbloss.labels.report import KINDS
 
 
@@ -14,7 +15,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m dbloss.labels",
         description="Say what is wrong with a label file of PaddleOCR: lines, images and texts.",
         epilog="Kinds of problems: "
-        + "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
+        + "; ".join(f"{kind}: {what.meaning}" for kind, what in KINDS.items() if not what.remark)
+        + ". Remarks, which are shown and not counted: "
+        + "; ".join(f"{kind}: {what.meaning}" for kind, what in KINDS.items() if what.remark)
         + ". Exit status: 0 no problems, 1 problems, 2 the file cannot be read.",
     )
     parser.add_argument(
@@ -42,7 +45,10 @@ def _parser() -> argparse.ArgumentParser:
         help="the least width and height of a text that counts, at --size (default: 8)",
     )
     parser.add_argument(
-        "--out", metavar="DIR", type=Path, help="write problems.csv and contact-sheet.png there"
+        "--out",
+        metavar="DIR",
+        type=Path,
+        help="write problems.csv, contact-sheet.png and pages.png there",
     )
     parser.add_argument(
         "--ignore",
@@ -52,7 +58,24 @@ def _parser() -> argparse.ArgumentParser:
         choices=KINDS,
         help="a kind that is no problem here; may be given several times",
     )
+    parser.add_argument(
+        "--delimiter",
+        metavar="TEXT",
+        type=_unescaped,
+        default="\t",
+        help="what stands between path and list, delimiter in a configuration (default: a tab)",
+    )
+    parser.add_argument(
+        "--read-images",
+        action="store_true",
+        help="read every image with OpenCV, which finds those that are damaged inside",
+    )
     return parser
+
+
+def _unescaped(text: str) -> str:
+    r"""Return a delimiter as it is meant: a shell hands over `\t` as a backslash and a t."""
+    return text.replace("\\t", "\t")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -67,10 +90,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             min_text_size=args.min_text_size,
             ignore=args.ignore,
             progress=True,
+            delimiter=args.delimiter,
+            read_images=args.read_images,
         )
-        print(report.summary())
+        print(printable(report.summary()))
         if args.out:
-            print("\nwritten:", ", ".join(map(str, report.write(args.out))))
+            # Pictures are matplotlib's, which reading labels does without.
+            from dbloss.plot.problems import write_report
+
+            written = ", ".join(map(str, write_report(report, args.out)))
+            print(printable(f"\nwritten: {written}"))
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
     return 1 if report.problems else 0

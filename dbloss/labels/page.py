@@ -1,6 +1,6 @@
 """What is wrong with the texts of one page."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import cv2
@@ -8,12 +8,13 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from dbloss.labels.read import IGNORED, Page, Text
-from dbloss.labels.report import Problem
+from dbloss.labels.read import Page, Text, shown
+from dbloss.labels.report import KINDS, Problem
 from dbloss.score import outlines
 from dbloss.targets import shrink
 
 _Array: TypeAlias = NDArray[Any]
+_Pairs: TypeAlias = set[tuple[int, int]]
 
 _THICKNESS = 0.5  # pixels
 _BEYOND = 0.5  # pixels; less is rounding
@@ -22,14 +23,17 @@ _MOST_OF_PAGE = 0.5
 _FARTHEST = 1e6  # pixels; where nothing can be anyway
 
 
-class _Settings(NamedTuple):
+class Settings(NamedTuple):
+    """What a page is checked for."""
+
     size: tuple[int, int]
     min_text_size: float
     shrink_ratio: float
-    ignore: frozenset[str]
+    ignore: frozenset[str] = frozenset()  # kinds that are no problem
+    common_mark: str | None = None  # of ignored texts, which is said once for the file
 
 
-class _Measured(NamedTuple):
+class Measured(NamedTuple):
     """What a page is to a training at its size."""
 
     sides: list[float]  # of the texts that should count, in pixels
@@ -40,13 +44,13 @@ class _Measured(NamedTuple):
 class _Causes:
     """Of each text the first cause that was found, but for kinds that are ignored."""
 
-    def __init__(self, page: Page, ignore: frozenset[str]) -> None:
-        self.page, self.ignore = page, ignore
+    def __init__(self, page: Page, image: str, ignore: frozenset[str]) -> None:
+        self.page, self.image, self.ignore = page, shown(image), ignore
         self.found: dict[int | None, tuple[str, str]] = {}
 
-    def blame(self, kind: str, entry: int | None, advice: str) -> None:
-        if kind not in self.ignore:
-            self.found.setdefault(entry, (kind, advice))
+    def blame(self, kind: str, i: int | None, **facts: Any) -> None:
+        if kind not in self.ignore and i not in self.found:
+            self.found[i] = (kind, KINDS[kind].advice.format(**facts))
 
     def problems(self) -> list[Problem]:
         """Return those of the line first, then those of its entries, in order."""
@@ -56,20 +60,19 @@ class _Causes:
                 self.page.line,
                 None if i is None else i + 1,
                 kind,
-                self.page.image if i is None else _place(self.page, i),
+                self.image if i is None else self._place(i),
                 advice,
             )
             for i, (kind, advice) in listed
         ]
 
-
-def _place(page: Page, i: int) -> str:
-    points = page.texts[i].points
-    finite = points[np.isfinite(points).all(axis=1)]
-    if not len(finite):
-        return page.image
-    (left, top), (right, bottom) = finite.min(axis=0), finite.max(axis=0)
-    return f"{page.image}: {left:.7g}, {top:.7g} to {right:.7g}, {bottom:.7g}"
+    def _place(self, i: int) -> str:
+        points = self.page.texts[i].points
+        finite = points[np.isfinite(points).all(axis=1)]
+        if not len(finite):
+            return self.image
+        (left, top), (right, bottom) = finite.min(axis=0), finite.max(axis=0)
+        return f"{self.image}: {left:.7g}, {top:.7g} to {right:.7g}, {bottom:.7g}"
 
 
 def check_page(
@@ -81,34 +84,44 @@ def check_page(
     min_text_size: float = 8,
     shrink_ratio: float = 0.4,
 ) -> list[Problem]:
-    """Return what is wrong with the texts of one image of `height` x `width` pixels.
+    """Return what is wrong with the texts of one image of `height` x `width` pixels, and remarks.
 
     The other arguments are those of `check_labels`; the training size None is that of the image.
     """
-    settings = _Settings(size or (height, width), min_text_size, shrink_ratio, frozenset())
-    return _check_page(page, (height, width), settings)[0]
+    settings = Settings(size or (height, width), min_text_size, shrink_ratio)
+    return examine(page, page.image, (height, width), settings)[0]
 
 
-def _check_page(
-    page: Page, image: tuple[int, int] | None, settings: _Settings
-) -> tuple[list[Problem], _Measured | None]:
-    """Return what is wrong with the texts of a page, and what a training has of it."""
-    causes = _Causes(page, settings.ignore)
+def mark_of(text: Text) -> str | None:
+    """Return how a text is marked as ignored in a way that PaddleOCR does not know."""
+    if text.marked != "name":
+        return text.marked or None
+    return "" if text.transcription in ("null", "") else text.transcription.strip()
+
+
+def examine(
+    page: Page, name: str, image: tuple[int, int] | None, settings: Settings
+) -> tuple[list[Problem], Measured | None]:
+    """Return what is wrong with the texts of a page, and what a training has of it.
+
+    `name` is that of the image, and `image` its height and width, None where it cannot be read.
+    """
+    causes = _Causes(page, name, settings.ignore)
     texts = page.texts
     ignored = np.array([text.ignored for text in texts], bool)
     whole = _find_unfit(causes, texts)
     sound = _check_outlines(causes, texts, whole)
     inside = _check_place(causes, texts, sound, image)
     for i, text in enumerate(texts):
-        if text.marked:
-            causes.blame("ignored-name", i, _name_advice(text))
+        if text.marked and mark_of(text) != settings.common_mark:
+            causes.blame("ignored-name", i, reading=_reading(text))
     _check_edges(causes, texts, inside, image)
-    related = _check_pairs(causes, texts, inside, image)
+    related, repeated = _check_pairs(causes, texts, inside, image)
     wanted = [i for i in whole if not ignored[i]]
     measured, counting = None, wanted
     if image is not None:
         measured, counting = _check_training(
-            causes, texts, wanted, set(inside), related, image, settings
+            causes, texts, wanted, set(inside), related, repeated, image, settings
         )
     _check_balance(causes, ignored, len(counting))
     return causes.problems(), measured
@@ -118,20 +131,12 @@ def _find_unfit(causes: _Causes, texts: list[Text]) -> list[int]:
     """Return the texts that have an outline at all."""
     whole = []
     for i, text in enumerate(texts):
+        finite = np.isfinite(text.points).all(axis=1)
         if len(text.points) < 3:
-            causes.blame(
-                "few-points",
-                i,
-                f"{len(text.points)} points have no inside. Give the corners of the text in order,"
-                " 4 of a box.",
-            )
-        elif not np.isfinite(text.points).all():
-            wrong = int(np.flatnonzero(~np.isfinite(text.points).all(axis=1))[0])
-            causes.blame(
-                "not-finite",
-                i,
-                f"Point {wrong + 1} is {text.points[wrong].tolist()}. Correct it.",
-            )
+            causes.blame("few-points", i, count=len(text.points))
+        elif not finite.all():
+            wrong = int(np.flatnonzero(~finite)[0])
+            causes.blame("not-finite", i, number=wrong + 1, point=text.points[wrong].tolist())
         else:
             whole.append(i)
     return whole
@@ -155,26 +160,17 @@ def _check_outlines(causes: _Causes, texts: list[Text], whole: list[int]) -> lis
     for i, thick, fits in zip(whole, thickness, valid):
         points = texts[i].points
         if points.min() >= 0 and points.max() <= 1 and np.ptp(points, axis=0).min() > 0:
-            causes.blame(
-                "normalised",
-                i,
-                "All coordinates are between 0 and 1. Multiply x by the width of the image and y"
-                " by its height: PaddleOCR reads pixels.",
-            )
+            causes.blame("normalised", i)
         elif thick < _THICKNESS:
-            causes.blame(
-                "no-area",
-                i,
-                f"It is {thick:.2g} pixels thick. Draw it anew around the text, or leave it out.",
-            )
+            causes.blame("no-area", i, thick=thick)
         elif not fits:
-            causes.blame("crossing", i, _crossing_advice(points))
+            causes.blame("crossing", i, remedy=_crossing_remedy(points))
         else:
             sound.append(i)
     return sound
 
 
-def _crossing_advice(points: _Array) -> str:
+def _crossing_remedy(points: _Array) -> str:
     n = len(points)
     if n == 4:
         orders = [[0, 1, 3, 2], [0, 2, 1, 3]]
@@ -183,18 +179,15 @@ def _crossing_advice(points: _Array) -> str:
     made = [shapely.Polygon(points[order].astype(np.float64)) for order in orders]
     fitting = [(p.area, order) for p, order in zip(made, orders) if p.is_valid and p.area > 0]
     if not fitting:
-        return "The outline crosses itself. Draw it anew around the text."
-    order = ", ".join(str(place + 1) for place in max(fitting)[1])
-    return f"The outline crosses itself. Give its points in the order {order}."
+        return "Draw it anew around the text."
+    order = ", ".join(str(index + 1) for index in max(fitting)[1])
+    return f"Give its points in the order {order}."
 
 
-def _name_advice(text: Text) -> str:
-    known = " or ".join(IGNORED)
+def _reading(text: Text) -> str:
     if text.marked == "name":
-        read = f"PaddleOCR reads {text.transcription!r} as a text that counts."
-    else:
-        read = f"PaddleOCR does not read that it is difficult: {text.transcription!r} counts."
-    return f"{read} Write {known} if it is to be ignored."
+        return f"PaddleOCR takes {text.transcription!r} for a text that counts."
+    return f"PaddleOCR does not read {text.marked!r}: {text.transcription!r} counts."
 
 
 def _frame(image: tuple[int, int] | None) -> tuple[float, float]:
@@ -211,18 +204,14 @@ def _check_place(
     for i in sound:
         (left, top), (right, bottom) = texts[i].points.min(axis=0), texts[i].points.max(axis=0)
         if right <= 0 or bottom <= 0 or left >= width or top >= height:
-            causes.blame(
-                "outside",
-                i,
-                f"It is outside the image, {_describe_size(image)}. Are these the labels of this"
-                " image, at this size?",
-            )
+            causes.blame("outside", i, size=describe_size(image))
         else:
             inside.append(i)
     return inside
 
 
-def _describe_size(image: tuple[int, int] | None) -> str:
+def describe_size(image: tuple[int, int] | None) -> str:
+    """Return in words how large an image is."""
     if image is None:
         return "which starts at 0, 0"
     return f"{image[1]} pixels wide and {image[0]} high"
@@ -236,65 +225,84 @@ def _check_edges(
         points = texts[i].points
         over = np.maximum(-points, points - np.array((width, height))).max()
         if over > _BEYOND:
-            seen = ": PaddleOCR's random crop does not see it there, and may cut through it"
-            causes.blame(
-                "partly-outside",
-                i,
-                f"It reaches {over:.3g} pixels beyond the image, {_describe_size(image)}."
-                f" Cut it off at the border{seen if points.min() < 0 else ''}.",
-            )
+            crop = ": PaddleOCR's random crop does not see it there, and may cut through it"
+            crop = crop if points.min() < 0 else ""
+            causes.blame("partly-outside", i, over=over, size=describe_size(image), crop=crop)
 
 
 def _check_pairs(
     causes: _Causes, texts: list[Text], inside: list[int], image: tuple[int, int] | None
-) -> set[tuple[int, int]]:
-    """Return the pairs that are one text, or one within the other."""
+) -> tuple[_Pairs, set[int]]:
+    """Return the pairs that are one text, or one within the other, and the texts given again."""
     height, width = _frame(image)
-    polygons = _outlines(texts, inside)
     limits = np.minimum((width, height), _FARTHEST)
-    visible = shapely.intersection(polygons, shapely.box(0, 0, *limits))
+    copies = dict(_copies(texts, inside))
+    single = [i for i in inside if i not in copies]
+    visible = _surfaces(shapely.intersection(_outlines(texts, single), shapely.box(0, 0, *limits)))
     area = shapely.area(visible)
-    first, second = _near(visible)
-    overlap = shapely.area(shapely.intersection(visible[first], visible[second]))
-    union = area[first] + area[second] - overlap
-    related = set()
-    pairs = list(zip(first.tolist(), second.tolist(), overlap, union))
-    for a, b, common, both in pairs:
-        i, j = inside[a], inside[b]
-        if common > _SAME * both > 0:
-            related.add((i, j))
-            if not (texts[i].ignored and texts[j].ignored):
-                causes.blame(
-                    "repeated-text",
-                    j,
-                    f"It covers what entry {i + 1} covers, {texts[i].transcription!r}: the IoU is"
-                    f" {common / both:.2f}. Leave one of them.",
-                )
-    for i, covered in zip(inside, area / (height * width)):
-        if covered > _MOST_OF_PAGE:
+    related: _Pairs = set()
+
+    def repeat(i: int, j: int, iou: float) -> None:
+        """Blame text j for what text i covers already."""
+        related.add((i, j))
+        if not (texts[i].ignored and texts[j].ignored):
             causes.blame(
-                "whole-page",
-                i,
-                f"It covers {covered:.0%} of the image. Give each word or line its own outline.",
+                "repeated-text", j, other=i + 1, text=texts[i].transcription, iou=float(iou)
             )
-    for a, b, common, _ in pairs:
+
+    for j, i in copies.items():
+        repeat(i, j, 1)
+    # What repeats a text needs no comparison with the others: a thousand copies are compared with
+    # the first alone.
+    left, overlapping = np.ones(len(single), bool), []
+    for a, partners in _near_each(visible):
+        partners = partners[left[partners]]
+        if not left[a] or not len(partners):
+            continue
+        common = shapely.area(shapely.intersection(visible[a], visible[partners]))
+        union = area[a] + area[partners] - common
+        same = common > _SAME * union
+        for b, iou in zip(partners[same], common[same] / union[same]):
+            repeat(single[a], single[b], iou)
+        left[partners[same]] = False
+        overlapping += [(a, b, shared) for b, shared in zip(partners[~same], common[~same])]
+    for i, covered in zip(single, area / (height * width)):
+        if covered > _MOST_OF_PAGE:
+            causes.blame("whole-page", i, covered=float(covered))
+    for a, b, shared in overlapping:
         inner, outer = (a, b) if area[a] <= area[b] else (b, a)
-        i, j = inside[inner], inside[outer]
-        pair = (min(i, j), max(i, j))
-        if common > _SAME * area[inner] > 0 and pair not in related:
-            related.add(pair)
+        i, j = single[inner], single[outer]
+        if left[a] and left[b] and shared > _SAME * area[inner]:
+            related.add((min(i, j), max(i, j)))
             if not (texts[i].ignored and texts[j].ignored):
-                causes.blame("nested", i, _nested_advice(texts[i], texts[j], j))
-    return related
+                text, result = texts[j].transcription, _nested_result(texts[i], texts[j])
+                causes.blame("nested", i, other=j + 1, text=text, result=result)
+    return related, {*copies, *(i for i, still in zip(single, left) if not still)}
 
 
-def _nested_advice(inner: Text, outer: Text, place: int) -> str:
-    where = f"It lies within entry {place + 1}, {outer.transcription!r}"
+def _copies(texts: list[Text], inside: list[int]) -> Iterator[tuple[int, int]]:
+    """Yield each text that has the points of an earlier one, and that one."""
+    first: dict[bytes, int] = {}
+    for i in inside:
+        earlier = first.setdefault(texts[i].points.tobytes(), i)
+        if earlier != i:
+            yield i, earlier
+
+
+def _surfaces(shapes: _Array) -> _Array:
+    """Return shapes without the lines and points that an overlay leaves on a border."""
+    for k in np.flatnonzero(shapely.get_type_id(shapes) == 7):  # a collection
+        parts = shapely.get_parts(shapes[k])
+        shapes[k] = shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
+    return shapes
+
+
+def _nested_result(inner: Text, outer: Text) -> str:
     if outer.ignored:
-        return f"{where}, which is ignored: nothing of it is trained. Leave one of them."
+        return ", which is ignored: nothing of it is trained. Leave one of them."
     if inner.ignored:
-        return f"{where}, and its pixels are taken from that text. Leave one of them."
-    return f"{where}: both become one text. Leave the word or the line, the same in all images."
+        return ", and its pixels are taken from that text. Leave one of them."
+    return ": both become one text. Leave the word or the line, the same in all images."
 
 
 def _near(shapes: _Array, distance: float = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -309,15 +317,23 @@ def _near(shapes: _Array, distance: float = 0) -> tuple[NDArray[np.int64], NDArr
     return first[once][order], second[once][order]
 
 
+def _near_each(shapes: _Array) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each shape that meets later ones, and these."""
+    first, second = _near(shapes)
+    each, starts = np.unique(first, return_index=True)
+    yield from zip(each.tolist(), np.split(second, starts[1:]))
+
+
 def _check_training(
     causes: _Causes,
     texts: list[Text],
     wanted: list[int],
     inside: set[int],
-    related: set[tuple[int, int]],
+    related: _Pairs,
+    repeated: set[int],
     image: tuple[int, int],
-    settings: _Settings,
-) -> tuple[_Measured, list[int]]:
+    settings: Settings,
+) -> tuple[Measured, list[int]]:
     """Return what the training has of a page, and its texts that count there."""
     scale = min(settings.size[0] / image[0], settings.size[1] / image[1])
     at = f"at {settings.size[0]} x {settings.size[1]}"
@@ -335,57 +351,40 @@ def _check_training(
             if too_small and shrunk([polygon], 0)[0].pieces:
                 saved.append(side)
         if too_small:
-            causes.blame(
-                "too-small",
-                i,
-                f"It is {side:.1f} pixels high or wide {at}, below {settings.min_text_size:g}, and"
-                " is ignored there. Train at a larger size, lower min_text_size, or write ###.",
-            )
+            causes.blame("too-small", i, side=side, at=at, least=settings.min_text_size)
         elif not pieces:
-            causes.blame(
-                "gone",
-                i,
-                f"Shrinking {at} leaves nothing of it, for it is so thin, and it is ignored there."
-                " Train at a larger size, or write ###.",
-            )
+            causes.blame("gone", i, at=at)
     canvas = np.zeros(settings.size, np.uint8)
     for _, _, pieces in made:
         for piece in pieces:
             cv2.fillPoly(canvas, [piece], 1)
     share = np.count_nonzero(canvas) / max(image[0] * image[1] * scale**2, 1)
-    _check_touching(causes, texts, wanted, [pieces for _, _, pieces in made], related, at)
+    apart = [(i, pieces) for i, (_, _, pieces) in zip(wanted, made) if i not in repeated]
+    _check_touching(causes, texts, apart, related, at)
     counting = [i for i, (_, _, pieces) in zip(wanted, made) if pieces]
-    return _Measured(sides, saved, float(share)), counting
+    return Measured(sides, saved, float(share)), counting
 
 
 def _check_touching(
     causes: _Causes,
     texts: list[Text],
-    wanted: list[int],
-    made: list[list[_Array]],
-    related: set[tuple[int, int]],
+    made: list[tuple[int, list[_Array]]],
+    related: _Pairs,
     at: str,
 ) -> None:
     """Find the texts whose shrunk pixels are neighbours, be it by a corner."""
-    pieces = [piece for listed in made for piece in listed]
-    owners = [i for i, listed in zip(wanted, made) for _ in listed]
+    pieces = [piece for _, listed in made for piece in listed]
+    owners = [i for i, listed in made for _ in listed]
     if len(pieces) < 2:
         return
     boxes = [(*piece.min(axis=0), *piece.max(axis=0)) for piece in pieces]
     for a, b in zip(*_near(shapely.box(*np.array(boxes, float).T), 1.5)):
         i, j = owners[a], owners[b]
-        if i == j or (i, j) in related or not _are_neighbours(pieces[a], pieces[b]):
-            continue
-        for place, other in ((j, i), (i, j)):
-            if place not in causes.found:
-                causes.blame(
-                    "touching",
-                    place,
-                    f"Shrunk {at}, it touches entry {other + 1}, {texts[other].transcription!r}:"
-                    " they become one text. Draw them apart, train at a larger size, or lower"
-                    " the shrink ratio.",
-                )
-                break
+        free = [k for k in (j, i) if k not in causes.found]  # the later one is blamed, if it can be
+        if free and i != j and (i, j) not in related and _are_neighbours(pieces[a], pieces[b]):
+            other = i if free[0] == j else j
+            text = texts[other].transcription
+            causes.blame("touching", free[0], at=at, other=other + 1, text=text)
 
 
 def _are_neighbours(one: _Array, other: _Array) -> bool:
@@ -401,32 +400,23 @@ def _are_neighbours(one: _Array, other: _Array) -> bool:
 
 def _check_balance(causes: _Causes, ignored: NDArray[np.bool_], counting: int) -> None:
     """Find out whether a page has text that counts."""
-    n_ignored = int(ignored.sum())
-    if not len(ignored):
+    n_ignored, count = int(ignored.sum()), len(ignored)
+    if not count:
         causes.blame(
             "no-text",
             None,
-            "No texts: PaddleOCR leaves such an image out and trains on another in its place."
-            " Leave out the line, or label its texts.",
+            finding="No texts: PaddleOCR leaves such an image out and trains on another in its"
+            " place. Leave out the line, or label its texts.",
         )
-    elif n_ignored == len(ignored):
-        causes.blame(
-            "all-ignored",
-            None,
-            f"All {n_ignored} texts are ignored: nothing here is learnt as text. Leave out the"
-            " line, or write what can be read.",
-        )
+    elif n_ignored == count:
+        causes.blame("all-ignored", None, count=count)
     elif not counting:
         causes.blame(
             "no-text",
             None,
-            f"{len(ignored) - n_ignored} of its {len(ignored)} texts are not ignored, and none of"
-            " these counts: each has a fault of its own or is too small. Correct them, train at a"
-            " larger size, or leave out the line.",
+            finding=f"{count - n_ignored} of its {count} texts are not ignored, and none of these"
+            " counts: each has a fault of its own or is too small. Correct them, train at a larger"
+            " size, or leave out the line.",
         )
-    elif n_ignored > len(ignored) - n_ignored:
-        causes.blame(
-            "mostly-ignored",
-            None,
-            f"{n_ignored} of its {len(ignored)} texts are ignored. Write what can be read.",
-        )
+    elif n_ignored > count - n_ignored:
+        causes.blame("mostly-ignored", None, count=n_ignored, texts=count)

@@ -92,7 +92,7 @@ def _run(args: argparse.Namespace) -> str:
     lines.append(f"{'background':20}  {'':8}  {rest:15.2%}")
     for problem in problems:
         subject = "the image" if problem.entry is None else f"entry {problem.entry}"
-        lines.append(f"{subject}: {problem.kind}, {KINDS[problem.kind]}. {problem.advice}")
+        lines.append(f"{subject}: {problem.kind}, {KINDS[problem.kind].meaning}. {problem.advice}")
     return "\n".join(lines)
 
 
