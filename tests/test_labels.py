@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import programs
 import pytest
+import shapely
 from pictures import assert_readable, axes_of, legend
 from PIL import Image
 
@@ -440,6 +441,49 @@ def test_touching(check, step):
             assert "entry 1" in report.problems[0].advice
         assert found(check(line("a.png", polygons[0], ("###", second)))) == []
     assert set(outcomes) == {1, 2}
+
+
+@pytest.mark.parametrize(("apart", "touching"), [((0, 0), True), ((1, 0), False), ((0, 1), False)])
+def test_texts_that_touch_by_a_corner_alone(check, apart, touching):
+    first = box(10, 10, 50, 40)
+    drawn = np.argwhere(make_targets([first], [False], *SIZE).shrink_map)[:, ::-1]
+    step = (
+        np.ptp(drawn, axis=0) + 1 + apart
+    )  # the last pixel of one is diagonal to the other's first
+    second = (np.array(first) + step).tolist()
+    shrink_map = make_targets([first, second], [False, False], *SIZE).shrink_map.astype(np.uint8)
+    assert [cv2.connectedComponents(shrink_map, connectivity=n)[0] - 1 for n in (4, 8)] == (
+        [2, 1] if touching else [2, 2]
+    )
+    assert found(check(line("a.png", first, second))) == [(1, 2, "touching")] * touching
+
+
+def test_copies_are_compared_with_the_first_alone(check, monkeypatch):
+    """Pairs that were compared; 1,500 copies have 1.1 million."""
+    compared = []
+    intersection = shapely.intersection
+    monkeypatch.setattr(
+        shapely,
+        "intersection",
+        lambda a, b: (
+            compared.append(len(b)) or intersection(a, b)
+            if isinstance(b, np.ndarray)
+            else intersection(a, b)
+        ),
+    )
+    near = [(np.array(WORD) + (i % 3) / 50).tolist() for i in range(300)]
+    report = check(line("a.png", *[WORD] * 300, *near, OTHER))
+    assert found(report) == [(1, i, "repeated-text") for i in range(2, 601)]
+    assert all("entry 1 covers" in problem.advice for problem in report.problems)
+    assert sum(compared) < 10
+
+
+def test_an_outline_that_runs_along_the_border_from_outside(check):
+    """What is left of it in the image is an area and a line."""
+    shape = [[20, 10], [20, 20], [-10, 20], [-10, 60], [0, 60], [0, 30], [20, 30], [20, 40]]
+    shape += [[40, 40], [40, 10]]
+    report = check(line("a.png", shape, box(30, 15, 90, 60), box(-20, 50, 40, 80)))
+    assert (1, 1, "partly-outside") in found(report)
 
 
 # Images -----------------------------------------------------------------------------------------

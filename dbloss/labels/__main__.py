@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbloss.labels.check import check_labels
-from dbloss.labels.read import printable
+from dbloss.labels.read import DELIMITER, printable
 from dbloss.labels.report import KINDS
 
 
@@ -58,24 +58,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=KINDS,
         help="a kind that is no problem here; may be given several times",
     )
-    parser.add_argument(
-        "--delimiter",
-        metavar="TEXT",
-        type=_unescaped,
-        default="\t",
-        help="what stands between path and list, delimiter in a configuration (default: a tab)",
-    )
+    parser.add_argument("--delimiter", **DELIMITER)
     parser.add_argument(
         "--read-images",
         action="store_true",
         help="read every image with OpenCV, which finds those that are damaged inside",
     )
     return parser
-
-
-def _unescaped(text: str) -> str:
-    r"""Return a delimiter as it is meant: a shell hands over `\t` as a backslash and a t."""
-    return text.replace("\\t", "\t")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

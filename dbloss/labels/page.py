@@ -240,21 +240,10 @@ def _check_pairs(
     single = [i for i in inside if i not in copies]
     visible = _surfaces(shapely.intersection(_outlines(texts, single), shapely.box(0, 0, *limits)))
     area = shapely.area(visible)
-    related: _Pairs = set()
-
-    def repeat(i: int, j: int, iou: float) -> None:
-        """Blame text j for what text i covers already."""
-        related.add((i, j))
-        if not (texts[i].ignored and texts[j].ignored):
-            causes.blame(
-                "repeated-text", j, other=i + 1, text=texts[i].transcription, iou=float(iou)
-            )
-
-    for j, i in copies.items():
-        repeat(i, j, 1)
     # What repeats a text needs no comparison with the others: a thousand copies are compared with
     # the first alone.
     left, overlapping = np.ones(len(single), bool), []
+    repeats: dict[int, tuple[int, float]] = {}  # the text that each repeats, and their IoU
     for a, partners in _near_each(visible):
         partners = partners[left[partners]]
         if not left[a] or not len(partners):
@@ -263,9 +252,14 @@ def _check_pairs(
         union = area[a] + area[partners] - common
         same = common > _SAME * union
         for b, iou in zip(partners[same], common[same] / union[same]):
-            repeat(single[a], single[b], iou)
+            repeats[single[b]] = (single[a], float(iou))
         left[partners[same]] = False
         overlapping += [(a, b, shared) for b, shared in zip(partners[~same], common[~same])]
+    repeats |= {j: repeats.get(i, (i, 1.0)) for j, i in copies.items()}
+    related = {(min(i, j), max(i, j)) for j, (i, _) in repeats.items()}
+    for j, (i, iou) in repeats.items():
+        if not (texts[i].ignored and texts[j].ignored):
+            causes.blame("repeated-text", j, other=i + 1, text=texts[i].transcription, iou=iou)
     for i, covered in zip(single, area / (height * width)):
         if covered > _MOST_OF_PAGE:
             causes.blame("whole-page", i, covered=float(covered))
@@ -277,7 +271,7 @@ def _check_pairs(
             if not (texts[i].ignored and texts[j].ignored):
                 text, result = texts[j].transcription, _nested_result(texts[i], texts[j])
                 causes.blame("nested", i, other=j + 1, text=text, result=result)
-    return related, {*copies, *(i for i, still in zip(single, left) if not still)}
+    return related, set(repeats)
 
 
 def _copies(texts: list[Text], inside: list[int]) -> Iterator[tuple[int, int]]:

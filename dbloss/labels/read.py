@@ -28,6 +28,14 @@ _OTHER_MARKS = {
 _MARKING_KEYS = ("difficult", "illegibility", "ignore", "ignored", "illegible")
 _YES = (True, "1", "true", "True", "yes")  # 1 and 1.0 are equal to True
 
+# The option of the commands. A shell hands over `\\t` as a backslash and a t.
+DELIMITER: Any = {
+    "metavar": "TEXT",
+    "type": lambda text: text.replace("\\t", "\t"),
+    "default": "\t",
+    "help": "what stands between path and list, delimiter in a configuration (default: a tab)",
+}
+
 # Of a line with no tab: the path, and what stands in place of the tab.
 _UNSEPARATED = re.compile(r"(.*?\S)([\s,;|:]+)\[")
 

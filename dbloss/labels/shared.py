@@ -116,7 +116,8 @@ def of_pages(problems: list[Problem], sheets: dict[int, Sheet], pages: list[Page
                 continue
             how_many = f"{len(alike)} of its {count} texts"
             made = _shared(alike, how_many, sheets.get(line))
-            found = [made, *(p for p in found if p not in alike)]
+            # That none of the texts counts follows from it.
+            found = [made, *(p for p in found if p not in alike and p.kind != "no-text")]
         merged += sorted(found, key=lambda p: p.entry or 0)
     return merged
 
@@ -222,13 +223,20 @@ def _fitting(sheets: Sequence[Sheet], few: bool = False) -> Iterator[_Move]:
         yield _SWAPPED._replace(likely=True)
     relative = high / size
     reach = relative.max() if few else np.quantile(relative, 0.995, axis=0).max()
-    factor = _nice(1 / reach) if reach > 0 else 1.0
+    if reach <= 0:
+        return
+    factor = _nice(1 / reach)
+    if few:  # the images may have been made smaller by more than a few texts say
+        factor = next((n for n in _NICE if n <= _SLACK / reach), factor)
     if abs(math.log(factor)) > 0.1 and fits(low / size * factor, high / size * factor):
-        cause = "Were the images made smaller after they were labelled?"
-        if factor > 1:
-            cause = "Were the images made larger after they were labelled?"
-        facts = {"factor": f"x {factor:.3g}", "cause": cause}
-        yield _Move("scaled", lambda p, h, w: p * factor, facts, likely=True)
+        yield _of_factor(factor)._replace(likely=True)
+
+
+def _of_factor(factor: float) -> _Move:
+    how = "smaller" if factor < 1 else "larger"
+    cause = f"Were the images made {how} after they were labelled?"
+    facts = {"factor": f"x {factor:.3g}", "cause": cause}
+    return _Move("scaled", lambda p, h, w: p * factor, facts)
 
 
 def _of_range(whole: int, name: str) -> _Move:
@@ -326,7 +334,8 @@ class _Seen:
 
     def best(self, moves: list[_Move]) -> tuple[_Move | None, str]:
         """Return how the outlines must be moved to lie on text, None where they do."""
-        tried = [(move, *self.gain(self.ranks(move.apply))) for move in (*moves, *_TURNS)]
+        factors = [_of_factor(factor) for n in _NICE for factor in (n, 1 / n)]
+        tried = [(move, *self.gain(self.ranks(move.apply))) for move in (*moves, *_TURNS, *factors)]
         sure = [
             (gain, move)
             for move, gain, errors in tried
