@@ -11,7 +11,7 @@ from PIL import Image
 from dbloss.labels import check_labels
 
 SIZE = (240, 360)  # height and width
-PAGES = 20
+PAGES = 16
 
 
 def draw_pages(folder, count=PAGES):
@@ -87,13 +87,15 @@ def test_a_cause_of_the_whole_file_is_said_once(folder, pages, name):
     assert problem.line is problem.entry is None and problem.place.endswith("Label.txt")
     assert words in problem.advice and "Cut it off" not in problem.advice
     assert f"the whole file, {kind}: " in report.summary()
+    # Of texts at another scale no size is known.
+    assert (len(report.sides) > 0) == (kind in ("turned", "shifted"))
     assert check(folder, [move(page) for page in pages], ignore=[kind]).counts().get(kind) is None
 
 
 def test_how_far_they_are_moved(folder, pages):
     (problem,) = check(folder, [MOVES["moved"][0](page) for page in pages]).problems
     x, y = map(int, re.search(r"moved by x ([-+]\d+), y ([-+]\d+) pixels", problem.advice).groups())
-    assert abs(x + 24) <= 2 and abs(y - 13) <= 2
+    assert abs(x + 24) <= 3 and abs(y - 13) <= 3
 
 
 @pytest.mark.parametrize(
@@ -160,7 +162,7 @@ def test_crossings_of_one_kind_are_said_once(folder, pages):
     assert "9 of its 9 texts, from entry 1 on" in report.problems[0].advice
     report = check(folder, crossing)
     assert [(p.line, p.entry, p.kind) for p in report.problems] == [(None, None, "crossing")]
-    assert "In 20 of 20 lines" in report.problems[0].advice
+    assert "In 16 of 16 lines" in report.problems[0].advice
     assert "in the order 1, 2, 4, 3" in report.problems[0].advice
 
 

@@ -631,7 +631,9 @@ def test_pages_without_problems_are_drawn_from_the_whole_file(check, folder):
     for ax in axes_of(figure, loc="left").values():
         assert {patch.get_linestyle() for patch in ax.patches} == {"-", "--"}
     assert legend(figure) == ["a text that counts", "an ignored text"]
-    assert figure.get_suptitle() == "5 of 29 pages without a problem, from the whole file"
+    assert (
+        figure.get_suptitle() == "5 of 29 pages without a problem of their own, from the whole file"
+    )
     assert_readable(figure)
     assert_readable(plot_pages(report, most=1))
     assert len(plot_pages(report).axes) == 12

@@ -84,10 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(printable(report.summary()))
         if args.out:
-            # Pictures are matplotlib's, which reading labels does without.
-            from dbloss.plot.problems import write_report
-
-            written = ", ".join(map(str, write_report(report, args.out)))
+            written = ", ".join(map(str, report.write(args.out)))
             print(printable(f"\nwritten: {written}"))
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -122,6 +122,8 @@ def check_labels(
         cause = shared.of_places(list(sheets.values()), str(file))
     if cause is not None and cause.kind not in unwanted:
         problems = [cause, *(p for p in problems if not shared.follows(p))]
+        if cause.kind in ("scaled", "normalised"):  # then the sizes of texts say nothing
+            measured = []
     problems = shared.of_pages(problems, sheets, pages)
     problems = shared.of_file(problems, str(file), pages)
     if mark is not None:

@@ -47,12 +47,12 @@ KINDS = {
     ),
     "scaled": Kind(
         "most texts fit at another scale",
-        "{evidence}: they fit at {factor}. {cause}",
+        "{evidence}: the outlines fit at {factor}. {cause}",
     ),
     "shifted": Kind(
         "most texts fit in another place",
-        "{evidence}: they fit when moved by x {across:+d}, y {down:+d} pixels. Were the images cut"
-        " or padded after they were labelled?",
+        "{evidence}: the outlines fit when moved by x {across:+d}, y {down:+d} pixels. Were the"
+        " images cut or padded after they were labelled?",
     ),
     "few-points": Kind(
         "fewer than 3 points",
@@ -110,8 +110,8 @@ KINDS = {
     "no-text": Kind("an image without text that counts", "{finding}"),
     "all-ignored": Kind(
         "an image whose texts are all ignored",
-        "All {count} texts are ignored: nothing here is learnt as text. Leave out the line, or"
-        " write what can be read.",
+        "Of its {count} texts all are ignored: nothing here is learnt as text. Leave out the line,"
+        " or write what can be read.",
     ),
     "mostly-ignored": Kind(
         "an image with more ignored texts than others",

@@ -172,7 +172,7 @@ def of_places(sheets: list[Sheet], file: str) -> Problem | None:
             advice = KINDS["other-image"].advice.format(count=len(seen.edges), remedy=remedy)
             return Problem(None, None, "other-image", file, advice)
     elif moves:
-        move, evidence = moves[0], "By where the outlines end"
+        move, evidence = moves[0], "By where they end"
     elif _stand_upright(sheets):
         cause = "are x and y swapped? If the script runs from top to bottom, all is well."
         move, evidence = _SWAPPED._replace(facts={"cause": cause}), "Most texts stand upright"
@@ -270,30 +270,30 @@ def _turn(cause: str, apply: Callable[[_Array, int, int], _Array]) -> _Move:
     return _Move("turned", apply, {"cause": cause})
 
 
-_SWAPPED = _turn("they fit with x and y swapped. Write [x, y].", lambda p, h, w: p[:, ::-1])
+_SWAPPED = _turn("the outlines fit with x and y swapped. Write [x, y].", lambda p, h, w: p[:, ::-1])
 _QUARTER = (
-    "they fit turned by a quarter. The images were turned after they were labelled, or labelled in"
-    " a program that does not turn them as their EXIF data says. Turn the points."
+    "the outlines fit turned by a quarter. The images were turned after they were labelled, or"
+    " labelled in a program that does not turn them as their EXIF data says. Turn the points."
 )
 _TURNS = (
     _SWAPPED,
     _turn(
-        "they fit with x counted from the right. Write width - x, or mirror the images back.",
+        "the outlines fit with x counted from the right. Write width - x, or mirror the images.",
         lambda p, h, w: p * (-1, 1) + (w, 0),
     ),
     _turn(
-        "they fit with y counted from the bottom. Write height - y.",
+        "the outlines fit with y counted from the bottom. Write height - y.",
         lambda p, h, w: p * (1, -1) + (0, h),
     ),
     _turn(
-        "they fit upside down. Write width - x and height - y, or turn the images.",
+        "the outlines fit upside down. Write width - x and height - y, or turn the images.",
         lambda p, h, w: (w, h) - p,
     ),
     _turn(_QUARTER, lambda p, h, w: p[:, ::-1] * (-1, 1) + (w, 0)),
     _turn(_QUARTER, lambda p, h, w: p[:, ::-1] * (1, -1) + (0, h)),
     _turn(
-        "they fit with x and y swapped and counted from the far corner. Write width - y and"
-        " height - x.",
+        "the outlines fit with x and y swapped and counted from the far corner. Write width - y"
+        " and height - x.",
         lambda p, h, w: (w, h) - p[:, ::-1],
     ),
 )
@@ -307,6 +307,7 @@ class _Seen:
         chosen = np.unique(np.linspace(0, len(usable) - 1, min(_PAGES, len(usable))).astype(int))
         self.edges: list[_Array] = []
         self.sheets: list[Sheet] = []
+        self.outlines: list[list[_Array]] = []
         if len(usable) < _FEWEST_PAGES:
             return
         for sheet in (usable[i] for i in chosen):
@@ -314,7 +315,8 @@ class _Seen:
             if edges is not None:
                 self.edges.append(edges)
                 self.sheets.append(sheet)
-        self.as_labelled = self.ranks(lambda p, h, w: p)
+                self.outlines.append(sheet.outlines())
+        self.as_labelled = self.ranks(_as_they_are)
 
     def ranks(
         self,
@@ -323,8 +325,9 @@ class _Seen:
     ) -> _Array:
         """Return for each image the mean rank of the edges below its outlines, 0.5 by chance."""
         indices = range(len(self.edges)) if chosen is None else chosen
-        pairs = ((self.edges[k], self.sheets[k]) for k in indices)
-        return np.array([_rank(e, s.outlines(), s.size, apply) for e, s in pairs])
+        return np.array(
+            [_rank(self.edges[k], self.outlines[k], self.sheets[k].size, apply) for k in indices]
+        )
 
     def gain(self, ranks: _Array) -> tuple[float, float]:
         """Return by how much ranks are higher than those of the file, also in standard errors."""
@@ -365,8 +368,9 @@ class _Seen:
         """Return by how many pixels of the edges the outlines lie best when moved, (x, y)."""
         side = _LONGEST // _COARSE
         total = np.zeros((2 * side, 2 * side))
-        for edges, sheet in ((self.edges[k], self.sheets[k]) for k in chosen):
-            mask = _mask(edges.shape, sheet.outlines(), sheet.size).astype(np.float32)
+        for k in chosen:
+            edges = self.edges[k]
+            mask = _mask(edges.shape, self.outlines[k], self.sheets[k].size).astype(np.float32)
             if not mask.any():
                 continue
             small = [
@@ -379,7 +383,7 @@ class _Seen:
         window = np.roll(total, (reach, reach), (0, 1))[: 2 * reach + 1, : 2 * reach + 1]
         y, x = np.unravel_index(window.argmax(), window.shape)
         left, top = (int(x) - reach) * _COARSE, (int(y) - reach) * _COARSE
-        steps = range(-_COARSE, _COARSE + 1, 2)
+        steps = (-3, 0, 3)
         places = [(0, 0), *((left + i, top + j) for i in steps for j in steps)]
         return max(places, key=lambda place: float(self.ranks(_moved(place), chosen).mean()))
 
@@ -390,7 +394,7 @@ class _Seen:
         count = len(self.sheets)
         others = np.array(
             [
-                _rank(edges, self.sheets[(i + 1) % count].outlines(), sheet.size, lambda p, h, w: p)
+                _rank(edges, self.outlines[(i + 1) % count], sheet.size)
                 for i, (edges, sheet) in enumerate(zip(self.edges, self.sheets))
             ]
         )
@@ -407,7 +411,7 @@ class _Seen:
                 other = sheets[i] if 0 <= i < len(sheets) else sheet
                 edges = read_edges(other.path, other.size, _LONGEST)
                 if edges is not None:
-                    ranks[k] = _rank(edges, sheet.outlines(), other.size, lambda p, h, w: p)
+                    ranks[k] = _rank(edges, self.outlines[k], other.size)
             gain, errors = self.gain(ranks)
             if gain > _GAIN and errors > _CERTAIN:
                 return step
@@ -419,13 +423,22 @@ def _moved(place: tuple[int, int]) -> Callable[[_Array, int, int], _Array]:
     return lambda p, h, w: p + np.array(place) * max(h, w) / _LONGEST
 
 
-def _mask(shape: _Size, outlines: Sequence[_Array], size: _Size) -> NDArray[np.uint8]:
-    """Return which pixels of a reduced image lie in outlines."""
+def _as_they_are(points: _Array, height: int, width: int) -> _Array:
+    return points
+
+
+def _mask(
+    shape: _Size,
+    outlines: Sequence[_Array],
+    size: _Size,
+    apply: Callable[[_Array, int, int], _Array] = _as_they_are,
+) -> NDArray[np.uint8]:
+    """Return which pixels of a reduced image lie in outlines, once these are moved."""
+    moved = apply(np.concatenate(outlines), *size) * (max(shape) / max(size))
+    corners = np.round(moved.clip(-4 * _LONGEST, 4 * _LONGEST)).astype(np.int32)
     drawn = np.zeros(shape, np.uint8)
-    scale = max(shape) / max(size)
-    for points in outlines:
-        corners = (points * scale).clip(-4 * _LONGEST, 4 * _LONGEST)
-        cv2.fillPoly(drawn, [np.round(corners).astype(np.int32)], 1)
+    for points in np.split(corners, np.cumsum([len(points) for points in outlines])[:-1]):
+        cv2.fillPoly(drawn, [points], 1)  # one by one: together they would cancel out
     return drawn
 
 
@@ -433,8 +446,8 @@ def _rank(
     edges: _Array,
     outlines: Sequence[_Array],
     size: _Size,
-    apply: Callable[[_Array, int, int], _Array],
+    apply: Callable[[_Array, int, int], _Array] = _as_they_are,
 ) -> float:
-    height, width = size
-    inside = _mask(edges.shape, [apply(points, height, width) for points in outlines], size) > 0
-    return float(edges[inside].mean()) if inside.sum() >= 4 else 0.5
+    """Return the mean rank of the edges below outlines, that of chance where there are none."""
+    inside = _mask(edges.shape, outlines, size, apply)
+    return float(cv2.mean(edges, inside)[0]) if cv2.countNonZero(inside) >= 4 else 0.5

@@ -98,8 +98,7 @@ def plot_problems(report: Report, *, most: int = 24, size: float = 12) -> panels
         return None
     of_file = [problem for problem in report.problems if problem.line is None]
     lines = [f"{len(chosen)} of {len(report.problems):,} problems"]
-    for problem in of_file:
-        lines += textwrap.wrap(f"the whole file, {problem.kind}: {problem.advice}", 130)
+    lines += [f"the whole file, {problem.kind}: {problem.advice}" for problem in of_file]
     figure, axes = _sheet(len(chosen), size, lines, _LEGEND, _COLUMNS, _RATIO)
     for ax, (problem, page, image) in zip(axes, chosen):
         _draw_problem(ax, problem, page, image, report)
@@ -145,7 +144,9 @@ def plot_pages(report: Report, *, most: int = 12, size: float = 12) -> panels.Pi
     chosen = _readable(report, ((None, sound[i]) for i in spread), most)
     if not chosen:
         return None
-    lines = [f"{len(chosen)} of {len(sound):,} pages without a problem, from the whole file"]
+    lines = [
+        f"{len(chosen)} of {len(sound):,} pages without a problem of their own, from the whole file"
+    ]
     ratio = float(np.clip(np.median([i.shape[0] / i.shape[1] for _, _, i in chosen]), 0.3, 1.5))
     figure, axes = _sheet(len(chosen), size, lines, _LEGEND[1:], _COLUMNS_OF_PAGES, ratio)
     for ax, (_, page, image) in zip(axes, chosen):
@@ -189,8 +190,10 @@ def _sheet(
     columns = min(most_columns, count)
     rows = -(-count // columns)
     side = size / most_columns
+    across = max(side * columns, 4.0)
+    lines = [part for line in lines for part in textwrap.wrap(line, int(11 * across))]
     down = rows * (side * ratio + 0.3) + 0.2 * len(lines) + 0.4
-    figure = panels.Picture(figsize=(max(side * columns, 4), down), layout="constrained")
+    figure = panels.Picture(figsize=(across, down), layout="constrained")
     axes: NDArray[Any] = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes[count:]:
         ax.set_axis_off()
