@@ -202,7 +202,12 @@ def _sheet(
         Line2D([], [], label=label, path_effects=panels.dark(style["linewidth"]), **style)
         for label, style in legend
     ]
-    figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False)
+    figure.legend(
+        handles=handles,
+        loc="outside lower left",
+        ncols=len(handles) if across >= 6 else 1,
+        frameon=False,
+    )
     return figure, axes
 
 
