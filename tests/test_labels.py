@@ -2,6 +2,7 @@
 
 import csv
 import json
+import pickle
 import re
 
 import cv2
@@ -12,7 +13,7 @@ import shapely
 from pictures import assert_readable, axes_of, legend
 from PIL import Image
 
-from dbloss.labels import KINDS, check_labels, read_labels
+from dbloss.labels import KINDS, Report, check_labels, read_labels
 from dbloss.labels.__main__ import main
 from dbloss.plot import plot_pages, plot_problems
 from dbloss.targets import make_targets
@@ -638,6 +639,19 @@ def test_pages_without_problems_are_drawn_from_the_whole_file(check, folder):
     assert_readable(plot_pages(report, most=1))
     assert len(plot_pages(report).axes) == 12
     assert plot_pages(check(FAULTY)) is None
+
+
+def test_reports_pickled_by_earlier_versions_are_read(check):
+    """They name the module `dbloss.labels`, and a report had no remarks."""
+    report = check(FAULTY)
+    content = pickle.dumps(tuple(report)[:9], 0).decode("latin-1")
+    content = re.sub(r"(?<=c)dbloss\.labels\.\w+(?=\n)", "dbloss.labels", content)
+    assert "cdbloss.labels\nPage" in content and "cdbloss.labels\nProblem" in content
+    read = Report(*pickle.loads(content.encode("latin-1")))
+    assert read.counts() == report.counts() and read.remarks == ()
+    assert read.summary() == report.summary()
+    again = pickle.loads(pickle.dumps(report))
+    assert again.problems == report.problems and again.pages[1] == report.pages[1]
 
 
 # The command ------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 import os
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -101,22 +102,23 @@ def check_labels(
     sheets: dict[int, shared.Sheet] = {}
     seen: dict[str, int] = {}
     start = _START if _has_byte_order_mark(file) else None
-    headers = _read_headers(pages, folder, checks.flag("read_images", read_images))
-    for page, found in tqdm(
-        zip(pages, headers),
-        total=len(pages),
-        unit=" images",
-        disable=None if progress else True,
-        leave=False,
-    ):
-        problems += _of_line(page, folder, found, seen, start, delimiter)
-        start = None
-        if page.fault is None:
-            listed, made, sheet = _of_texts(page, folder, found, settings)
-            problems += listed
-            measured += [] if made is None else [made]
-            if sheet is not None:
-                sheets[page.line] = sheet
+    read_all = checks.flag("read_images", read_images)
+    with closing(_read_headers(pages, folder, read_all)) as headers:
+        for page, found in tqdm(
+            zip(pages, headers),
+            total=len(pages),
+            unit=" images",
+            disable=None if progress else True,
+            leave=False,
+        ):
+            problems += _of_line(page, folder, found, seen, start, delimiter)
+            start = None
+            if page.fault is None:
+                listed, made, sheet = _of_texts(page, folder, found, settings)
+                problems += listed
+                measured += [] if made is None else [made]
+                if sheet is not None:
+                    sheets[page.line] = sheet
     cause = None
     if not unwanted.issuperset(shared.KINDS_OF_FILE):
         cause = shared.of_places(list(sheets.values()), str(file))
@@ -166,7 +168,9 @@ def _checked_size(size: Any) -> tuple[int, int]:
     return height, width
 
 
-def _read_headers(pages: list[Page], folder: Path, read_all: bool) -> Iterator[list[Header]]:
+def _read_headers(
+    pages: list[Page], folder: Path, read_all: bool
+) -> Generator[list[Header], None, None]:
     """Yield of each page the sizes of its images, or what is wrong with them."""
 
     def headers(page: Page) -> list[Header]:

@@ -238,7 +238,7 @@ def _check_pairs(
     limits = np.minimum((width, height), _FARTHEST)
     copies = dict(_copies(texts, inside))
     single = [i for i in inside if i not in copies]
-    visible = _surfaces(shapely.intersection(_outlines(texts, single), shapely.box(0, 0, *limits)))
+    visible = shapely.intersection(_outlines(texts, single), shapely.box(0, 0, *limits))
     area = shapely.area(visible)
     # What repeats a text needs no comparison with the others: a thousand copies are compared with
     # the first alone.
@@ -281,14 +281,6 @@ def _copies(texts: list[Text], inside: list[int]) -> Iterator[tuple[int, int]]:
         earlier = first.setdefault(texts[i].points.tobytes(), i)
         if earlier != i:
             yield i, earlier
-
-
-def _surfaces(shapes: _Array) -> _Array:
-    """Return shapes without the lines and points that an overlay leaves on a border."""
-    for k in np.flatnonzero(shapely.get_type_id(shapes) == 7):  # a collection
-        parts = shapely.get_parts(shapes[k])
-        shapes[k] = shapely.union_all(parts[shapely.get_dimensions(parts) == 2])
-    return shapes
 
 
 def _nested_result(inner: Text, outer: Text) -> str:
