@@ -126,7 +126,7 @@ def check_labels(
         problems = [cause, *(p for p in problems if not shared.follows(p))]
         if cause.kind in ("scaled", "normalised"):  # then the sizes of texts say nothing
             measured = []
-    problems = shared.of_pages(problems, sheets, pages)
+    problems = shared.of_pages(problems, sheets, pages, unwanted)
     problems = shared.of_file(problems, str(file), pages)
     if mark is not None:
         problems.insert(0, shared.of_mark(str(file), mark, count, pages))

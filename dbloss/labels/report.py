@@ -47,11 +47,11 @@ KINDS = {
     ),
     "scaled": Kind(
         "most texts fit at another scale",
-        "{evidence}: the outlines fit at {factor}. {cause}",
+        "{evidence}: they fit at {factor}. {cause}",
     ),
     "shifted": Kind(
         "most texts fit in another place",
-        "{evidence}: the outlines fit when moved by x {across:+d}, y {down:+d} pixels. Were the"
+        "{evidence}: they fit when moved by x {across:+d}, y {down:+d} pixels. Were the"
         " images cut or padded after they were labelled?",
     ),
     "few-points": Kind(
@@ -77,7 +77,7 @@ KINDS = {
     ),
     "ignored-name": Kind(
         "marked as ignored, but not in a way that PaddleOCR knows",
-        "{reading} Write ### or * if it is to be ignored.",
+        "{reading} Write ### or * for what is to be ignored.",
     ),
     "partly-outside": Kind(
         "a point outside the image",

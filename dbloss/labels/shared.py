@@ -42,12 +42,13 @@ _LONGEST = 512  # pixels, of the longer side of what is looked at
 _COARSE = 4  # times as small, where all places are tried
 _CERTAIN, _LIKELY = 4.0, 2.0  # standard errors
 _GAIN, _LITTLE = 0.04, 0.02  # in the mean rank of edges below outlines
-_CHANCE = 0.03
+_CHANCE, _CLEARLY = 0.03, 0.01
 _STRONG = 0.65  # a rank so high is no chance
 _MOVED = 3  # pixels of what is looked at; less is a loose outline
 
-# What follows where the file as a whole has one of these causes.
-KINDS_OF_FILE = ("other-image", "turned", "scaled", "shifted")
+KINDS_OF_FILE = ("other-image", "turned", "scaled", "shifted")  # that pixels are looked at for
+
+# What follows from such a cause.
 _FOLLOWS = frozenset(
     (*_BEYOND, "normalised", "no-area", "whole-page", "too-small", "gone", "touching", "no-text")
 )
@@ -96,10 +97,12 @@ def of_mark(file: str, mark: str, count: int, pages: Sequence[Page]) -> Problem:
         return Problem(None, None, "no-transcriptions", file, advice)
     reading = f"{count:,} of {texts:,} texts are marked by {mark!r}, and PaddleOCR trains on them."
     advice = KINDS["ignored-name"].advice.format(reading=reading)
-    return Problem(None, None, "ignored-name", file, advice.replace("it is", "they are"))
+    return Problem(None, None, "ignored-name", file, advice)
 
 
-def of_pages(problems: list[Problem], sheets: dict[int, Sheet], pages: list[Page]) -> list[Problem]:
+def of_pages(
+    problems: list[Problem], sheets: dict[int, Sheet], pages: list[Page], ignore: frozenset[str]
+) -> list[Problem]:
     """Return the problems, with one in place of those that most texts of a page share."""
     by_line: dict[Any, list[Problem]] = defaultdict(list)
     for problem in problems:
@@ -116,6 +119,8 @@ def of_pages(problems: list[Problem], sheets: dict[int, Sheet], pages: list[Page
                 continue
             how_many = f"{len(alike)} of its {count} texts"
             made = _shared(alike, how_many, sheets.get(line))
+            if made.kind in ignore:
+                continue
             # That none of the texts counts follows from it.
             found = [made, *(p for p in found if p not in alike and p.kind != "no-text")]
         merged += sorted(found, key=lambda p: p.entry or 0)
@@ -162,6 +167,8 @@ def of_places(sheets: list[Sheet], file: str) -> Problem | None:
     seen = _Seen(sheets)
     move, evidence = None, ""
     if len(seen.edges) >= _FEWEST_PAGES:
+        if seen.lie_on_text():
+            return None
         move, evidence = seen.best(moves)
         if move is None and seen.are_of_others():
             step = seen.slipped(sheets)
@@ -172,7 +179,7 @@ def of_places(sheets: list[Sheet], file: str) -> Problem | None:
             advice = KINDS["other-image"].advice.format(count=len(seen.edges), remedy=remedy)
             return Problem(None, None, "other-image", file, advice)
     elif moves:
-        move, evidence = moves[0], "By where they end"
+        move, evidence = moves[0], "The outlines do not end where the images do"
     elif _stand_upright(sheets):
         cause = "are x and y swapped? If the script runs from top to bottom, all is well."
         move, evidence = _SWAPPED._replace(facts={"cause": cause}), "Most texts stand upright"
@@ -215,7 +222,7 @@ def _fitting(sheets: Sequence[Sheet], few: bool = False) -> Iterator[_Move]:
 
     if fits(low / size, high / size):
         return
-    for whole, name in _RANGES.items():
+    for whole, name in () if few else _RANGES.items():
         # By chance a page of small images fits such a range too: then the outlines fill no more.
         if fits(low / whole, high / whole) and (high.max(axis=0) >= 0.5 * whole).all():
             yield _of_range(whole, name)
@@ -270,29 +277,29 @@ def _turn(cause: str, apply: Callable[[_Array, int, int], _Array]) -> _Move:
     return _Move("turned", apply, {"cause": cause})
 
 
-_SWAPPED = _turn("the outlines fit with x and y swapped. Write [x, y].", lambda p, h, w: p[:, ::-1])
+_SWAPPED = _turn("they fit with x and y swapped. Write [x, y].", lambda p, h, w: p[:, ::-1])
 _QUARTER = (
-    "the outlines fit turned by a quarter. The images were turned after they were labelled, or"
+    "they fit turned by a quarter. The images were turned after they were labelled, or"
     " labelled in a program that does not turn them as their EXIF data says. Turn the points."
 )
 _TURNS = (
     _SWAPPED,
     _turn(
-        "the outlines fit with x counted from the right. Write width - x, or mirror the images.",
+        "they fit with x counted from the right. Write width - x, or mirror the images.",
         lambda p, h, w: p * (-1, 1) + (w, 0),
     ),
     _turn(
-        "the outlines fit with y counted from the bottom. Write height - y.",
+        "they fit with y counted from the bottom. Write height - y.",
         lambda p, h, w: p * (1, -1) + (0, h),
     ),
     _turn(
-        "the outlines fit upside down. Write width - x and height - y, or turn the images.",
+        "they fit upside down. Write width - x and height - y, or turn the images.",
         lambda p, h, w: (w, h) - p,
     ),
     _turn(_QUARTER, lambda p, h, w: p[:, ::-1] * (-1, 1) + (w, 0)),
     _turn(_QUARTER, lambda p, h, w: p[:, ::-1] * (1, -1) + (0, h)),
     _turn(
-        "the outlines fit with x and y swapped and counted from the far corner. Write width - y"
+        "they fit with x and y swapped and counted from the far corner. Write width - y"
         " and height - x.",
         lambda p, h, w: (w, h) - p[:, ::-1],
     ),
@@ -335,6 +342,22 @@ class _Seen:
         error = more.std(ddof=1) / math.sqrt(len(more))
         return float(more.mean()), float(more.mean() / max(error, 1e-6))
 
+    def lie_on_text(self) -> bool:
+        """Tell whether the outlines lie better than when moved a little, to whichever side.
+
+        Then they belong there, even if there are stronger edges elsewhere in all of the images, as
+        beside the number plates that one camera takes.
+        """
+        heights = [
+            np.ptp(points, axis=0).min() / max(sheet.size)
+            for sheet, outlines in zip(self.sheets, self.outlines)
+            for points in outlines
+        ]
+        step = float(np.clip(np.median(heights) * _LONGEST / 2, 4, 32))
+        moves = [(i * step, j * step) for i in (-1, 0, 1) for j in (-1, 0, 1) if i or j]
+        gains = [self.gain(self.ranks(_moved(move))) for move in moves]
+        return all(gain < -_CLEARLY and errors < -_LIKELY for gain, errors in gains)
+
     def best(self, moves: list[_Move]) -> tuple[_Move | None, str]:
         """Return how the outlines must be moved to lie on text, None where they do."""
         factors = [_of_factor(factor) for n in _NICE for factor in (n, 1 / n)]
@@ -344,7 +367,7 @@ class _Seen:
             for move, gain, errors in tried
             if gain > _GAIN and errors > (_LIKELY if move.likely else _CERTAIN)
         ]
-        evidence = f"By the pixels of {len(self.edges)} images"
+        evidence = f"The pixels of {len(self.edges)} images show where the outlines belong"
         if sure:
             return max(sure, key=lambda item: item[0])[1], evidence
         across, down = self.shift(range(len(self.edges)))
@@ -418,7 +441,7 @@ class _Seen:
         return 0
 
 
-def _moved(place: tuple[int, int]) -> Callable[[_Array, int, int], _Array]:
+def _moved(place: tuple[float, float]) -> Callable[[_Array, int, int], _Array]:
     """Return what moves points by a number of pixels of the edges."""
     return lambda p, h, w: p + np.array(place) * max(h, w) / _LONGEST
 
