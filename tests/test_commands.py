@@ -7,10 +7,12 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from dbloss import labels
+from dbloss.labels import KINDS
+from dbloss.labels import __main__ as labels
 from dbloss.plot import __main__ as plot
 
-PAGE = (Path(__file__).parents[1] / "docs" / "commands.md").read_text("utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+PAGE = (DOCS / "commands.md").read_text("utf-8")
 
 
 def rows(parser):
@@ -18,9 +20,10 @@ def rows(parser):
     for action in parser._actions:
         if action.dest == "help":
             continue
-        values = action.metavar if isinstance(action.metavar, tuple) else (action.metavar,)
+        values = action.metavar if isinstance(action.metavar, tuple) else (action.metavar or "",)
         value = " ".join(values) + (" ..." if action.nargs == "+" else "")
-        names = [f"`{name} {value}`" for name in action.option_strings] or [f"`{value}`"]
+        names = [f"{name} {value}".strip() for name in action.option_strings or [""]]
+        names = [f"`{name}`" for name in names]
         yield f"| {', '.join(names)} | {action.help} |"
 
 
@@ -30,3 +33,10 @@ def test_the_page_has_every_option(parser):
     section = section.split("\n## ")[0]
     table = [line for line in section.splitlines() if re.match(r"\| `", line)]
     assert table == list(rows(parser))
+
+
+def test_the_page_of_labels_has_every_kind():
+    page = (DOCS / "labels.md").read_text("utf-8")
+    listed = re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", page, re.MULTILINE)
+    in_order = sorted(KINDS.items(), key=lambda item: item[1].remark)
+    assert listed == [(kind, what.meaning) for kind, what in in_order]
