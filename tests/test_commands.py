@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
-from dbloss import labels
+from dbloss.labels import __main__ as labels
 from dbloss.plot import __main__ as plot
 
 PAGE = (Path(__file__).parents[1] / "docs" / "commands.md").read_text("utf-8")

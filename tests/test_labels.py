@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import programs
 import pytest
-from pictures import assert_readable, axes_of
+import shapely
+from pictures import assert_readable, axes_of, legend
 from PIL import Image
 
-from dbloss.labels import KINDS, check_labels, main, read_labels
-from dbloss.plot import plot_problems
+from dbloss.labels import KINDS, check_labels, read_labels
+from dbloss.labels.__main__ import main
+from dbloss.plot import plot_pages, plot_problems
 from dbloss.targets import make_targets
 
 # In an image of 200 x 120: a text of 80 x 30 pixels, and one that is apart from it.
@@ -104,7 +106,10 @@ def test_windows_line_ends_and_a_list_of_images(check):
         (b"b.png\t{}", None, ["expected a list", "{}"]),
         (b"b.png\t[]\t", None, None),
         (b"b.png\t[\t]", None, ["broken JSON", "second tab"]),
-        (b"[b.png]\t[]", None, ["list of image paths", "[b.png]"]),
+        (b"[1]\t[]", None, ["list of the paths", "[1]"]),
+        (b"b.png," + b" [1]" * 99, None, ["no tab", "but ', '"]),
+        (b'b.png\t[{"transcription": "a", "points": []}]', 1, ["'a'", "got []"]),
+        (b'b.png\t[{"transcription": "a", "points": ' + b"[" * 400 + b"]" * 400 + b"}]", 1, ["[["]),
         (b"\t[]", None, ["no path"]),
         (b"", None, ["empty line"]),
         (b"b.png\t" + b"[" * 100000, None, ["nested too deeply"]),
@@ -146,6 +151,65 @@ def test_missing_image(check, folder):
     assert found(report) == [(n, None, "missing-image") for n in (2, 3, 4)]
     assert "There is no file absent.png" in report.problems[0].advice
     assert "no image that OpenCV can read" in report.problems[1].advice
+    assert "--images" not in report.problems[1].advice
+
+
+@pytest.mark.parametrize(
+    "name", ["[1].png", "[[.png", "[", "[]", "x" * 300, "a\0.png", "[" * 100000, f"[{'1' * 5000}]"]
+)
+def test_any_path_is_looked_for(check, folder, name):
+    """PaddleOCR takes what is no list in JSON as a path, whatever it is made of."""
+    if name.endswith(".png") and "\0" not in name:
+        Image.new("RGB", SIZE[::-1]).save(folder / name)
+        assert found(check(line(name, WORD))) == []
+        return
+    report = check(line("a.png", WORD) + line(name, WORD))
+    assert found(report) == [(2, None, "missing-image")]
+    assert "There is no file" in report.problems[0].advice and len(report.problems[0].place) < 200
+    report.write(folder)
+
+
+def test_a_line_without_a_tab_may_be_longer_than_a_path(check):
+    report = check(line("a.png", WORD) + line("b.png", *[WORD] * 20).replace("\t", " "))
+    assert found(report) == [(2, None, "unreadable-line")]
+    assert report.problems[0].place == "b.png" and "No tab" in report.problems[0].advice
+
+
+def test_two_records_in_one_line(check):
+    one, other = line("a.png", WORD), line("b.png", OTHER)
+    report = check(one.strip() + "\t" + other)
+    assert found(report) == [(1, None, "unread-rest")]
+    assert "second tab" in report.problems[0].advice and "b.png" in report.problems[0].advice
+    assert found(check(one.strip() + "\t \r\n" + other)) == []
+
+
+def test_texts_must_fit_each_image_that_a_line_may_take(check, folder):
+    Image.new("RGB", (150, 80)).save(folder / "small.png")
+    report = check(line('["a.png", "small.png"]', WORD, OTHER), size=(1200, 2000))
+    assert found(report) == [(1, 2, "partly-outside")]
+    assert report.problems[0].place.startswith("small.png: ")
+    assert report.sides.tolist() == [300, 300]  # of the first image alone
+
+
+def test_the_delimiter_of_the_data_set(check, folder, capsys):
+    content = line("a.png", WORD).replace("\t", "::")
+    assert found(check(content, delimiter="::")) == []
+    assert read_labels("Label.txt", delimiter="::")[0].image == "a.png"
+    with pytest.raises(ValueError, match="an image's path, ';' and a list in JSON"):
+        check(content, delimiter=";")
+    for value, error in (("", ValueError), ("\n", ValueError), (5, TypeError)):
+        with pytest.raises(error, match="delimiter: expected text"):
+            read_labels("Label.txt", delimiter=value)
+    assert main(["Label.txt", "--delimiter", "::", "--size", "120", "200"]) == 0
+    (folder / "Label.txt").write_text(line("a.png", WORD))
+    assert main(["Label.txt", "--delimiter", r"\t", "--size", "120", "200"]) == 0
+
+
+def test_one_number_is_the_size_of_a_square(check):
+    assert check(line("a.png", WORD), size=640).size == (640, 640)
+    for size in ((640,), (640, 640, 3), [], "640 640", (640, "x"), None):
+        with pytest.raises((TypeError, ValueError), match="size: expected"):
+            check(line("a.png", WORD), size=size)
 
 
 def test_missing_images_of_another_folder_are_looked_for(check, folder):
@@ -170,7 +234,7 @@ def test_repeated_image(check):
 # Texts ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("points", [[], WORD[:1], WORD[:2]])
+@pytest.mark.parametrize("points", [WORD[:1], WORD[:2]])
 def test_few_points(check, points):
     report = check(line("a.png", WORD, points))
     assert found(report) == [(1, 2, "few-points")]
@@ -248,7 +312,7 @@ def test_partly_outside(check, shift, crop):
     "name",
     [
         *("", " ", "####", "##", "**", " ###", "*\n", "don't care", "DONTCARE", "[illegible]"),
-        *("\u5f85\u8bc6\u522b", None),
+        *("\u5f85\u8bc6\u522b", None, "#", "."),
     ],
 )
 def test_other_names_of_ignored(check, name):
@@ -267,7 +331,34 @@ def test_difficult_texts_of_ppocrlabel(check):
     assert "difficult" in report.problems[0].advice
 
 
-@pytest.mark.parametrize("name", ["#", "# 7", "care", "*a*", "unreadable sign", "\u5929"])
+@pytest.mark.parametrize("mark", ["difficult", "illegibility", "ignore"])
+@pytest.mark.parametrize("yes", [True, 1, "true"])
+def test_keys_that_mark_a_text_as_ignored(check, mark, yes):
+    entries = [{"transcription": "a", "points": points} for points in (WORD, OTHER)]
+    entries[1][mark] = yes
+    report = check("a.png\t" + json.dumps(entries))
+    assert found(report) == [(1, 2, "ignored-name")]
+    assert repr(mark) in report.problems[0].advice
+    entries[1][mark] = False
+    assert found(check("a.png\t" + json.dumps(entries))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "shown"),
+    [("", "no-transcriptions", "remarks"), ("####", "ignored-name", "problems")],
+)
+def test_a_mark_that_most_texts_have_is_said_once_and_hides_nothing(check, name, kind, shown):
+    texts = [(name, box(10, 10 + 20 * i, 90, 25 + 20 * i)) for i in range(5)]
+    low = (name, box(110, 60, 190, 65))
+    report = check(line("a.png", *texts, low) + line("b.png", *texts, ("word", OTHER)))
+    (said,) = [p for p in getattr(report, shown) if p.line is None]
+    assert said.kind == kind and "11 of 12 texts" in said.advice
+    assert (1, 6, "too-small") in found(report)
+    assert sum(p.kind == kind for p in (*report.problems, *report.remarks)) == 1
+    assert f"the whole file, {kind}: " in report.summary()
+
+
+@pytest.mark.parametrize("name", ["# 7", "care", "*a*", "unreadable sign", "\u5929"])
 def test_texts_that_are_no_mark(check, name):
     assert found(check(line("a.png", (name, WORD)))) == []
 
@@ -278,9 +369,7 @@ def test_repeated_text(check):
     assert found(report) == [(1, 3, "repeated-text")]
     assert "entry 1" in report.problems[0].advice and "0.98" in report.problems[0].advice
     assert found(check(line("a.png", ("###", WORD), OTHER, WORD))) == [(1, 3, "repeated-text")]
-    assert found(check(line("a.png", ("###", WORD), OTHER, ("###", WORD)))) == [
-        (1, None, "mostly-ignored")
-    ]
+    assert found(check(line("a.png", ("###", WORD), OTHER, ("###", WORD)))) == []
     assert "repeated-text" not in check(line("a.png", WORD, OTHER, apart)).counts()
 
 
@@ -354,6 +443,49 @@ def test_touching(check, step):
     assert set(outcomes) == {1, 2}
 
 
+@pytest.mark.parametrize(("apart", "touching"), [((0, 0), True), ((1, 0), False), ((0, 1), False)])
+def test_texts_that_touch_by_a_corner_alone(check, apart, touching):
+    first = box(10, 10, 50, 40)
+    drawn = np.argwhere(make_targets([first], [False], *SIZE).shrink_map)[:, ::-1]
+    step = (
+        np.ptp(drawn, axis=0) + 1 + apart
+    )  # the last pixel of one is diagonal to the other's first
+    second = (np.array(first) + step).tolist()
+    shrink_map = make_targets([first, second], [False, False], *SIZE).shrink_map.astype(np.uint8)
+    assert [cv2.connectedComponents(shrink_map, connectivity=n)[0] - 1 for n in (4, 8)] == (
+        [2, 1] if touching else [2, 2]
+    )
+    assert found(check(line("a.png", first, second))) == [(1, 2, "touching")] * touching
+
+
+def test_copies_are_compared_with_the_first_alone(check, monkeypatch):
+    """Pairs that were compared; 1,500 copies have 1.1 million."""
+    compared = []
+    intersection = shapely.intersection
+    monkeypatch.setattr(
+        shapely,
+        "intersection",
+        lambda a, b: (
+            compared.append(len(b)) or intersection(a, b)
+            if isinstance(b, np.ndarray)
+            else intersection(a, b)
+        ),
+    )
+    near = [(np.array(WORD) + (i % 3) / 50).tolist() for i in range(300)]
+    report = check(line("a.png", *[WORD] * 300, *near, OTHER))
+    assert found(report) == [(1, i, "repeated-text") for i in range(2, 601)]
+    assert all("entry 1 covers" in problem.advice for problem in report.problems)
+    assert sum(compared) < 10
+
+
+def test_an_outline_that_runs_along_the_border_from_outside(check):
+    """What is left of it in the image is an area and a line."""
+    shape = [[20, 10], [20, 20], [-10, 20], [-10, 60], [0, 60], [0, 30], [20, 30], [20, 40]]
+    shape += [[40, 40], [40, 10]]
+    report = check(line("a.png", shape, box(30, 15, 90, 60), box(-20, 50, 40, 80)))
+    assert (1, 1, "partly-outside") in found(report)
+
+
 # Images -----------------------------------------------------------------------------------------
 
 
@@ -374,8 +506,13 @@ def test_mostly_ignored(check):
     half = line("a.png", ("###", WORD), OTHER)
     more = line("b.png", ("###", WORD), OTHER, ("*", box(10, 80, 60, 100)))
     report = check(half + more)
-    assert found(report) == [(2, None, "mostly-ignored")]
-    assert "2 of its 3 texts" in report.problems[0].advice
+    assert found(report) == [] and report.counts() == {}
+    (remark,) = report.remarks
+    assert (remark.line, remark.kind) == (2, "mostly-ignored")
+    assert "2 of its 3 texts" in remark.advice
+    assert "no problems" in report.summary() and "1  mostly-ignored" in report.summary()
+    assert main(["Label.txt", "--size", "120", "200"]) == 0
+    assert check(half + more, ignore=["mostly-ignored"]).remarks == []
 
 
 # What is read of images -------------------------------------------------------------------------
@@ -403,21 +540,41 @@ FAULTY = line("a.png", WORD, box(110, 10, 190, 15), ("###", OTHER)) + "b.png\n"
 
 def test_every_kind_is_explained_and_its_name_is_fixed():
     lines = """
-        unreadable-line missing-image repeated-image few-points not-finite crossing no-area
-        normalised outside ignored-name partly-outside repeated-text whole-page nested too-small
-        gone touching no-text all-ignored mostly-ignored"""
+        unreadable-line missing-image repeated-image unread-rest other-image turned scaled shifted
+        few-points not-finite crossing no-area normalised outside ignored-name partly-outside
+        repeated-text whole-page nested too-small gone touching no-text all-ignored mostly-ignored
+        no-transcriptions"""
     assert list(KINDS) == lines.split()
+    assert [kind for kind, what in KINDS.items() if what.remark] == lines.split()[-2:]
 
 
-def test_problems_csv(check, folder):
-    written = check(FAULTY).write(folder / "report")
-    assert [path.name for path in written] == ["problems.csv", "contact-sheet.png"]
-    with written[0].open(encoding="utf-8") as file:
+def test_problems_csv_opens_in_a_spreadsheet(check, folder):
+    name = "\u5929\ud800.png"  # half of a pair of code units, which JSON can write
+    low = line("a.png", WORD, ("\u5929", box(110, 10, 190, 15)), ("###", OTHER), ("*", OTHER))
+    written = check(low + line(json.dumps([name]), WORD) + line("b.png", WORD)).write(
+        folder / "out"
+    )
+    assert [path.name for path in written] == ["problems.csv", "contact-sheet.png", "pages.png"]
+    assert written[0].read_bytes().startswith(b"\xef\xbb\xbf")
+    with written[0].open(encoding="utf-8-sig") as file:
         header, first, second = csv.reader(file)
-    assert header == ["line", "entry", "kind", "place", "advice"]
+    assert header == ["line", "entry", "kind", "place", "advice", "severity"]
     assert first[:4] == ["1", "2", "too-small", "a.png: 110, 10 to 190, 15"]
-    assert second[:4] == ["2", "", "unreadable-line", "b.png"]
-    assert cv2.imread(str(written[1])).std() > 5
+    assert second[:4] == [
+        "2",
+        "",
+        "missing-image",
+        r"\u5929\ud800.png".replace("\\u5929", "\u5929"),
+    ]
+    assert first[5] == second[5] == "problem"
+    assert all(cv2.imread(str(path)).std() > 5 for path in written[1:])
+
+
+def test_remarks_stand_in_the_table_too(check, folder):
+    texts = ("###", WORD), ("###", OTHER), box(10, 60, 90, 90)
+    with check(line("a.png", *texts)).write(folder)[0].open(encoding="utf-8-sig") as file:
+        _, remark = csv.reader(file)
+    assert remark[2] == "mostly-ignored" and remark[5] == "remark"
 
 
 def test_ignored_kinds_are_no_problem_and_show_what_is_behind(check):
@@ -455,8 +612,30 @@ def test_the_contact_sheet_shows_texts_by_line_and_entry(check):
     # Zoomed: the text takes more than half of the width.
     assert 80 < np.ptp(ax.get_xlim()) < 160
     assert_readable(figure)
+    assert legend(figure) == ["the text in question", "a text that counts", "an ignored text"]
+    assert [text.get_text() for text in axes["line 1, entry 2: too-small"].texts] == ["5.0 pixels"]
     assert plot_problems(report, most=1).axes[0].get_title(loc="left").startswith("line 4")
     assert plot_problems(check("a.png\n" + line("absent.png", WORD))) is None
+
+
+def test_pages_without_problems_are_drawn_from_the_whole_file(check, folder):
+    names = [f"{i}.png" for i in range(30)]
+    for name in names:
+        Image.new("RGB", SIZE[::-1], "gray").save(folder / name)
+    lines = [line(name, WORD, ("###", OTHER)) for name in names]
+    lines[7] = line("7.png", WORD, box(110, 10, 190, 15))
+    report = check("".join(lines))
+    figure = plot_pages(report, most=5)
+    drawn = [int(title.split()[1]) for title in axes_of(figure, loc="left")]
+    assert len(drawn) == 5 and drawn[0] == 1 and drawn[-1] == 30 and 8 not in drawn
+    for ax in axes_of(figure, loc="left").values():
+        assert {patch.get_linestyle() for patch in ax.patches} == {"-", "--"}
+    assert legend(figure) == ["a text that counts", "an ignored text"]
+    assert figure.get_suptitle() == "5 of 29 pages without a problem, from the whole file"
+    assert_readable(figure)
+    assert_readable(plot_pages(report, most=1))
+    assert len(plot_pages(report).axes) == 12
+    assert plot_pages(check(FAULTY)) is None
 
 
 # The command ------------------------------------------------------------------------------------

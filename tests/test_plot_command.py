@@ -380,6 +380,23 @@ def test_of_many_lines_ten_are_listed(command):
     command.refuses("line 10: 9.png", "and 30 more")
 
 
+@pytest.mark.parametrize("name", ["a\0.png", "x" * 300, "[" * 100000, "\ud800", "a [] b"])
+def test_no_path_of_another_line_ends_the_command(command, name):
+    paths = json.dumps([name])
+    command.write_labels(
+        line(paths, TEXTS) + line("page.png", TEXTS) + (line(name, []) if name != "\ud800" else "")
+    )
+    assert command.numbers()[1]["text"][0] == 1
+    (command.folder / "out.png").unlink()
+    image = command.write_image("b.png", np.zeros((9, 9)))
+    command.refuses("got 0", "line 2: page.png", image=image)
+
+
+def test_the_delimiter_of_the_data_set(command):
+    command.write_labels(line("page.png", TEXTS).replace("\t", "::"))
+    assert command.numbers("--delimiter", "::")[1]["text"][0] == 1
+
+
 def test_missing_and_unreadable_files(command):
     command.write_labels(line("page.png", TEXTS))
     command.refuses("No such file", "absent.png", image="absent.png")

@@ -11,7 +11,15 @@ with checks.extra("dbloss.plot", "plot", "matplotlib"):
 from dbloss.plot.batch import plot_batch
 from dbloss.plot.history import plot_history
 from dbloss.plot.limits import plot_limits
-from dbloss.plot.problems import plot_problems
+from dbloss.plot.problems import plot_pages, plot_problems, write_report
 from dbloss.plot.targets import plot_targets
 
-__all__ = ["plot_batch", "plot_history", "plot_limits", "plot_problems", "plot_targets"]
+__all__ = [
+    "plot_batch",
+    "plot_history",
+    "plot_limits",
+    "plot_pages",
+    "plot_problems",
+    "plot_targets",
+    "write_report",
+]

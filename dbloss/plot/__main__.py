@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from dbloss.labels import IGNORED, KINDS, check_page, read_image
-from dbloss.plot.annotations import find_page
+from dbloss.labels.find import find_page
+from dbloss.labels.read import DELIMITER, printable
 from dbloss.plot.targets import draw_targets, make_and_sort
 
 
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="ENTRY",
         help="the entries to show larger, from 1 (default: up to 4, those with problems first)",
     )
+    parser.add_argument("--delimiter", **DELIMITER)
     return parser
 
 
@@ -63,7 +65,7 @@ def main() -> None:
     if args.size and min(args.size) < 1:
         parser.error("--size: expected two numbers of pixels, each at least 1")
     try:
-        print(_run(args))
+        print(printable(_run(args)))
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
@@ -71,7 +73,7 @@ def main() -> None:
 def _run(args: argparse.Namespace) -> str:
     image = read_image(args.image)
     height, width = image.shape[:2]
-    page, where, remark = find_page(args.annotations, args.image, args.images)
+    page, where, remark = find_page(args.annotations, args.image, args.images, args.delimiter)
     size = tuple(args.size) if args.size else (height, width)
     problems = check_page(page, height, width, size=size)
     polygons = [text.points for text in page.texts]
@@ -92,7 +94,7 @@ def _run(args: argparse.Namespace) -> str:
     lines.append(f"{'background':20}  {'':8}  {rest:15.2%}")
     for problem in problems:
         subject = "the image" if problem.entry is None else f"entry {problem.entry}"
-        lines.append(f"{subject}: {problem.kind}, {KINDS[problem.kind]}. {problem.advice}")
+        lines.append(f"{subject}: {problem.kind}, {KINDS[problem.kind].meaning}. {problem.advice}")
     return "\n".join(lines)
 
 

@@ -5,7 +5,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from dbloss.labels import FaultyEntry, Page, read_labels, read_texts
+from dbloss.labels.read import FaultyEntry, Page, read_labels, read_texts, shown
 
 _MOST = 10  # lines of a message
 
@@ -18,7 +18,9 @@ class Found(NamedTuple):
     remark: str | None  # if only the name of the image matches
 
 
-def find_page(annotations: Path, image: Path, folder: Path | None = None) -> Found:
+def find_page(
+    annotations: Path, image: Path, folder: Path | None = None, delimiter: str = "\t"
+) -> Found:
     """Return the line of a label file whose path, from `folder` on, is that of the image.
 
     `folder` is that of the label file where it is None. A line of the same file name alone is
@@ -28,13 +30,13 @@ def find_page(annotations: Path, image: Path, folder: Path | None = None) -> Fou
     content = annotations.read_bytes()
     if re.match(rb"(\xef\xbb\xbf)?\s*\[\s*(\{|\]\s*$)", content):
         return Found(_read_list(annotations, content, image), str(annotations), None)
-    pages = read_labels(annotations)
+    pages = read_labels(annotations, delimiter)
     folder = annotations.parent if folder is None else folder
     wanted = os.path.realpath(image)
 
     def meant(page: Page) -> list[str]:
         names = (name.strip().replace("\\", "/") for name in page.images)
-        return [os.path.realpath(folder / name) for name in names]
+        return [path for name in names if (path := _resolved(folder / name))]
 
     named = [
         page
@@ -45,7 +47,7 @@ def find_page(annotations: Path, image: Path, folder: Path | None = None) -> Fou
     chosen, remark = exact, None
     if not exact and len(named) == 1 and not any(map(os.path.exists, meant(named[0]))):
         chosen = named
-        remark = f"found by its name alone: the line means {named[0].image}"
+        remark = f"found by its name alone: the line means {shown(named[0].image)}"
     if len(chosen) != 1:
         raise ValueError(_not_found(annotations, image, folder, pages, named, exact))
     (page,) = chosen
@@ -54,6 +56,14 @@ def find_page(annotations: Path, image: Path, folder: Path | None = None) -> Fou
         entry = "" if page.entry is None else f", entry {page.entry}"
         raise ValueError(f"{where}{entry}: {page.fault}.")
     return Found(page, where, remark)
+
+
+def _resolved(path: Path) -> str | None:
+    """Return the file that a path means, None where no file can have such a path."""
+    try:
+        return os.path.realpath(path)
+    except (OSError, ValueError):  # a byte 0, for example
+        return None
 
 
 def _read_list(annotations: Path, content: bytes, image: Path) -> Page:
@@ -76,16 +86,16 @@ def _not_found(
     exact: list[Page],
 ) -> str:
     if exact:
-        advice, shown = "Leave one of them:", exact
+        advice, listed = "Leave one of them:", exact
     elif named:
         advice = (
             "Of these only the name of the file is the same, and they may be other images. Pass"
             " with --images the folder from which their paths start:"
         )
-        shown = named
+        listed = named
     else:
-        advice, shown = "Correct the path; the file has these:", pages
-    lines = [f"  line {page.line}: {page.image}" for page in shown if page.images]
+        advice, listed = "Correct the path; the file has these:", pages
+    lines = [f"  line {page.line}: {shown(page.image)}" for page in listed if page.images]
     more = len(lines) - _MOST
     lines = [*lines[:_MOST], f"  and {more} more"] if more > 0 else lines
     return (
