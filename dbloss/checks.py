@@ -7,7 +7,7 @@ module stands in that module.
 import inspect
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from numbers import Real
@@ -141,20 +141,24 @@ def member(group: Any) -> None:
         )
 
 
-def unknown(layer: type, kwargs: Mapping[str, Any]) -> None:
+def unknown(
+    layer: type, kwargs: Mapping[str, Any], reported: Collection[str] | None = None
+) -> None:
     """Report keyword arguments that `layer` does not know, raise if one is close to what it knows.
 
-    `name` is PaddleOCR's own and passes.
+    `name` is PaddleOCR's own and passes. So does a known name after a word and an underscore, which
+    is the setting of another part, as `det_box_type`. `reported` are those to report, None for all.
     """
     parameters = inspect.signature(layer).parameters.values()
     known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
-    names = sorted(set(kwargs) - {"name"})
-    for name in names:
+    for name in sorted(set(kwargs) - {"name"}):
         for meant in get_close_matches(name.lower(), known, n=1, cutoff=_CLOSE):
-            raise TypeError(
-                f"{layer.__name__} does not know {name!r}. Did you mean {meant!r}? Correct the"
-                " spelling, or delete it."
-            )
+            if not name.endswith(f"_{meant}"):
+                raise TypeError(
+                    f"{layer.__name__} does not know {name!r}. Did you mean {meant!r}? Correct the"
+                    " spelling, or delete it."
+                )
+    names = sorted({*(kwargs if reported is None else reported)} - {"name"})
     if names:
         LOGGER.warning(
             "%s does not know %s and leaves it unused. Correct the spelling, or delete it.",

@@ -23,8 +23,8 @@ _Maps = NDArray[np.float32]
 _Indices = NDArray[np.int64]
 
 # With `text_balance`: the pixels of a shrunk text of weight 1, the fewest that one is taken for,
-# the least and the greatest weight.
-_USUAL, _FEWEST, _LIGHTEST, _HEAVIEST = 200, 20, 0.25, 6.0
+# the least and the greatest weight, and the exponent up to which this is a balance.
+_USUAL, _FEWEST, _LIGHTEST, _HEAVIEST, _STEEPEST = 200, 20, 0.25, 6.0, 2
 
 
 class Targets(NamedTuple):
@@ -113,7 +113,7 @@ def make_targets(
         thresh_min: the threshold away from text, in [0, `thresh_max`].
         thresh_max: the threshold on the edge of a text, in [0, 1].
         min_text_size: the least width and height of a text that counts, in pixels.
-        text_balance: exponent of the text weights, at least 0; 0 makes none.
+        text_balance: exponent of the text weights, in [0, 2]; 0 makes none.
 
     Returns:
         `Targets(threshold_map, threshold_mask, shrink_map, shrink_mask)`, each float32
@@ -140,16 +140,26 @@ def make_targets(
         and `make_shrink_map.py`.
     """
     border = _border_half(shrink_ratio, thresh_min, thresh_max)
-    shrink = _shrink_half(shrink_ratio, min_text_size, text_balance)
-    maps = _draw(polygons, ignored, height, width, border, shrink)
+    balance = _checked_balance(text_balance)
+    shrink = _shrink_half(shrink_ratio, min_text_size, balance if balance > 0 else None)
+    maps, _ = _draw(polygons, ignored, height, width, border, shrink)
     return WeightedTargets(**maps) if "text_weights" in maps else Targets(**maps)
+
+
+class _Texts(NamedTuple):
+    """The texts of a page as a step finds them."""
+
+    outlines: "_Outlines"
+    ignored: NDArray[np.bool_]  # `[polygons]`
 
 
 class _Half(NamedTuple):
     """What one of PaddleOCR's two steps makes."""
 
     blank: dict[str, float]  # its maps, and what each holds where there is no text
-    draw: Callable[..., None]  # draws into them
+    draw: Callable[
+        ..., _Texts
+    ]  # draws into them, and returns the texts as the next step finds them
 
 
 def _border_half(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> _Half:
@@ -161,16 +171,21 @@ def _border_half(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> _Half:
 
 
 def _shrink_half(shrink_ratio: Any, min_text_size: Any, text_balance: Any) -> _Half:
+    """Return the half that draws the shrink map, without weights where `text_balance` is None."""
     ratio = _checked_ratio(shrink_ratio)
     least = checks.number("min_text_size", min_text_size, least=0)
-    balance = checks.number("text_balance", text_balance, least=0)
-    blank = {"shrink_map": 0.0, "shrink_mask": 1.0} | ({"text_weights": 1.0} if balance else {})
-    draw = partial(_draw_shrunk, shrink_ratio=ratio, min_text_size=least, text_balance=balance)
-    return _Half(blank, draw)
+    settings = {"shrink_ratio": ratio, "min_text_size": least}
+    blank = {"shrink_map": 0.0, "shrink_mask": 1.0}
+    if text_balance is not None:
+        settings["text_balance"] = _checked_balance(text_balance)
+        blank["text_weights"] = 1.0
+    return _Half(blank, partial(_draw_shrunk, **settings))
 
 
-def _draw(polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half) -> dict[str, _Maps]:
-    """Return the maps of the halves by name."""
+def _draw(
+    polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half
+) -> tuple[dict[str, _Maps], _Texts | None]:
+    """Return the maps of the halves by name, and the texts as they are after the last half."""
     height, width = _checked_size("height", height), _checked_size("width", width)
     arrays = checks.polygons("polygons", polygons)
     skipped = checks.ignored("ignored", ignored, len(arrays))
@@ -180,16 +195,22 @@ def _draw(polygons: Any, ignored: Any, height: Any, width: Any, *halves: _Half) 
     maps = dict(zip(blank, np.empty((len(blank), height, width), np.float32)))
     for name, value in blank.items():
         maps[name].fill(value)
-    if arrays:
-        outlines = _join(arrays)
-        for half in halves:
-            half.draw(outlines, skipped, **{name: maps[name] for name in half.blank})
-    return maps
+    if not arrays:
+        return maps, None
+    texts = _Texts(_join(arrays), skipped)
+    for half in halves:
+        texts = half.draw(texts, **{name: maps[name] for name in half.blank})
+    return maps, texts
 
 
 def _checked_ratio(value: Any) -> float:
     ratio: float = checks.number("shrink_ratio", value, least=0.01, below=1)
     return ratio
+
+
+def _checked_balance(value: Any) -> float:
+    balance: float = checks.number("text_balance", value, least=0, most=_STEEPEST)
+    return balance
 
 
 def stack_targets(targets: Sequence[Sequence[_Maps]], image: Any = None) -> list[Any]:
@@ -288,6 +309,13 @@ class _Outlines(NamedTuple):
         length = np.sqrt((next_x - x) ** 2 + (next_y - y) ** 2)
         return area, np.add.reduceat(length, self.starts)
 
+    def turned(self, which: NDArray[np.bool_]) -> "_Outlines":
+        """Return the outlines, some of them with their points in the other order."""
+        points = self.points.copy()
+        for i in np.flatnonzero(which):
+            points[self.starts[i] : self.ends[i]] = self.points[self.starts[i] : self.ends[i]][::-1]
+        return self._replace(points=points)
+
 
 def _join(arrays: list[NDArray[Any]]) -> _Outlines:
     counts = np.array([len(array) for array in arrays], np.int64)
@@ -301,14 +329,14 @@ def _join(arrays: list[NDArray[Any]]) -> _Outlines:
 
 
 def _draw_border(
-    outlines: _Outlines,
-    skipped: NDArray[np.bool_],
+    texts: _Texts,
     threshold_map: _Maps,
     threshold_mask: _Maps,
     shrink_ratio: float,
     thresh_min: float,
     thresh_max: float,
-) -> None:
+) -> _Texts:
+    outlines, skipped = texts
     area, perimeter = outlines.measure()
     area = np.abs(area)
     reach = area * (1 - shrink_ratio**2) / np.where(area > 0, perimeter, 1)
@@ -342,6 +370,7 @@ def _draw_border(
         thresh_min,
         thresh_max,
     )
+    return texts
 
 
 @njit(**options({"contract"}))
@@ -449,24 +478,28 @@ def shrink(
     arrays = checks.polygons("polygons", polygons)
     if not arrays:
         return []
-    none_skipped = np.zeros(len(arrays), bool)
-    shrunk, _ = _shrink(_join(arrays), none_skipped, height, width, shrink_ratio, min_text_size)
+    texts = _Texts(_join(arrays), np.zeros(len(arrays), bool))
+    shrunk, _ = _shrink(texts, height, width, shrink_ratio, min_text_size)
     return shrunk
 
 
 def _draw_shrunk(
-    outlines: _Outlines,
-    skipped: NDArray[np.bool_],
+    texts: _Texts,
     shrink_map: _Maps,
     shrink_mask: _Maps,
     shrink_ratio: float,
     min_text_size: float,
-    text_balance: float,
+    text_balance: float = 0,
     text_weights: _Maps | None = None,
-) -> None:
-    """Draw the shrink map and its mask, and the weights of text where there are any."""
+) -> _Texts:
+    """Draw the shrink map and its mask, and the weights of text where there are any.
+
+    A text without a piece is an ignored one from then on, and all are clipped to the image and run
+    in one direction, as PaddleOCR's step leaves them.
+    """
     height, width = shrink_map.shape
-    shrunk, pixels = _shrink(outlines, skipped, height, width, shrink_ratio, min_text_size)
+    shrunk, outlines = _shrink(texts, height, width, shrink_ratio, min_text_size)
+    pixels = outlines.points.astype(np.int32)
     if text_weights is not None:
         text_weights.fill(0)  # until all are drawn: of two weights the greater stays
     for (_, _, pieces), start, end in zip(shrunk, outlines.starts, outlines.ends):
@@ -478,6 +511,7 @@ def _draw_shrunk(
             cv2.fillPoly(shrink_mask, [pixels[start:end]], 0)
     if text_weights is not None:
         np.copyto(text_weights, 1, where=text_weights == 0)
+    return _Texts(outlines, np.array([not each.pieces for each in shrunk]))
 
 
 def _weigh(weights: _Maps, pieces: list[NDArray[np.int32]], text_balance: float) -> None:
@@ -493,38 +527,34 @@ def _weigh(weights: _Maps, pieces: list[NDArray[np.int32]], text_balance: float)
 
 
 def _shrink(
-    outlines: _Outlines,
-    skipped: NDArray[np.bool_],
-    height: int,
-    width: int,
-    shrink_ratio: float,
-    min_text_size: float,
-) -> tuple[list[Shrunk], NDArray[np.int32]]:
-    """Return what is left of each polygon that is not skipped, and all clipped to the image."""
-    _, starts, ends, _ = outlines
-    points = outlines.points.clip(0, np.array((width - 1, height - 1), outlines.points.dtype))
-    area, perimeter = outlines._replace(points=points).measure()
+    texts: _Texts, height: int, width: int, shrink_ratio: float, min_text_size: float
+) -> tuple[list[Shrunk], _Outlines]:
+    """Return what is left of each text that is not ignored, and all outlines as they are shrunk."""
+    outlines = texts.outlines
+    most = np.array((width - 1, height - 1), outlines.points.dtype)
+    outlines = outlines._replace(points=outlines.points.clip(0, most))
+    area, perimeter = outlines.measure()
+    # Where an outline crosses itself, be it by the clipping, its direction decides what is left.
+    outlines = outlines.turned(area < 0)
+    area = np.abs(area)
+    points, starts, ends, _ = outlines
     size = np.maximum.reduceat(points, starts) - np.minimum.reduceat(points, starts)
     side = size.min(axis=1)
-    forward, area = area > 0, np.abs(area)
     small = (area < 1) | (side < min_text_size)
-    pixels = points.astype(np.int32)
-    paths = pixels.tolist()
+    paths = points.astype(np.int32).tolist()
     ratios = np.arange(shrink_ratio, 1, shrink_ratio).tolist()
     shrunk = []
     for i, (start, end) in enumerate(zip(starts.tolist(), ends.tolist())):
         pieces = []
-        if not (skipped[i] or small[i]):
-            # Where an outline crosses itself, be it by the clipping, its direction decides what is
-            # left.
-            offset = _offset(paths[start:end][:: 1 if forward[i] else -1])
+        if not (texts.ignored[i] or small[i]):
+            offset = _offset(paths[start:end])
             for ratio in ratios:
                 pieces = offset.Execute(-area[i] * (1 - ratio**2) / perimeter[i])
                 if len(pieces) == 1:
                     break
         arrays = [np.array(piece, np.int32) for piece in pieces]
         shrunk.append(Shrunk(float(side[i]), bool(small[i]), arrays))
-    return shrunk, pixels
+    return shrunk, outlines
 
 
 def _offset(path: list[list[int]]) -> Any:
