@@ -977,6 +977,98 @@ def test_the_line_in_the_documents_works_where_they_say(tmp_path):
     assert "takes the place of PaddleOCR's DBLoss, MakeBorderMap" in done.stderr
 
 
+# The command ------------------------------------------------------------------------------------
+
+# As PaddleOCR's programs begin, with a process that is spawned as a data loader's on other systems.
+PROGRAM = """
+    import multiprocessing
+    import os
+    import sys
+
+    start = __name__, __file__, sys.argv, sys.path[:]
+    __dir__ = os.path.dirname(os.path.abspath(__file__))
+    sys.path.append(__dir__)
+    sys.path.insert(0, os.path.abspath(os.path.join(__dir__, "..")))
+
+    from ppocr.losses import build_loss
+
+    def describe(queue):
+        queue.put((start, type(build_loss({"name": "DBLoss"})).__module__))
+
+    def fail():
+        raise ValueError("as the program meant it")
+
+    if __name__ == "__main__":
+        context = multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        child = context.Process(target=describe, args=(queue,))
+        child.start()
+        print(queue.get(), flush=True)
+        child.join()
+        describe(queue)
+        print(queue.get(), flush=True)
+        if "exit" in sys.argv:
+            sys.exit(3)
+        fail()
+    """
+
+
+def test_the_command_runs_a_program_as_python_does(tmp_path):
+    write(tmp_path, {**FAKE, "tools/train.py": PROGRAM})
+    words = "tools/train.py", "-c", "some file.yml", "-o", "Global.seed=1"
+    plain = programs.run("-W", "ignore", *words, cwd=tmp_path)
+    ours = programs.run("-W", "ignore", "-m", "dbloss.paddleocr", *words, cwd=tmp_path)
+    assert plain.returncode == ours.returncode == 1
+    theirs = "'ppocr.losses.det_db_loss')"
+    assert plain.stdout.count(theirs) == 2 and "__mp_main__" in plain.stdout
+    assert ours.stdout == plain.stdout.replace(theirs, "'dbloss.db')")
+    said = [line for line in ours.stderr.splitlines() if "takes the place of PaddleOCR" not in line]
+    assert said == plain.stderr.splitlines() and "in fail" in plain.stderr
+    # Once in each of the two processes.
+    assert ours.stderr.count("takes the place of PaddleOCR's DBLoss, MakeBorderMap") == 2
+
+
+def test_the_command_hands_on_the_status(tmp_path):
+    write(tmp_path, {**FAKE, "deploy/slim/prune.py": "import sys; sys.exit(sys.argv[1:] == [])"})
+    done = programs.run("-m", "dbloss.paddleocr", tmp_path / "deploy" / "slim" / "prune.py")
+    assert done.returncode == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "words_shown"),
+    [
+        (["--help"], None, "usage: python -m dbloss.paddleocr PROGRAM"),
+        ([], 2, "usage: python -m dbloss.paddleocr PROGRAM"),
+        (["-c", "x.yml"], 2, "usage: python -m dbloss.paddleocr PROGRAM"),
+        (["tools/trian.py"], 2, "can't open file"),
+    ],
+)
+def test_what_the_command_cannot_run(words, status, words_shown, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["paddleocr.py", *words])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setenv(drop_ins._PROGRAM, "")
+    if status is None:
+        drop_ins._run({"__name__": "__main__"})
+    else:
+        with pytest.raises(SystemExit) as ended:
+            drop_ins._run({"__name__": "__main__"})
+        assert ended.value.code == status
+    assert words_shown in "".join(capsys.readouterr())
+
+
+def test_the_command_without_a_checkout_says_so(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("")
+    monkeypatch.setattr(sys, "argv", ["paddleocr.py", str(tmp_path / "train.py")])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setenv(drop_ins._PROGRAM, "")
+    monkeypatch.setitem(sys.modules, "ppocr", None)
+    with pytest.raises(
+        SystemExit, match=r"(?s)expected PaddleOCR's package ppocr.*No folder above"
+    ):
+        drop_ins._run({"__name__": "__main__"})
+
+
 # PaddleOCR itself -------------------------------------------------------------------------------
 
 
