@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from importlib.util import find_spec
 from numbers import Real
 from typing import Any, NoReturn
 
@@ -18,7 +19,7 @@ import paddle
 from numpy.typing import NDArray
 from paddle import Tensor
 
-from dbloss._paddle import with_extra
+from dbloss._paddle import check_opencv
 
 _FLOATS = (paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64)
 _LABEL_DTYPES = (
@@ -195,18 +196,30 @@ def eager(name: str, advice: str = "Call it outside the graph, on the batch that
         )
 
 
+# What pip calls a library that is imported under another name.
+_PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow"}
+
+
 @contextmanager
-def extra(module: str, name: str, *libraries: str) -> Iterator[None]:
-    """Say which extra brings a library that cannot be imported for want of it."""
+def needing(module: str, *libraries: str) -> Iterator[None]:
+    """Name those of the libraries that are missing, where one of them cannot be imported.
+
+    No extra is named: it would bring a second OpenCV where there is another one already.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name not in libraries:
             raise
+        missing = [name for name in libraries if find_spec(name) is None]
+        packages = " ".join(_PACKAGES.get(name, name) for name in missing)
         raise ImportError(
-            f"{module} needs {error.name}, which is not installed."
-            f' Install it: pip install "{with_extra(name)}"'
+            f"{module} needs {' and '.join(missing)}, which"
+            f" {'is' if len(missing) == 1 else 'are'} not installed. Install what is missing:"
+            f" pip install {packages}"
         ) from error
+    if "cv2" in libraries:
+        check_opencv()
 
 
 # Tensors

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from dbloss import checks
 
-with checks.extra("dbloss.labels", "plot,score,targets", "cv2", "shapely", "PIL", "tqdm"):
+with checks.needing("dbloss.labels", "cv2", "shapely", "PIL", "tqdm"):
     import cv2
     import shapely
     from PIL import Image

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from dbloss import checks
 
-with checks.extra("dbloss.targets", "targets", "cv2", "pyclipper", "numba"):
+with checks.needing("dbloss.targets", "cv2", "pyclipper", "numba"):
     import cv2
     import pyclipper
     from numba import njit

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import math
-import sys
 from fractions import Fraction
 
 import cv2
@@ -604,15 +603,6 @@ def test_a_wrong_polygon_is_named(polygon, error, parts):
 def test_a_wrong_argument_is_named(changed, error, parts):
     with raises(error, *parts):
         make_targets(**{"polygons": [BOX], "ignored": [False], "height": H, "width": W} | changed)
-
-
-@pytest.mark.parametrize("missing", ["cv2", "pyclipper", "numba"])
-def test_without_its_libraries_the_import_says_what_to_install(monkeypatch, missing):
-    for name in ("dbloss.targets", "dbloss._compiled"):
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, missing, None)
-    with raises(ImportError, missing, r'pip install "dbloss\[targets\]"'):
-        importlib.import_module("dbloss.targets")
 
 
 # A batch ----------------------------------------------------------------------------------------
