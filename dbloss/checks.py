@@ -257,7 +257,9 @@ def maps(
         raise ValueError(
             f"{where}: expected 3 channels (probability, threshold, binary), got 1 ({shape})."
             " A DB head in evaluation mode returns the probability map alone:"
-            " call model.train() before the forward pass whose loss you want."
+            " call model.train() before the forward pass whose loss you want. An inference model,"
+            " as paddle.jit.load returns one, holds the probability map alone in either mode:"
+            " build the network that it was exported from, and load its .pdparams."
         )
     if (shape[1] not in (channels, _OPEN)) if exact else (0 <= shape[1] < channels):
         raise ValueError(f"{where}: expected the shape [N, {wanted}, H, W], got {shape}. {advice}")
