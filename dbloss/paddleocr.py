@@ -23,7 +23,10 @@ from dbloss import checks
 from dbloss.boxes import Boxes, BoxType, ScoreMode, find_boxes
 from dbloss.db import DBLoss
 from dbloss.score import Hmean
-from dbloss.targets import _border_half, _draw, _Half, _shrink_half, _Texts
+from dbloss.targets.border_map import border_half
+from dbloss.targets.make import draw
+from dbloss.targets.outlines import Half, Texts
+from dbloss.targets.shrink_map import shrink_half
 
 __all__ = [
     "DBLoss",
@@ -120,7 +123,7 @@ class MakeBorderMap(_LabelStep):
     ) -> None:
         _check_keywords(MakeBorderMap, kwargs)
         # What is wrong shows where it is built, and not in the worker of a data loader.
-        _border_half(shrink_ratio, thresh_min, thresh_max)
+        border_half(shrink_ratio, thresh_min, thresh_max)
         super().__init__(shrink_ratio, total_epoch, epoch)
         self.thresh_min = thresh_min
         self.thresh_max = thresh_max
@@ -141,7 +144,7 @@ class MakeBorderMap(_LabelStep):
             TypeError: a polygon or a tag is none.
             ValueError: as `make_targets` does, or `shrink_ratio` has grown to 1.
         """
-        half = _border_half(self._ratio(data), self.thresh_min, self.thresh_max)
+        half = border_half(self._ratio(data), self.thresh_min, self.thresh_max)
         maps, _, _ = _drawn(data, half)
         data.update(maps)
         return data
@@ -192,7 +195,7 @@ class MakeShrinkMap(_LabelStep):
         **kwargs: Any,
     ) -> None:
         _check_keywords(MakeShrinkMap, kwargs)
-        _shrink_half(shrink_ratio, min_text_size, text_balance)
+        shrink_half(shrink_ratio, min_text_size, text_balance)
         super().__init__(shrink_ratio, total_epoch, epoch)
         self.min_text_size, self.text_balance = min_text_size, text_balance
 
@@ -213,7 +216,7 @@ class MakeShrinkMap(_LabelStep):
             TypeError: a polygon or a tag is none.
             ValueError: as `make_targets` does, or `shrink_ratio` has grown to 1.
         """
-        half = _shrink_half(self._ratio(data), self.min_text_size, self.text_balance)
+        half = shrink_half(self._ratio(data), self.min_text_size, self.text_balance)
         maps, texts, astray = _drawn(data, half)
         polygons, tags = (
             given.copy() if isinstance(given, np.ndarray) else list(given)
@@ -230,7 +233,7 @@ class MakeShrinkMap(_LabelStep):
         return data
 
 
-def _drawn(data: Mapping[str, Any], half: _Half) -> tuple[dict[str, Any], _Texts | None, set[int]]:
+def _drawn(data: Mapping[str, Any], half: Half) -> tuple[dict[str, Any], Texts | None, set[int]]:
     """Return the maps of a step, the texts as it leaves them, and which it has left out."""
     polygons, tags = data["polys"], [bool(tag) for tag in data["ignore_tags"]]
     astray = {i for i, polygon in enumerate(polygons) if _is_astray(polygon)}
@@ -238,7 +241,7 @@ def _drawn(data: Mapping[str, Any], half: _Half) -> tuple[dict[str, Any], _Texts
         _say_astray(data, min(astray))
         polygons = [each for i, each in enumerate(polygons) if i not in astray]
         tags = [each for i, each in enumerate(tags) if i not in astray]
-    maps, texts = _draw(polygons, tags, *data["image"].shape[:2], half)
+    maps, texts = draw(polygons, tags, *data["image"].shape[:2], half)
     return maps, texts, astray
 
 
