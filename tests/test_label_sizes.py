@@ -15,7 +15,8 @@ def test_what_a_training_has_of_a_page(tmp_path):
     sides = {"word": (100, 40), "small": (40, 4), "thin": (40, 0.6)}
     entries = []
     for i, (text, (width, height)) in enumerate(sides.items()):
-        corners = np.array([(0, 0), (width, 0), (width, height), (0, height)]) + (60 + 70 * i, 60)
+        corners = np.array([(0, 0), (width, 0), (width, height), (0, height)])
+        corners = corners + np.array([60 + 70 * i, 60])
         entries.append({"transcription": text, "points": corners.tolist()})
     file = tmp_path / "labels.txt"
     file.write_text(f"a.png\t{json.dumps(entries)}\n")
