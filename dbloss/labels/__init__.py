@@ -5,7 +5,7 @@
 
 from dbloss import checks
 
-with checks.extra("dbloss.labels", "plot,score,targets", "cv2", "shapely", "PIL", "tqdm"):
+with checks.needing("dbloss.labels", "cv2", "shapely", "PIL", "tqdm"):
     import cv2 as _cv2  # noqa: F401
     import PIL.Image as _Image  # noqa: F401
     import shapely as _shapely  # noqa: F401

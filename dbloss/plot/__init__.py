@@ -5,7 +5,7 @@ They are matplotlib figures made without pyplot: nothing is kept open, and no di
 
 from dbloss import checks
 
-with checks.extra("dbloss.plot", "plot", "matplotlib"):
+with checks.needing("dbloss.plot", "matplotlib"):
     import matplotlib as _matplotlib  # noqa: F401
 
 from dbloss.plot.batch import plot_batch
