@@ -12,13 +12,17 @@ from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from importlib.util import find_spec
 from numbers import Real
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-import paddle
 from numpy.typing import NDArray
 
-from dbloss._paddle import check_opencv
+from dbloss import _help
+
+if TYPE_CHECKING or not _help.ALONE:
+    import paddle
+
+    from dbloss._paddle import check_opencv
 
 # A slip of one letter in a name of five or more, two swapped ones included, is as close as this.
 # `bbce_loss`, which another DB loss reads, is not as close to `balance_loss`, and is no slip.

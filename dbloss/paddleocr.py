@@ -16,6 +16,12 @@ from pathlib import Path
 from types import CellType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
+from dbloss import _help
+
+if __name__ == "__main__" and _help.ALONE:
+    print(_help.OF_PADDLEOCR, end="")
+    sys.exit()
+
 import numpy as np
 
 import dbloss
@@ -719,14 +725,6 @@ def _listed(names: Sequence[str]) -> str:
 
 # The command ------------------------------------------------------------------------------------
 
-_USAGE = """\
-usage: python -m dbloss.paddleocr PROGRAM [ARGUMENT ...]
-
-Put dbloss in the place of PaddleOCR's labels, loss, boxes and score, then run a program of a
-checkout of PaddleOCR as `python PROGRAM ARGUMENT ...` would:
-
-  python -m dbloss.paddleocr tools/train.py -c configs/det/det_mv3_db.yml
-"""
 _PROGRAM = "DBLOSS_PADDLEOCR_PROGRAM"  # in the environment, for the processes that it spawns
 
 
@@ -740,10 +738,10 @@ def _run(main: dict[str, Any]) -> None:
     if not spawned:
         del sys.argv[0]
         if sys.argv[:1] in (["-h"], ["--help"]):
-            print(_USAGE, end="")
+            print(_help.OF_PADDLEOCR, end="")
             return
         if not sys.argv or sys.argv[0].startswith("-"):
-            print(_USAGE, end="", file=sys.stderr)
+            print(_help.OF_PADDLEOCR, end="", file=sys.stderr)
             sys.exit(2)
         os.environ[_PROGRAM] = os.path.abspath(sys.argv[0])
         if not getattr(sys.flags, "safe_path", False):  # which Python 3.11 has
