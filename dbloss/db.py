@@ -113,7 +113,8 @@ class DBLoss(LossLayer):
         check_batches: number of first batches to look at, at least 0. What `validate_batch` would
             find wrong with them the logger `dbloss` says, once, and from one process; nothing is
             raised. Where nothing is, it says of a loss that is only mined whether its map starts as
-            background. It reads these batches on the host, and no later one. Not in static graphs.
+            background, and of one with a logarithm whether P is next to 0 on the text. It reads
+            these batches on the host, and no later one. Not in static graphs.
         tversky_alpha: what a false find weighs in `"TverskyLoss"`, which alone reads it, at least
             0; as `alpha` in `TverskyLoss`. The binary map keeps Dice.
         tversky_beta: what a miss weighs there, at least 0.

@@ -84,6 +84,18 @@ def multi_process(doc: str) -> ArgumentParser:
     return parser
 
 
+def search_limits(doc: str) -> ArgumentParser:
+    """Return the parser of search_limits.py."""
+    parser = _parser(doc)
+    add = parser.add_argument
+    add("--steps", type=int, default=500, help=f"training steps of {BATCH} pages")
+    add("--pages", type=int, default=300, help="to choose from, and to score on")
+    add("--loss", default="BCELoss", help="main_loss_type of DBLoss")
+    add("--seed", type=int, default=0, help="gives the same run on one machine")
+    add("--out", type=Path, default="runs/limits", help="output folder")
+    return parser
+
+
 def add_data_options(parser: ArgumentParser) -> None:
     """Add the options of what is trained on, which several examples have."""
     add = parser.add_argument

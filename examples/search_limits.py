@@ -13,9 +13,12 @@ then holds limits.png.
 
 from __future__ import annotations
 
-import argparse
 import warnings
-from pathlib import Path
+
+import options
+
+if __name__ == "__main__":
+    options.search_limits(__doc__).parse_args()  # before the imports below, which take seconds
 
 from compare_losses import STYLE
 from dbloss import DBLoss
@@ -45,14 +48,7 @@ def table(limits: Limits) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--steps", type=int, default=500, help=f"training steps of {BATCH} pages")
-    parser.add_argument("--pages", type=int, default=300, help="to choose from, and to score on")
-    parser.add_argument("--loss", default="BCELoss", help="main_loss_type of DBLoss")
-    parser.add_argument("--seed", type=int, default=0, help="gives the same run on one machine")
-    parser.add_argument("--out", type=Path, default="runs/limits", help="output folder")
+    parser = options.search_limits(__doc__)
     args = parser.parse_args()
     if min(args.steps, args.pages) < 1 or args.seed < 0:
         parser.error("--steps and --pages must be at least 1 and --seed at least 0")

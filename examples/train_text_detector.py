@@ -289,9 +289,9 @@ class DBNet(nn.Layer):
 
 
 class Training:
-    """A detector on its way: the model, the optimizer, and the losses of each step done.
+    """A training: the model, the optimizer, and the losses of each step so far.
 
-    All of it goes into a checkpoint, so that a training which was ended goes on where it stood.
+    All of it goes into a checkpoint, from which a training that was ended can go on.
     """
 
     def __init__(self, model: nn.Layer, loss_fn: nn.Layer, pages: Pages, **settings: Any) -> None:
@@ -314,17 +314,17 @@ class Training:
         """
         predicts = self.model(batch[0])
         losses = self.loss_fn(predicts, batch)
-        losses["loss"].backward()  # the sum of the parts, which are there to be watched
+        losses["loss"].backward()  # the total; its parts are there to be logged
         self.optimizer.step()
         self.optimizer.clear_grad()
         self.schedule.step()
         self.history.append({name: float(loss) for name, loss in losses.items()})
 
     def run(self, until: int | None = None, checkpoint: Path | None = None, **look: Any) -> bool:
-        """Train up to a step, by default the last, or to Ctrl-C; tell whether it came so far.
+        """Train up to a step, by default the last; return False if Ctrl-C ended it before that.
 
-        A checkpoint is written there, and every 250 steps. `look` is for the progress bar of tqdm,
-        in whose place a log file gets a line for the first step and for every tenth.
+        A checkpoint is written at the end and every 250 steps. `look` goes to tqdm's progress bar;
+        a log file gets a line for the first step and for every tenth instead.
         """
         done, until = len(self.history), until or self.steps
         rest = [range(i * BATCH, (i + 1) * BATCH) for i in range(done, until)]
@@ -362,7 +362,7 @@ class Training:
         return " ".join([f"step {len(self.history)}:", *losses])
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint. The one before it stays until it is whole."""
+        """Write a checkpoint; the old one is replaced only once the new one is complete."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -422,7 +422,7 @@ def predict(model: nn.Layer, image: np.ndarray) -> np.ndarray:
 
 
 def watched(pages: Sequence[Page], desc: str = "score", **look: Any) -> Iterator[Page]:
-    """Yield the pages under a bar of tqdm, in whose place a log file gets ten lines or so."""
+    """Yield the pages under tqdm's progress bar; a log file gets about ten lines instead."""
     every = max(len(pages) // 10, 1)
     with tqdm(pages, unit="page", disable=None, desc=desc, **look) as bar:
         for i, page in enumerate(bar, 1):
@@ -572,7 +572,7 @@ def main() -> None:
         parser.error("--steps must be at least 1, --seed and --text-balance at least 0")
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
     checkpoint = args.out / "checkpoint.pdparams"
-    # With names from the start again, a checkpoint fits whatever this process has made before.
+    # Paddle numbers parameters throughout a process; a fresh count gives those of the checkpoint.
     with paddle.utils.unique_name.guard():
         try:
             limits = read_limits(args.limits)
@@ -622,5 +622,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except KeyboardInterrupt:  # after the training, which takes it for its own end
+    except KeyboardInterrupt:  # before or after the training, which handles Ctrl-C itself
         sys.exit(130)

@@ -11,7 +11,7 @@ PROGRAMS = [
     [file]
     for folder in ("examples", "benchmarks")
     for file in sorted((ROOT / folder).glob("*.py"))
-    if MARK in file.read_text("utf-8") and file.name != "search_limits.py"
+    if MARK in file.read_text("utf-8")
 ]
 COMMANDS = [["-m", f"dbloss{name}"] for name in ("", ".labels", ".plot", ".paddleocr")]
 MISSING = "paddle numba cv2 pyclipper shapely matplotlib PIL skimage tqdm torch scipy"

@@ -5,6 +5,7 @@
 
 import copy
 import itertools
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from helpers import DATA, GOLDEN_CASES, LABELS, golden_batch, make_batch, tensor, tensors
 
 from dbloss import DBLoss, MaskL1Loss, validate_batch
+from dbloss.batch.first import FirstBatches
 
 N, H, W = 2, 4, 6
 CHANNELS = ("probability", "threshold", "binary")
@@ -805,6 +807,10 @@ def test_a_setting_that_is_no_number_of_batches():
     for value, error in ((-1, ValueError), (0.5, ValueError), (None, TypeError)):
         with pytest.raises(error, match="check_batches: expected a whole number at least 0"):
             DBLoss(check_batches=value)
+
+
+def test_a_pickle_of_version_0_1_is_read():
+    assert pickle.loads(b"cdbloss.validate\nFirstBatches\n.") is FirstBatches
 
 
 # Structure --------------------------------------------------------------------------------------
