@@ -4,7 +4,7 @@
 
 The loss and gradient of one batch are compared with those of the plain formulas, in float64, on
 every engine that runs on Paddle's default device. Exit status 1 if they differ, or if two wheels
-of Paddle are installed over each other.
+of Paddle or of OpenCV are installed over each other.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING or not _help.ALONE:
     from paddle import Tensor
 
     from dbloss import _plain, engine
-    from dbloss._paddle import two_wheels
+    from dbloss._paddle import opencvs, two_opencvs, two_wheels
     from dbloss.db import MainLossType
 
     _Step = Callable[[], tuple[float, Tensor]]
@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m dbloss",
         description="Print what runs here, and whether it computes what it should, in half"
-        " a minute or so. The status is 1 if it does not, or if two wheels of Paddle are installed"
-        " over each other.",
+        " a minute or so. The status is 1 if it does not, or if two wheels of Paddle or of OpenCV"
+        " are installed over each other.",
     )
     parser.add_argument("--version", action="version", version=f"dbloss {dbloss.__version__}")
     parser.parse_args(arguments)
@@ -54,12 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _print_surroundings(maps)
     print(f"\nself-check: a step of DBLoss on {_SHAPE[0]} x {_SHAPE[1]} x {_SHAPE[2]}")
     print(f"{'loss':<14}{'engine':<11}{'error':>9}{'gradient':>10}{'ms':>8}{'plain ms':>10}")
-    clash = two_wheels()
+    clashes = [text for text in (two_wheels(), two_opencvs()) if text]
     names = ["operators"] if engine.why_not_fused(maps) else ["operators", "fused"]
     faults = [_check(kind, names, maps, labels) for kind in _KINDS]
-    if clash:
+    for clash in clashes:
         print(f"\n{clash}\n")
-    wrong = any(faults) or bool(clash)
+    wrong = any(faults) or bool(clashes)
     print("something is wrong" if wrong else "all is well")
     return int(wrong)
 
@@ -80,6 +80,7 @@ def _print_surroundings(maps: Tensor) -> None:
         "Paddle": f"{paddle.__version__}, device {paddle.get_device()}",
         "NumPy": np.__version__,
         "numba": _version("numba"),
+        "OpenCV": opencvs() or "not installed",
         "Python": f"{platform.python_version()}, {platform.platform()}",
         "processor": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "engine": _choice(maps),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from dbloss import checks
 from dbloss._tensors import to_array
 
-with checks.extra("dbloss.boxes", "targets", "cv2", "pyclipper"):
+with checks.needing("dbloss.boxes", "cv2", "pyclipper"):
     import cv2
     import pyclipper
 

@@ -7,17 +7,22 @@ module stands in that module.
 import inspect
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from importlib.util import find_spec
 from numbers import Real
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
-import paddle
 from numpy.typing import NDArray
 
-from dbloss._paddle import with_extra
+from dbloss import _help
+
+if TYPE_CHECKING or not _help.ALONE:
+    import paddle
+
+    from dbloss._paddle import check_opencv
 
 # A slip of one letter in a name of five or more, two swapped ones included, is as close as this.
 # `bbce_loss`, which another DB loss reads, is not as close to `balance_loss`, and is no slip.
@@ -125,20 +130,24 @@ def member(group: Any) -> None:
         )
 
 
-def unknown(layer: type, kwargs: Mapping[str, Any]) -> None:
+def unknown(
+    layer: type, kwargs: Mapping[str, Any], reported: Collection[str] | None = None
+) -> None:
     """Report keyword arguments that `layer` does not know, raise if one is close to what it knows.
 
-    `name` is PaddleOCR's own and passes.
+    `name` is PaddleOCR's own and passes. So does a known name after a word and an underscore, which
+    is the setting of another part, as `det_box_type`. `reported` are those to report, None for all.
     """
     parameters = inspect.signature(layer).parameters.values()
     known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
-    names = sorted(set(kwargs) - {"name"})
-    for name in names:
+    for name in sorted(set(kwargs) - {"name"}):
         for meant in get_close_matches(name.lower(), known, n=1, cutoff=_CLOSE):
-            raise TypeError(
-                f"{layer.__name__} does not know {name!r}. Did you mean {meant!r}? Correct the"
-                " spelling, or delete it."
-            )
+            if not name.endswith(f"_{meant}"):
+                raise TypeError(
+                    f"{layer.__name__} does not know {name!r}. Did you mean {meant!r}? Correct the"
+                    " spelling, or delete it."
+                )
+    names = sorted({*(kwargs if reported is None else reported)} - {"name"})
     if names:
         LOGGER.warning(
             "%s does not know %s and leaves it unused. Correct the spelling, or delete it.",
@@ -175,18 +184,30 @@ def eager(name: str, advice: str = "Call it outside the graph, on the batch that
         )
 
 
+# What pip calls a library that is imported under another name.
+_PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow"}
+
+
 @contextmanager
-def extra(module: str, name: str, *libraries: str) -> Iterator[None]:
-    """Say which extra brings a library that cannot be imported for want of it."""
+def needing(module: str, *libraries: str) -> Iterator[None]:
+    """Name those of the libraries that are missing, where one of them cannot be imported.
+
+    No extra is named: it would bring a second OpenCV where there is another one already.
+    """
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name not in libraries:
             raise
+        missing = [name for name in libraries if find_spec(name) is None]
+        packages = " ".join(_PACKAGES.get(name, name) for name in missing)
         raise ImportError(
-            f"{module} needs {error.name}, which is not installed."
-            f' Install it: pip install "{with_extra(name)}"'
+            f"{module} needs {' and '.join(missing)}, which"
+            f" {'is' if len(missing) == 1 else 'are'} not installed. Install what is missing:"
+            f" pip install {packages}"
         ) from error
+    if "cv2" in libraries:
+        check_opencv()
 
 
 # Polygons

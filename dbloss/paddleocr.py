@@ -1,18 +1,38 @@
-"""Labels, loss, boxes and score in the place of PaddleOCR's, with its signatures."""
+"""Labels, loss, boxes and score in the place of PaddleOCR's, with its signatures.
 
+    python -m dbloss.paddleocr tools/train.py -c configuration.yml -o Global.epoch_num=100
+
+installs them and runs a program of PaddleOCR as `python tools/train.py` would.
+"""
+
+import functools
+import logging
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
-from types import ModuleType
+from itertools import takewhile
+from pathlib import Path
+from types import CellType, FunctionType, ModuleType, TracebackType
 from typing import Any
+
+from dbloss import _help
+
+if __name__ == "__main__" and _help.ALONE:
+    print(_help.OF_PADDLEOCR, end="")
+    sys.exit()
 
 import numpy as np
 
+import dbloss
 from dbloss import checks
 from dbloss.boxes import Boxes, BoxType, ScoreMode, find_boxes
 from dbloss.db import DBLoss
 from dbloss.score import Hmean
-from dbloss.targets import _border_half, _draw, _Half, _shrink_half
+from dbloss.targets.border_map import border_half
+from dbloss.targets.make import draw
+from dbloss.targets.outlines import Half, Texts
+from dbloss.targets.shrink_map import shrink_half
 
 __all__ = [
     "DBLoss",
@@ -24,7 +44,48 @@ __all__ = [
 ]
 
 
-class MakeBorderMap:
+class _LabelStep:
+    """A step whose shrink ratio grows with the epoch, which a sample has or the constructor."""
+
+    def __init__(self, shrink_ratio: Any, total_epoch: Any, epoch: Any) -> None:
+        self._least: float = checks.number("shrink_ratio", shrink_ratio)
+        self._total = _number("total_epoch", total_epoch, above=0)
+        self.shrink_ratio = self._grown(_number("epoch", epoch))
+        if self.shrink_ratio >= 1:
+            # No error yet: PaddleOCR may build a loader with its seed and never draw with it.
+            checks.LOGGER.warning(self._too_much(epoch))
+
+    def _ratio(self, data: Mapping[str, Any]) -> float:
+        """Return the ratio for a sample."""
+        epoch = _number("epoch", data.get("epoch"))
+        if epoch is None or self._total is None:
+            return self.shrink_ratio
+        ratio = self._grown(epoch)
+        if ratio >= 1:
+            raise ValueError(self._too_much(epoch))
+        return ratio
+
+    def _grown(self, epoch: float | None) -> float:
+        if epoch is None or self._total is None:
+            return self._least
+        return self._least + 0.2 * epoch / self._total
+
+    def _too_much(self, epoch: Any) -> str:
+        epoch, total = float(epoch), self._total or 0.0
+        return (
+            f"{type(self).__name__}: shrink_ratio is {self._grown(epoch):g} at epoch {epoch:g} of"
+            f" {total:g}, and has to stay below 1. Some versions of PaddleOCR pass Global.seed as"
+            f" the epoch, 1024 if there is none: set one below {(1 - self._least) / 0.2 * total:g},"
+            " or leave total_epoch out."
+        )
+
+
+def _number(name: str, value: Any, **bounds: Any) -> float | None:
+    """Return a number, or None for what PaddleOCR writes where there is none."""
+    return None if value in (None, "None") else checks.number(name, value, **bounds)
+
+
+class MakeBorderMap(_LabelStep):
     """Draw threshold map and mask: the half of `make_targets` that is PaddleOCR's border-map step.
 
     Args:
@@ -33,11 +94,13 @@ class MakeBorderMap:
         thresh_min: as in `make_targets`.
         thresh_max: as in `make_targets`.
         total_epoch: the epochs over which it grows, above 0. None, also as text, is none.
-        epoch: the epoch that it has grown to; the same.
-        **kwargs: left unused: PaddleOCR passes the whole of `Global`.
+        epoch: the epoch that it has grown to, for a sample that has none of its own; the same.
+        **kwargs: left unused: PaddleOCR passes the whole of `Global`. The logger `dbloss` names
+            what stands before that.
 
     Raises:
-        TypeError: a setting is no number.
+        TypeError: a setting is no number, or a keyword is close to a known one and not it, such as
+            `shrink_ration`.
         ValueError: a setting is out of range.
 
     Example:
@@ -64,9 +127,10 @@ class MakeBorderMap:
         epoch: float | str | None = None,
         **kwargs: Any,
     ) -> None:
+        _check_keywords(MakeBorderMap, kwargs)
         # What is wrong shows where it is built, and not in the worker of a data loader.
-        _border_half(shrink_ratio, thresh_min, thresh_max)
-        self.shrink_ratio = _grown("MakeBorderMap", shrink_ratio, total_epoch, epoch)
+        border_half(shrink_ratio, thresh_min, thresh_max)
+        super().__init__(shrink_ratio, total_epoch, epoch)
         self.thresh_min = thresh_min
         self.thresh_max = thresh_max
 
@@ -75,7 +139,9 @@ class MakeBorderMap:
 
         Args:
             data: holds `image`, an array `[H, W, ...]`; `polys`, one `[k, 2]` array of points
-                (x, y) in pixels per text; `ignore_tags`, one flag per text. They are not changed.
+                (x, y) in pixels per text; `ignore_tags`, one flag per text. With `epoch` it says
+                the epoch. None of these is changed. A text with a coordinate that is not finite is
+                left out, and the logger `dbloss` says so once.
 
         Returns:
             The same dict.
@@ -84,27 +150,32 @@ class MakeBorderMap:
             TypeError: a polygon or a tag is none.
             ValueError: as `make_targets` does, or `shrink_ratio` has grown to 1.
         """
-        return _drawn(data, _border_half(self.shrink_ratio, self.thresh_min, self.thresh_max))
+        half = border_half(self._ratio(data), self.thresh_min, self.thresh_max)
+        maps, _, _ = _drawn(data, half)
+        data.update(maps)
+        return data
 
 
-class MakeShrinkMap:
+class MakeShrinkMap(_LabelStep):
     """Draw shrink map and mask: the half of `make_targets` that is PaddleOCR's shrink-map step.
 
     PaddleOCR's own writes into `polys`, which it clips to the image, and into `ignore_tags`, which
-    it sets for texts that are too small. This one leaves both as they are. No step of PaddleOCR's
-    configurations reads them after it.
+    it sets for texts that are too small; the border-map step reads both if it comes after it. This
+    one puts new arrays with that content into the data, and leaves those that were there alone.
 
     Args:
         min_text_size: as in `make_targets`.
         shrink_ratio: as in `MakeBorderMap`.
         total_epoch: as in `MakeBorderMap`.
         epoch: as in `MakeBorderMap`.
-        text_balance: as in `make_targets`. Above 0 it adds `text_weights` to the data, which
-            PaddleOCR's `KeepKeys` must then name as the sixth, after `shrink_mask`.
+        text_balance: as in `make_targets`, in [0, 2]. Where it is given it adds `text_weights` to
+            the data, all 1 with 0. PaddleOCR's `KeepKeys` must then name them as the sixth, after
+            `shrink_mask`; with `install`, building the steps fails where one is there without the
+            other.
         **kwargs: as in `MakeBorderMap`.
 
     Raises:
-        TypeError: a setting is no number.
+        TypeError: as in `MakeBorderMap`.
         ValueError: a setting is out of range.
 
     Example:
@@ -126,20 +197,23 @@ class MakeShrinkMap:
         *,
         total_epoch: float | str | None = None,
         epoch: float | str | None = None,
-        text_balance: float = 0,
+        text_balance: float | None = None,
         **kwargs: Any,
     ) -> None:
-        _shrink_half(shrink_ratio, min_text_size, text_balance)
+        _check_keywords(MakeShrinkMap, kwargs)
+        shrink_half(shrink_ratio, min_text_size, text_balance)
+        super().__init__(shrink_ratio, total_epoch, epoch)
         self.min_text_size, self.text_balance = min_text_size, text_balance
-        self.shrink_ratio = _grown("MakeShrinkMap", shrink_ratio, total_epoch, epoch)
 
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Add `shrink_map` and `shrink_mask`, each float32 `[H, W]`, to the data of an image.
 
-        With `text_balance` also `text_weights`.
+        Where `text_balance` is given, also `text_weights`. `polys` and `ignore_tags` become new
+        arrays, or lists where they were lists.
 
         Args:
-            data: as in `MakeBorderMap`.
+            data: as in `MakeBorderMap`. A text with a coordinate that is not finite counts as
+                ignored.
 
         Returns:
             The same dict.
@@ -148,36 +222,79 @@ class MakeShrinkMap:
             TypeError: a polygon or a tag is none.
             ValueError: as `make_targets` does, or `shrink_ratio` has grown to 1.
         """
-        return _drawn(data, _shrink_half(self.shrink_ratio, self.min_text_size, self.text_balance))
-
-
-def _grown(step: str, shrink_ratio: Any, total_epoch: Any, epoch: Any) -> float:
-    """Return the ratio at an epoch."""
-    ratio: float = checks.number("shrink_ratio", shrink_ratio)
-    if total_epoch in (None, "None") or epoch in (None, "None"):
-        return ratio
-    total = checks.number("total_epoch", total_epoch, above=0)
-    epoch = checks.number("epoch", epoch)
-    grown: float = ratio + 0.2 * epoch / total
-    if grown >= 1:
-        # No error yet: PaddleOCR may build a loader with its seed and never draw with it.
-        checks.LOGGER.warning(
-            "%s: shrink_ratio is %g at epoch %g of %g, and has to stay below 1. Some versions of"
-            " PaddleOCR pass Global.seed as the epoch, 1024 if there is none: set one below %g, or"
-            " leave total_epoch out.",
-            step,
-            grown,
-            epoch,
-            total,
-            (1 - ratio) / 0.2 * total,
+        half = shrink_half(self._ratio(data), self.min_text_size, self.text_balance)
+        maps, texts, astray = _drawn(data, half)
+        polygons, tags = (
+            given.copy() if isinstance(given, np.ndarray) else list(given)
+            for given in (data["polys"], data["ignore_tags"])
         )
-    return grown
+        for i in astray:
+            tags[i] = True
+        if texts is not None:
+            used = (i for i in range(len(tags)) if i not in astray)
+            spans = zip(texts.outlines.starts, texts.outlines.ends)
+            for i, (start, end), tag in zip(used, spans, texts.ignored):
+                polygons[i], tags[i] = texts.outlines.points[start:end], bool(tag)
+        data.update(maps, polys=polygons, ignore_tags=tags)
+        return data
 
 
-def _drawn(data: dict[str, Any], half: _Half) -> dict[str, Any]:
-    ignored = [bool(tag) for tag in data["ignore_tags"]]
-    data.update(_draw(data["polys"], ignored, *data["image"].shape[:2], half))
-    return data
+def _drawn(data: Mapping[str, Any], half: Half) -> tuple[dict[str, Any], Texts | None, set[int]]:
+    """Return the maps of a step, the texts as it leaves them, and which it has left out."""
+    polygons, tags = data["polys"], [bool(tag) for tag in data["ignore_tags"]]
+    astray = {i for i, polygon in enumerate(polygons) if _is_astray(polygon)}
+    if astray:
+        _say_astray(data, min(astray))
+        polygons = [each for i, each in enumerate(polygons) if i not in astray]
+        tags = [each for i, each in enumerate(tags) if i not in astray]
+    maps, texts = draw(polygons, tags, *data["image"].shape[:2], half)
+    return maps, texts, astray
+
+
+def _is_astray(polygon: Any) -> bool:
+    """Tell whether a polygon has a coordinate that is NaN, infinite or too far out."""
+    try:
+        array = np.asarray(polygon)
+    except ValueError:  # rows of different lengths, which are refused later
+        return False
+    return array.dtype.kind == "f" and not bool((np.abs(array) <= checks.FARTHEST).all())
+
+
+_said: set[str] = set()  # the messages that come once in a process
+
+
+def _say_astray(data: Mapping[str, Any], i: int) -> None:
+    """Say once in a process that a text has no place in its image, and what is known of it."""
+    if "astray" in _said:
+        return
+    _said.add("astray")
+    texts = data.get("texts")
+    named = f", {texts[i]!r}," if isinstance(texts, Sequence) and i < len(texts) else ""
+    checks.LOGGER.warning(
+        "Text %d%s of %s has a coordinate that is not finite, or further out than %d pixels:"
+        " %s. It counts as ignored, and so does every other like it, of which this says no more."
+        " python -m dbloss.labels finds them all.",
+        i,
+        named,
+        data.get("img_path", "an image"),
+        checks.FARTHEST,
+        np.asarray(data["polys"][i]).tolist(),
+    )
+
+
+# Names with which PaddleOCR's configurations begin `Global`, or which all of them have there.
+_GLOBAL = {"debug", "model_name", "use_gpu", "use_xpu", "use_npu", "use_mlu", "epoch_num"}
+_GLOBAL |= {"log_smooth_window", "print_batch_step", "save_model_dir", "save_epoch_step"}
+_GLOBAL |= {"eval_batch_step", "distributed"}
+
+
+def _check_keywords(step: type, kwargs: Mapping[str, Any]) -> None:
+    """Report keywords of a step that nothing reads, and raise for a slip.
+
+    PaddleOCR adds the whole of `Global` behind the step's own keywords.
+    """
+    own = list(takewhile(lambda name: name not in _GLOBAL, kwargs))
+    checks.unknown(step, kwargs, reported=[name for name in own if not name.startswith("det_")])
 
 
 class DBPostProcess:
@@ -191,10 +308,11 @@ class DBPostProcess:
         use_dilation: as in `find_boxes`.
         score_mode: as in `find_boxes`.
         box_type: as in `find_boxes`.
-        **kwargs: left unused: PaddleOCR passes the whole of `Global`.
+        **kwargs: as in `MakeBorderMap`.
 
     Raises:
-        TypeError: a setting is of the wrong type.
+        TypeError: a setting is of the wrong type, or a keyword is close to a known one and not it,
+            such as `box_tresh`.
         ValueError: a setting is out of range.
 
     Example:
@@ -223,6 +341,7 @@ class DBPostProcess:
         box_type: BoxType = "quad",
         **kwargs: Any,
     ) -> None:
+        _check_keywords(DBPostProcess, kwargs)
         self.thresh = thresh
         self.box_thresh = box_thresh
         self.max_candidates = max_candidates
@@ -281,10 +400,13 @@ class DetMetric:
 
     Args:
         main_indicator: the rate by which PaddleOCR tells the best model.
-        **kwargs: left unused.
+        **kwargs: left unused, and the logger `dbloss` names it.
 
     Attributes:
         main_indicator: the same.
+
+    Raises:
+        TypeError: a keyword is close to a known one and not it.
 
     Example:
         >>> from dbloss.paddleocr import DetMetric
@@ -299,6 +421,7 @@ class DetMetric:
     """
 
     def __init__(self, main_indicator: str = "hmean", **kwargs: Any) -> None:
+        checks.unknown(DetMetric, kwargs)
         self.main_indicator = main_indicator
         self._hmean = Hmean()
 
@@ -338,6 +461,8 @@ class DetMetric:
         self._hmean.reset()
 
 
+# Install ----------------------------------------------------------------------------------------
+
 # The option of `install`, the module in which PaddleOCR defines the class, and ours.
 _PLACES: tuple[tuple[str, str, type], ...] = (
     ("loss", "ppocr.losses.det_db_loss", DBLoss),
@@ -351,19 +476,23 @@ _PLACES: tuple[tuple[str, str, type], ...] = (
 def install(loss: bool = True, labels: bool = True, boxes: bool = True, score: bool = True) -> None:
     """Put dbloss in the place of PaddleOCR's own labels, loss, boxes and score.
 
-    In `tools/train.py`, below `from ppocr.losses import build_loss`, it is one line:
+    `python -m dbloss.paddleocr tools/train.py -c ...` calls it and runs the program. In
+    `tools/train.py`, below `from ppocr.losses import build_loss`, it is one line:
 
         import dbloss.paddleocr; dbloss.paddleocr.install()
 
     No configuration changes. Every module that has PaddleOCR's class by name gets the one of this
-    package, and so does every module that is imported later. The classes that derive from its
-    `DBLoss`, those of distillation, derive from `dbloss.DBLoss` from then on. What is built before
-    stays as it is. The logger `dbloss` says what was replaced, and what was not found. A second
-    call finds nothing left to do.
+    package, and so does every module that is imported later. In the place of the classes that
+    derive from its `DBLoss`, those of distillation, come their like that derive from
+    `dbloss.DBLoss`. What is built before keeps its class. The logger `dbloss` says what was
+    replaced, and what was not, and why; what it says goes into PaddleOCR's log file as well. A
+    second call finds nothing left to do.
 
     Args:
         loss: `DBLoss`.
-        labels: `MakeBorderMap` and `MakeShrinkMap`.
+        labels: `MakeBorderMap` and `MakeShrinkMap`. `create_operators`, which builds the steps of a
+            loader, refuses a `text_balance` whose `text_weights` no `KeepKeys` keeps, and weights
+            to keep that no step makes.
         boxes: `DBPostProcess`, which `DistillationDBPostProcess` builds for itself.
         score: `DetMetric`, which `DistillationMetric` builds for itself.
 
@@ -391,50 +520,280 @@ def install(loss: bool = True, labels: bool = True, boxes: bool = True, score: b
         raise ImportError(
             "install: expected PaddleOCR's package ppocr, which is not on sys.path. Call it in"
             " tools/train.py of a checkout of PaddleOCR, below the line"
-            " `from ppocr.losses import build_loss`."
+            " `from ppocr.losses import build_loss`, or run"
+            " `python -m dbloss.paddleocr tools/train.py -c ...` there."
         ) from error
-    for option, home, ours in _PLACES:
-        if option in wanted:
-            _put(ours, home)
+    _log_to_paddleocr()
+    replaced = [
+        ours.__name__ for option, home, ours in _PLACES if option in wanted and _put(ours, home)
+    ]
+    if replaced:
+        checks.LOGGER.warning(
+            "dbloss %s takes the place of PaddleOCR's %s.", dbloss.__version__, _listed(replaced)
+        )
 
 
-def _put(ours: type, home: str) -> None:
-    """Put a class in the place of the one of its name in a module, and wherever else that is."""
+def _put(ours: type, home: str) -> bool:
+    """Put a class in the place of the one of its name in a module; tell whether it was done."""
     name = ours.__name__
     try:
-        theirs = getattr(import_module(home), name)
-    except (ImportError, AttributeError) as error:
-        checks.LOGGER.warning("PaddleOCR's %s was not found and stays: %s.", name, error)
-        return
-    if theirs is ours:
-        return
-    places = []
+        module = import_module(home)
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+        found_none = missing and f"{home}.".startswith(f"{error.name}.")  # type: ignore[attr-defined]
+        checks.LOGGER.warning(
+            "PaddleOCR's %s stays: %s %s: %s: %s.",
+            name,
+            home,
+            "was not found" if found_none else "was found and could not be imported",
+            type(error).__name__,
+            error,
+        )
+        return False
+    theirs = getattr(module, name, None)
+    if theirs is None:
+        checks.LOGGER.warning("PaddleOCR's %s stays: it was not found in %s.", name, home)
+    if theirs in (None, ours):
+        return False
+    _replace(theirs, ours)
+    if ours is DBLoss:
+        _derive(theirs)
+    if ours is MakeShrinkMap:
+        _check_built_steps()
+    return True
+
+
+def _replace(theirs: Any, ours: Any) -> None:
+    """Put an object in the place of another, under every name that has it in any module."""
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType):
-            for key in [key for key, value in list(vars(module).items()) if value is theirs]:
-                setattr(module, key, ours)
-                places.append(module.__name__)
-    checks.LOGGER.warning("PaddleOCR's %s is that of dbloss now, in %s.", name, _listed(places))
-    if ours is DBLoss:
-        _rebase(theirs)
+            for name in [name for name, value in list(vars(module).items()) if value is theirs]:
+                setattr(module, name, ours)
 
 
-def _rebase(theirs: type) -> None:
-    """Let what derives from PaddleOCR's loss derive from `DBLoss`."""
-    derived: list[type] = theirs.__subclasses__()
-    for each in derived:
-        each.__bases__ = tuple(DBLoss if base is theirs else base for base in each.__bases__)
-    if derived:
-        checks.LOGGER.warning("%s derive from it.", _listed([each.__name__ for each in derived]))
-    if any(each.__module__ == "ppocr.losses.distillation_loss" for each in derived):
-        checks.LOGGER.warning(
-            "PaddleOCR's distillation losses build it without arguments: balance_loss,"
-            " main_loss_type, alpha, beta, ohem_ratio and eps of their configuration reach"
-            " nothing, with dbloss or without."
+class _Distilled(DBLoss):
+    """`DBLoss` as the losses of distillation derive from it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "distilled" not in _said:
+            _said.add("distilled")
+            checks.LOGGER.warning(
+                "PaddleOCR's distillation losses build DBLoss without arguments: balance_loss,"
+                " main_loss_type, alpha, beta, ohem_ratio and eps of their configuration reach"
+                " nothing, with dbloss or without."
+            )
+
+    def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
+        """Return what `forward` does; the text weights are only for one that can take them."""
+        if type(self).__name__ == "DistillationDilaDBLoss" and len(inputs) == 2:
+            # It splits the labels itself, into four beside the image.
+            predicts, batch = inputs
+            inputs = predicts, batch[:5]
+        return super().__call__(*inputs, **kwargs)
+
+
+def _derive(theirs: type) -> None:
+    """In the place of what derives from PaddleOCR's loss put its like that derives from `DBLoss`.
+
+    A class keeps its bases, which its living instances go by.
+    """
+    derived: list[type] = []
+    waiting = [theirs]
+    while waiting:
+        found: list[type] = waiting.pop().__subclasses__()
+        waiting += found
+        derived += found
+    likes: dict[type, type] = {}
+    for each in sorted(set(derived), key=lambda each: len(each.__mro__)):
+        distilled = each.__module__ == "ppocr.losses.distillation_loss"
+        ours = {theirs: _Distilled if distilled else DBLoss, **likes}
+        likes[each] = _like(each, tuple(ours.get(base, base) for base in each.__bases__))
+        _replace(each, likes[each])
+
+
+def _like(original: type, bases: tuple[type, ...]) -> type:
+    """Return a class with the content of another, and other bases."""
+    itself = CellType()  # what `super()` without arguments looks at
+
+    def rebound(value: Any) -> Any:
+        if isinstance(value, staticmethod | classmethod):
+            return type(value)(rebound(value.__func__))
+        if not isinstance(value, FunctionType) or not value.__closure__:
+            return value
+        cells = []
+        for cell in value.__closure__:
+            content = cell.cell_contents
+            cells.append(itself if content is original else CellType(rebound(content)))
+        names = value.__name__, value.__defaults__, tuple(cells)
+        copy = FunctionType(value.__code__, value.__globals__, *names)
+        return functools.update_wrapper(copy, value) or copy
+
+    content = {
+        name: rebound(value)
+        for name, value in vars(original).items()
+        if name not in ("__dict__", "__weakref__")
+    }
+    content["__qualname__"] = original.__qualname__
+    itself.cell_contents = type(original)(original.__name__, bases, content)
+    like: type = itself.cell_contents
+    return like
+
+
+def _check_built_steps() -> None:
+    """Let PaddleOCR's `create_operators` refuse weights that are made and not kept, or kept only.
+
+    Without it the one is a training without weights, and the other a KeyError in each image, which
+    PaddleOCR's data set answers by taking another.
+    """
+    theirs = getattr(import_module("ppocr.data.imaug"), "create_operators", None)
+    if theirs is None:
+        return
+
+    @functools.wraps(theirs)
+    def create_operators(*args: Any, **kwargs: Any) -> Any:
+        steps = theirs(*args, **kwargs)
+        _check_weights(steps)
+        return steps
+
+    _replace(theirs, create_operators)
+
+
+def _check_weights(steps: Iterable[Any]) -> None:
+    steps = list(steps)
+    balances = [step.text_balance for step in steps if isinstance(step, MakeShrinkMap)]
+    keys = [step.keep_keys for step in steps if hasattr(step, "keep_keys")]
+    if not balances or not keys:
+        return
+    kept = any("text_weights" in each for each in keys)
+    given = [each for each in balances if each is not None]
+    if kept and not given:
+        raise ValueError(
+            "MakeShrinkMap: expected a text_balance, since KeepKeys keeps text_weights, got none."
+            " Give it, 0 for weights that are all 1, or take text_weights out of keep_keys."
         )
+    if not kept and any(checks.number("text_balance", each) > 0 for each in given):
+        raise ValueError(
+            f"KeepKeys: expected text_weights among its keep_keys, after shrink_mask, since"
+            f" MakeShrinkMap has text_balance={given[0]}, got {keys[0]}. Add it there, or"
+            " take text_balance out."
+        )
+
+
+# The log ----------------------------------------------------------------------------------------
+
+
+class _IntoPaddleOCRLog(logging.Handler):
+    """Writes what `dbloss` says into PaddleOCR's log file too, which may be opened later."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kept: list[logging.LogRecord] = []
+        self._theirs = logging.getLogger("ppocr")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, or keep it until PaddleOCR has a log; to stderr as well."""
+        others = [*logging.getLogger().handlers, *checks.LOGGER.handlers]
+        if logging.lastResort and others == [self]:  # which Python would do without this handler
+            logging.lastResort.handle(record)
+        self._kept.append(record)
+        self.write()
+
+    def write(self, record: logging.LogRecord | None = None) -> bool:
+        """Write what was kept. As a filter of PaddleOCR's logger it lets every record pass."""
+        if self._theirs.handlers:
+            kept, self._kept = self._kept, []
+            files = [x for x in self._theirs.handlers if isinstance(x, logging.FileHandler)]
+            for each in kept:
+                for file in files:
+                    file.handle(each)
+        return True
+
+
+def _log_to_paddleocr() -> None:
+    if not any(isinstance(each, _IntoPaddleOCRLog) for each in checks.LOGGER.handlers):
+        handler = _IntoPaddleOCRLog()
+        checks.LOGGER.addHandler(handler)
+        logging.getLogger("ppocr").addFilter(handler.write)
 
 
 def _listed(names: Sequence[str]) -> str:
     """Return names as a sentence has them."""
-    *first, last = sorted(names)
+    *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
+
+
+# The command ------------------------------------------------------------------------------------
+
+_PROGRAM = "DBLOSS_PADDLEOCR_PROGRAM"  # in the environment, for the processes that it spawns
+
+
+def _run(main: dict[str, Any]) -> None:
+    """Run a program in the namespace of the main module, as Python itself does with a script.
+
+    A process that is spawned, as `__mp_main__`, runs the module that its parent was started with:
+    this one.
+    """
+    spawned = main["__name__"] == "__mp_main__"
+    if not spawned:
+        del sys.argv[0]
+        if sys.argv[:1] in (["-h"], ["--help"]):
+            print(_help.OF_PADDLEOCR, end="")
+            return
+        if not sys.argv or sys.argv[0].startswith("-"):
+            print(_help.OF_PADDLEOCR, end="", file=sys.stderr)
+            sys.exit(2)
+        os.environ[_PROGRAM] = os.path.abspath(sys.argv[0])
+        if not getattr(sys.flags, "safe_path", False):  # which Python 3.11 has
+            sys.path[0] = os.path.dirname(os.path.realpath(sys.argv[0]))
+    path = os.environ[_PROGRAM]
+    try:
+        source = Path(path).read_bytes()
+    except OSError as error:
+        print(
+            f"{sys.executable}: can't open file {path!r}: [Errno {error.errno}] {error.strerror}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    if not spawned:
+        sys.excepthook = functools.partial(_show, sys.excepthook, path)
+    else:
+        sys.argv[0] = path
+    _install_beside(path)
+    for name in set(main) - {"__name__", "__spec__", "__builtins__"}:
+        del main[name]
+    main.update(__file__=path, __doc__=None, __package__=None, __cached__=None, __loader__=None)
+    exec(compile(source, path, "exec", dont_inherit=True), main)
+
+
+def _install_beside(path: str) -> None:
+    """Install into the checkout that a program belongs to."""
+    roots = [str(each) for each in Path(path).parents if (each / "ppocr/__init__.py").is_file()]
+    sys.path[:0] = roots[:1]
+    try:
+        install()
+    except ImportError as error:
+        sys.exit(f"{error}\nNo folder above {path} holds it.")
+    finally:
+        if roots:
+            sys.path.remove(roots[0])
+
+
+def _show(
+    show: Callable[..., object],
+    path: str,
+    kind: type[BaseException],
+    error: BaseException,
+    trace: TracebackType | None,
+) -> None:
+    """Show an error from the first line of the program on, without what has started it."""
+    while trace and trace.tb_frame.f_code.co_filename != path:
+        trace = trace.tb_next
+    show(kind, error.with_traceback(trace), trace)
+
+
+if __name__ in ("__main__", "__mp_main__"):
+    # That of the package, whose classes are the ones that are put in place.
+    from dbloss import paddleocr
+
+    paddleocr._run(globals())

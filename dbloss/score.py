@@ -15,7 +15,7 @@ from dbloss import checks
 from dbloss.engine.processes import processes_of
 from dbloss.validate import to_array
 
-with checks.extra("dbloss.score", "score", "shapely"):
+with checks.needing("dbloss.score", "shapely"):
     import shapely
 
 _Floats = NDArray[np.float64]

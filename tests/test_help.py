@@ -1,4 +1,4 @@
-"""`--help` of every program needs Python alone: no Paddle, no NumPy, nothing that takes seconds."""
+"""`--help` of every program needs no Paddle and no extra, and imports nothing slow."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ PROGRAMS = [
     for file in sorted((ROOT / folder).glob("*.py"))
     if MARK in file.read_text("utf-8")
 ]
-COMMANDS = [["-m", "dbloss"]]
-MISSING = "paddle numpy numba cv2 pyclipper shapely matplotlib PIL skimage tqdm torch scipy"
+COMMANDS = [["-m", f"dbloss{name}"] for name in ("", ".labels", ".plot", ".paddleocr")]
+MISSING = "paddle numba cv2 pyclipper shapely matplotlib PIL skimage tqdm torch scipy"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def bare(tmp_path_factory):
 def test_help_needs_nothing(program, bare, tmp_path):
     done = programs.run(*program, "--help", env=bare, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("usage: ") and "show this help message" in done.stdout
+    assert done.stdout.startswith("usage: ")
     assert not done.stderr
 
 

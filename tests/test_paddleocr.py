@@ -3,8 +3,8 @@
 import importlib
 import importlib.util
 import json
+import logging
 import pickle
-import re
 import sys
 import textwrap
 from pathlib import Path
@@ -17,10 +17,15 @@ import pytest
 from helpers import DATA, GOLDEN, GOLDEN_CASES, assert_value, golden_batch, tensors
 
 import dbloss
+from dbloss import checks
+from dbloss import paddleocr as drop_ins
 from dbloss.paddleocr import DBPostProcess, DetMetric, MakeBorderMap, MakeShrinkMap, install
 
 TARGETS = json.loads((DATA / "paddleocr_targets.json").read_text())
 TARGET_MAPS = np.load(DATA / "paddleocr_targets.npz")
+# Both steps of PaddleOCR's release 3.7.0 one after the other, and the data that they leave.
+STEPS = json.loads((DATA / "paddleocr_label_steps.json").read_text())
+STEP_MAPS = np.load(DATA / "paddleocr_label_steps.npz")
 BOXES = json.loads((DATA / "paddleocr_boxes.json").read_text())
 if int(cv2.__version__.split(".")[0]) < 5:
     # With an older OpenCV PaddleOCR's own class simplifies one outline of this case otherwise.
@@ -42,9 +47,15 @@ def page(name):
     }
 
 
-def check_page(data, name, *maps):
+@pytest.fixture(autouse=True)
+def nothing_said_yet(monkeypatch):
+    """Some messages come once in a process: here once in a test."""
+    monkeypatch.setattr(drop_ins, "_said", set())
+
+
+def check_page(data, name, *maps, golden=TARGET_MAPS):
     for key in maps:
-        expected = TARGET_MAPS[f"{name}.{key}"]
+        expected = golden[f"{name}.{key}"]
         assert data[key].dtype == np.float32 and data[key].flags.c_contiguous
         np.testing.assert_allclose(data[key], expected, rtol=0, atol=1e-6, err_msg=key)
 
@@ -53,19 +64,90 @@ def check_page(data, name, *maps):
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.parametrize("order", [1, -1], ids=["border first", "border last"])
-def test_labels(name, order):
-    """Each step alone gives PaddleOCR's maps, whichever comes first, and leaves its input alone."""
+def test_labels(name):
+    """Each step gives PaddleOCR's maps, and leaves its input alone."""
     data, before = page(name), page(name)
     for array in (*data["polys"], data["ignore_tags"]):
         array.flags.writeable = False
     kept = dict(data)
     settings = TARGETS[name]["kwargs"]
-    for step in [MakeBorderMap(**settings), MakeShrinkMap(**settings)][::order]:
+    for step in (MakeBorderMap(**settings), MakeShrinkMap(**settings)):
         assert step(data) is data
     check_page(data, name, "threshold_map", "threshold_mask", "shrink_map", "shrink_mask")
-    assert all(data[key] is kept[key] for key in kept)
-    np.testing.assert_equal({key: data[key] for key in kept}, before)
+    # The shrink-map step hands on new arrays, and the old ones are as they were.
+    assert data["image"] is kept["image"]
+    np.testing.assert_equal(kept, before)
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("kind", [list, np.array])
+def test_both_steps_one_after_the_other(name, kind, caplog):
+    """In either order, at an epoch of the sample, with a NaN: maps, polygons and tags."""
+    case = STEPS[name]
+    data = page(case["page"])
+    if "nan" in case:
+        i, j, k = case["nan"]
+        data["polys"][i][j, k] = np.nan
+    if len({len(polygon) for polygon in data["polys"]}) == 1:
+        data["polys"] = kind(data["polys"])
+    data["ignore_tags"] = kind(data["ignore_tags"])
+    if "epoch" in case:
+        data["epoch"] = case["epoch"]
+    for step in case["order"]:
+        step = {"border": MakeBorderMap, "shrink": MakeShrinkMap}[step]
+        data = step(**case.get("settings", {}))(data)
+    check_page(data, name, "threshold_map", "threshold_mask", "shrink_map", "shrink_mask",
+               golden=STEP_MAPS)  # fmt: skip
+    for got, expected in zip(data["polys"], case["polys"], strict=True):
+        if np.isfinite(
+            got
+        ).all():  # where one is NaN PaddleOCR clips the others, which nothing reads
+            np.testing.assert_array_equal(got, expected)
+    assert [bool(tag) for tag in data["ignore_tags"]] == case["ignore_tags"]
+    assert type(data["ignore_tags"]) is type(kind([]))
+    if kind is np.array:
+        assert data["ignore_tags"].dtype == bool
+    assert len(caplog.records) == ("nan" in case)
+
+
+def test_the_epoch_of_the_sample_goes_before_that_of_the_constructor():
+    for settings, epoch in (
+        ({"epoch": 0}, 500),
+        ({"epoch": "None"}, "500"),
+        ({"epoch": 1024}, 500),
+    ):
+        data = {**page("ratio_06"), "epoch": epoch}
+        MakeBorderMap(total_epoch=500, **settings)(data)
+        MakeShrinkMap(total_epoch=500, **settings)(data)
+        check_page(data, "ratio_06", "threshold_map", "threshold_mask", "shrink_map", "shrink_mask")
+    for epoch in (None, "None"):
+        data = {**page("ratio_06"), "epoch": epoch}
+        MakeShrinkMap(total_epoch=500, epoch=500)(data)
+        check_page(data, "ratio_06", "shrink_map", "shrink_mask")
+    with pytest.raises(ValueError, match="MakeShrinkMap: shrink_ratio is 1 at epoch 300 of 100"):
+        MakeShrinkMap(total_epoch=100)({**page("ratio_06"), "epoch": 300})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2.0**25])
+def test_a_text_without_a_place_is_ignored_and_named_once(value, caplog):
+    data, clean = page("many"), page("many")
+    data["polys"][3][2, 1] = value
+    data["img_path"], data["texts"] = "images/7.jpg", [f"word {i}" for i in range(12)]
+    steps = MakeBorderMap(), MakeShrinkMap()
+    for _ in range(2):
+        done = dict(data)
+        for step in steps:
+            done = step(done)
+    (record,) = caplog.records
+    for part in ("Text 3, 'word 3', of images/7.jpg", "not finite", "dbloss.labels"):
+        assert part in record.getMessage()
+    assert [i for i, tag in enumerate(done["ignore_tags"]) if tag] == [3]
+    del clean["polys"][3]
+    clean["ignore_tags"] = clean["ignore_tags"][1:]
+    for step in steps:
+        clean = step(clean)
+    for key in ("threshold_map", "threshold_mask", "shrink_map", "shrink_mask"):
+        np.testing.assert_array_equal(done[key], clean[key])
 
 
 @pytest.mark.parametrize(
@@ -109,6 +191,9 @@ def test_text_weights():
     data["polys"][1] += (0, 30)
     data["ignore_tags"] = [False, False]
     assert "text_weights" not in MakeShrinkMap()(dict(data))
+    assert (MakeShrinkMap(text_balance=0)(dict(data))["text_weights"] == 1).all()
+    with pytest.raises(ValueError, match=r"text_balance: expected .* at most 2, got 2\.5"):
+        MakeShrinkMap(text_balance=2.5)
     data = MakeShrinkMap(text_balance="0.5")(data)
     text = data["shrink_map"] == 1
     for half in (np.s_[:30], np.s_[30:]):
@@ -139,6 +224,92 @@ def test_a_wrong_setting_shows_where_the_step_is_built(step):
     name = {MakeBorderMap: "thresh_max", MakeShrinkMap: "min_text_size"}[step]
     with pytest.raises(ValueError, match=f"{name}: expected"):
         step(**{name: -1})
+
+
+@pytest.mark.parametrize(
+    ("built", "slip", "meant"),
+    [
+        (MakeBorderMap, "shrink_ration", "shrink_ratio"),
+        (MakeShrinkMap, "text_balanc", "text_balance"),
+        (MakeShrinkMap, "min_txt_size", "min_text_size"),
+        (DBPostProcess, "box_tresh", "box_thresh"),
+        (DBPostProcess, "unclip_ration", "unclip_ratio"),
+        (DetMetric, "main_indicater", "main_indicator"),
+    ],
+)
+def test_a_slip_in_a_keyword_is_named(built, slip, meant):
+    """Wherever it stands: PaddleOCR adds `Global` behind a step's own keywords."""
+    for kwargs in ({slip: 1}, {"use_gpu": True, slip: 1}):
+        with pytest.raises(
+            TypeError, match=f"{built.__name__} does not know '{slip}'. Did you mean '{meant}'?"
+        ):
+            built(**kwargs)
+
+
+# `Global` of PaddleOCR's detection configurations, with what its programs add to it or read there.
+GLOBAL = [
+    "model_name",
+    "debug",
+    "use_gpu",
+    "use_xpu",
+    "use_mlu",
+    "use_npu",
+    "use_gcu",
+    "epoch_num",
+    "log_smooth_window",
+    "print_batch_step",
+    "save_model_dir",
+    "save_epoch_step",
+    "eval_batch_step",
+    "eval_batch_epoch",
+    "cal_metric_during_train",
+    "calc_epoch_interval",
+    "pretrained_model",
+    "checkpoints",
+    "save_inference_dir",
+    "use_visualdl",
+    "use_wandb",
+    "infer_img",
+    "save_res_path",
+    "distributed",
+    "d2s_train_image_shape",
+    "to_static",
+    "use_amp",
+    "amp_level",
+    "amp_dtype",
+    "amp_custom_black_list",
+    "amp_custom_white_list",
+    "scale_loss",
+    "use_dynamic_loss_scaling",
+    "find_unused_parameters",
+    "uniform_output_enabled",
+    "use_sync_bn",
+    "use_ema",
+    "ema_decay",
+    "ema_gamma",
+    "ema_decay_type",
+    "ema_filter_no_grad",
+    "log_ranks",
+    "print_mem_info",
+    "seed",
+    "character_dict_path",
+    "max_text_length",
+    "infer_mode",
+    "use_space_char",
+    "export_with_pir",
+    "profiler_options",
+]
+
+
+@pytest.mark.parametrize("built", [MakeBorderMap, MakeShrinkMap, DBPostProcess])
+def test_keywords_of_paddleocr_itself_pass_and_others_are_reported(built, caplog):
+    built(**dict.fromkeys(GLOBAL))
+    det = ["det_box_type", "det_db_box_thresh", "det_db_unclip_ratio", "det_max_candidates"]
+    built(**dict.fromkeys(det))
+    assert not caplog.records
+    built(min_size=4, **dict.fromkeys(GLOBAL), later=1)
+    (record,) = caplog.records
+    assert f"{built.__name__} does not know 'min_size' and leaves it unused" in record.getMessage()
 
 
 def test_texts_without_polygons_and_tags_that_are_numbers():
@@ -234,7 +405,7 @@ def test_score_of_a_set_in_batches():
 
 
 def test_score_of_each_image():
-    metric = DetMetric(main_indicator="recall", extra=1)
+    metric = DetMetric(main_indicator="recall")
     assert metric.main_indicator == "recall"
     for case in SCORES:
         metric(*batch(case))
@@ -315,7 +486,7 @@ FAKE = {
             def forward(self, predicts, batch):
                 student, teacher = (predicts[name][self.key] for name in self.model_name_pairs)
                 text = (teacher[:, 0] > 0.3).astype("float32")
-                mask = batch[4]
+                threshold_map, threshold_mask, shrink_map, mask = batch[1:]
                 loss = self.alpha * self.bce_loss(student[:, 0], text, mask)
                 return {"loss": loss + self.dice_loss(student[:, 2], text, mask)}
 
@@ -339,6 +510,7 @@ FAKE = {
     "ppocr/data/imaug/__init__.py": """
         from .make_border_map import MakeBorderMap
         from .make_shrink_map import MakeShrinkMap
+        from .operators import KeepKeys
 
         def create_operators(params, global_config=None):
             ops = []
@@ -349,6 +521,14 @@ FAKE = {
         """,
     "ppocr/data/imaug/make_border_map.py": "class MakeBorderMap(object): pass",
     "ppocr/data/imaug/make_shrink_map.py": "class MakeShrinkMap(object): pass",
+    "ppocr/data/imaug/operators.py": """
+        class KeepKeys(object):
+            def __init__(self, keep_keys, **kwargs):
+                self.keep_keys = keep_keys
+
+            def __call__(self, data):
+                return [data[key] for key in self.keep_keys]
+        """,
     "ppocr/postprocess/__init__.py": """
         from .db_postprocess import DBPostProcess, DistillationDBPostProcess
 
@@ -429,7 +609,13 @@ def checkout(tmp_path, monkeypatch):
     """A checkout of the fake package on `sys.path`, and nothing of it left behind."""
     write(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
+    for logger in (logging.getLogger("ppocr"), checks.LOGGER):
+        for name in ("handlers", "filters"):
+            monkeypatch.setattr(logger, name, getattr(logger, name)[:])
+    monkeypatch.setattr(logging.getLogger("ppocr"), "propagate", True)
     yield tmp_path
+    for handler in logging.getLogger("ppocr").handlers:
+        handler.close()
     for name in list(sys.modules):
         if name.split(".")[0] in ("ppocr", "mine", "late"):
             del sys.modules[name]
@@ -440,43 +626,115 @@ def said(caplog):
     return [record.getMessage() for record in caplog.records]
 
 
-def test_install_says_what_it_replaces_and_where(checkout, caplog):
+def test_install_replaces_every_name_and_says_so_in_a_line(checkout, caplog):
     import mine
-    import ppocr.losses  # noqa: F401
+    import ppocr.losses
 
+    mine.SameLoss = ppocr.losses.DBLoss  # two names in a module
     install()
     assert said(caplog) == [
-        "PaddleOCR's DBLoss is that of dbloss now, in mine, ppocr.losses,"
-        " ppocr.losses.det_db_loss and ppocr.losses.distillation_loss.",
-        "DistillationDBLoss and DistillationDilaDBLoss derive from it.",
-        "PaddleOCR's distillation losses build it without arguments: balance_loss, main_loss_type,"
-        " alpha, beta, ohem_ratio and eps of their configuration reach nothing, with dbloss or"
-        " without.",
-        "PaddleOCR's MakeBorderMap is that of dbloss now, in ppocr.data.imaug and"
-        " ppocr.data.imaug.make_border_map.",
-        "PaddleOCR's MakeShrinkMap is that of dbloss now, in ppocr.data.imaug and"
-        " ppocr.data.imaug.make_shrink_map.",
-        "PaddleOCR's DBPostProcess is that of dbloss now, in ppocr.postprocess and"
-        " ppocr.postprocess.db_postprocess.",
-        "PaddleOCR's DetMetric is that of dbloss now, in mine, ppocr.metrics,"
-        " ppocr.metrics.det_metric and ppocr.metrics.distillation_metric.",
+        f"dbloss {dbloss.__version__} takes the place of PaddleOCR's DBLoss, MakeBorderMap,"
+        " MakeShrinkMap, DBPostProcess and DetMetric."
     ]
-    assert mine.Loss is dbloss.DBLoss and mine.DetMetric is DetMetric
+    assert mine.Loss is mine.SameLoss is dbloss.DBLoss and mine.DetMetric is DetMetric
 
 
 def test_a_second_call_changes_nothing(checkout, caplog):
     install(labels=False, boxes=False, score=False)
     from ppocr.losses import distillation_loss
 
-    bases = distillation_loss.DistillationDBLoss.__bases__
+    distilled = distillation_loss.DistillationDBLoss
     caplog.clear()
     install(labels=False, boxes=False, score=False)
     assert not caplog.records
-    assert distillation_loss.DistillationDBLoss.__bases__ == bases == (dbloss.DBLoss,)
+    assert distillation_loss.DistillationDBLoss is distilled
     install()
-    assert [re.search(r"(\w+) is that", line)[1] for line in said(caplog)] == [
-        "MakeBorderMap", "MakeShrinkMap", "DBPostProcess", "DetMetric",
-    ]  # fmt: skip
+    assert said(caplog) == [
+        f"dbloss {dbloss.__version__} takes the place of PaddleOCR's MakeBorderMap, MakeShrinkMap,"
+        " DBPostProcess and DetMetric."
+    ]
+
+
+def test_what_was_built_before_keeps_its_class(checkout, caplog):
+    from ppocr.losses import build_loss, combined_loss, distillation_loss
+
+    settings = {"DistillationDBLoss": {"model_name_list": ["Student"]}}
+    config = {"name": "CombinedLoss", "loss_config_list": [settings]}
+    before = distillation_loss.DistillationDBLoss
+    (built,) = build_loss(config).loss_func
+
+    class Own(before):
+        """With what ties a method to its class: `super`, plain and in a wrapper."""
+
+        @classmethod
+        def make(cls):
+            return super().__new__(cls)
+
+        @paddle.no_grad()
+        def forward(self, predicts, batch):
+            return super().forward(predicts, batch)
+
+    distillation_loss.Own = Own
+    install()
+    caplog.clear()
+    assert type(built) is before
+    maps = paddle.rand([1, 3, 4, 4])
+    with pytest.raises(RuntimeError, match="PaddleOCR's own"):
+        built({"Student": {"maps": maps}}, [None] * 5)
+
+    after = distillation_loss.DistillationDBLoss
+    assert after is combined_loss.DistillationDBLoss is not before
+    assert (after.__module__, after.__qualname__) == (before.__module__, before.__qualname__)
+    assert issubclass(distillation_loss.Own, after) and distillation_loss.Own is not Own
+    assert isinstance(distillation_loss.Own.make(), dbloss.DBLoss)
+    labels = [None, *(paddle.ones([1, 4, 4]) for _ in range(4))]
+    new = distillation_loss.Own(["Student"])
+    assert float(new({"Student": {"maps": maps}}, labels)["loss"]) > 0
+
+
+def test_the_note_on_distillation_comes_where_such_a_loss_is_built(checkout, caplog):
+    from ppocr.losses import build_loss, distillation_loss
+
+    install()
+    build_loss({"name": "DBLoss"})
+    assert "distillation" not in " ".join(said(caplog))
+    caplog.clear()
+    distillation_loss.DistillationDBLoss()
+    distillation_loss.DistillationDilaDBLoss()
+    assert said(caplog) == [
+        "PaddleOCR's distillation losses build DBLoss without arguments: balance_loss,"
+        " main_loss_type, alpha, beta, ohem_ratio and eps of their configuration reach nothing,"
+        " with dbloss or without."
+    ]
+
+
+def open_log(folder):
+    """Open PaddleOCR's log as its `get_logger` does; return what reads it."""
+    theirs = logging.getLogger("ppocr")
+    for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(folder / "log")):
+        handler.setFormatter(logging.Formatter("%(name)s %(levelname)s: %(message)s"))
+        theirs.addHandler(handler)
+    theirs.propagate = False
+    return lambda: (folder / "log").read_text().splitlines()
+
+
+@pytest.mark.parametrize("opened", ["before", "after"])
+def test_what_is_said_stands_in_the_log_of_paddleocr(opened, checkout, capsys):
+    if opened == "before":
+        read = open_log(checkout)
+    install(labels=False, boxes=False, score=False)
+    if opened == "after":
+        read = open_log(checkout)
+        logging.getLogger("ppocr").warning("the configuration")
+    maps = paddle.full([1, 3, 4, 4], 2.0)  # no probability
+    dbloss.DBLoss()({"maps": maps}, [None, *(paddle.ones([1, 4, 4]) for _ in range(4))])
+    lines = read()
+    replaced = f"dbloss WARNING: dbloss {dbloss.__version__} takes the place of PaddleOCR's DBLoss."
+    assert lines[0] == replaced and lines.count(replaced) == 1
+    assert opened == "before" or lines[1] == "ppocr WARNING: the configuration"
+    assert sum("What DBLoss sees in a first batch" in line for line in lines) == 1
+    # The console has it once, by the way it had it before.
+    assert "takes the place" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["loss", "labels", "boxes", "score"])
@@ -552,6 +810,51 @@ def test_the_steps_that_a_configuration_builds(checkout):
     check_page(data, "many", "threshold_map", "threshold_mask", "shrink_map", "shrink_mask")
 
 
+def test_weights_that_are_made_are_kept_and_those_kept_are_made(checkout):
+    import ppocr.data
+    from ppocr.data.imaug import operators
+
+    install()
+
+    def build(balance, *keys):
+        shrink = {} if balance is None else {"text_balance": balance}
+        kept = ["image", "threshold_map", "threshold_mask", "shrink_map", "shrink_mask", *keys]
+        steps = [{"MakeBorderMap": None}, {"MakeShrinkMap": shrink}]
+        return ppocr.data.create_operators([*steps, {"KeepKeys": {"keep_keys": kept}}], {"seed": 1})
+
+    for balance, *keys in ((None,), (0,), (0, "text_weights"), (0.5, "text_weights")):
+        data = page("many")
+        for step in build(balance, *keys):
+            data = step(data)
+        assert len(data) == 5 + len(keys)
+        if keys:
+            assert (data[5] == 1).all() == (balance == 0)
+    with pytest.raises(ValueError, match="KeepKeys: expected text_weights among its keep_keys"):
+        build(0.5)
+    with pytest.raises(ValueError, match=r"MakeShrinkMap: expected a text_balance.*got none"):
+        build(None, "text_weights")
+    assert ppocr.data.create_operators([{"KeepKeys": {"keep_keys": ["text_weights"]}}])
+    assert operators.KeepKeys.__module__ == "ppocr.data.imaug.operators"
+
+
+def test_distillation_with_weights_of_text(checkout):
+    """They weigh in the loss of the labels; the one of the teacher's maps is without."""
+    from ppocr.losses import distillation_loss
+
+    install()
+    predicts, labels, _ = golden_batch(GOLDEN_CASES["default"])
+    maps, labels = paddle.to_tensor(predicts["maps"]), tensors(labels)
+    outputs = {name: {"maps": maps} for name in ("Student", "Teacher")}
+    weights = paddle.where(labels[3] > 0, 3.0, 1.0)
+    db = distillation_loss.DistillationDBLoss(["Student"])
+    dila = distillation_loss.DistillationDilaDBLoss(["Student", "Teacher"], "maps")
+    alone = dbloss.DBLoss()(outputs["Student"], [*labels, weights])
+    got = db(outputs, [*labels, weights])
+    assert float(got["db_Student_loss_shrink_maps"]) == float(alone["loss_shrink_maps"])
+    assert float(got["loss"]) != float(db(outputs, labels)["loss"])
+    assert float(dila(outputs, [*labels, weights])["loss"]) == float(dila(outputs, labels)["loss"])
+
+
 def test_boxes_and_score_of_a_distillation(checkout):
     from ppocr.metrics import build_metric
     from ppocr.postprocess import build_post_process
@@ -592,12 +895,16 @@ def test_what_is_not_found_stays_and_is_named(checkout, caplog):
     (checkout / "ppocr" / "metrics" / "det_metric.py").write_text("class DetMetricOfOld: pass")
     (checkout / "ppocr" / "metrics" / "__init__.py").write_text("")
     install()
-    lines = said(caplog)
-    assert lines[0].startswith("PaddleOCR's DBLoss was not found and stays: No module named 'ppocr")
-    assert "MakeBorderMap was not found and stays: No module named 'lmdb_of_old'" in lines[1]
-    assert "MakeShrinkMap was not found and stays: No module named 'lmdb_of_old'" in lines[2]
-    assert "DBPostProcess is that of dbloss now" in lines[3]
-    assert "DetMetric was not found and stays: module 'ppocr.metrics.det_metric'" in lines[4]
+    assert said(caplog) == [
+        "PaddleOCR's DBLoss stays: ppocr.losses.det_db_loss was not found: ModuleNotFoundError: No"
+        " module named 'ppocr.losses'.",
+        "PaddleOCR's MakeBorderMap stays: ppocr.data.imaug.make_border_map was found and could not"
+        " be imported: ModuleNotFoundError: No module named 'lmdb_of_old'.",
+        "PaddleOCR's MakeShrinkMap stays: ppocr.data.imaug.make_shrink_map was found and could not"
+        " be imported: ModuleNotFoundError: No module named 'lmdb_of_old'.",
+        "PaddleOCR's DetMetric stays: it was not found in ppocr.metrics.det_metric.",
+        f"dbloss {dbloss.__version__} takes the place of PaddleOCR's DBPostProcess.",
+    ]
 
 
 def test_without_ppocr_an_error_says_where_to_call_it(monkeypatch):
@@ -667,7 +974,99 @@ def test_the_line_in_the_documents_works_where_they_say(tmp_path):
     # 60 x 20 pixels moved by 6.3, on whole pixels: 49 x 9 of them; the last text is ignored.
     assert text.split() == ["441.0", "441.0", "441.0", "0.0"]
     # Nobody has configured logging, and still it shows.
-    assert "PaddleOCR's DBLoss is that of dbloss now" in done.stderr
+    assert "takes the place of PaddleOCR's DBLoss, MakeBorderMap" in done.stderr
+
+
+# The command ------------------------------------------------------------------------------------
+
+# As PaddleOCR's programs begin, with a process that is spawned as a data loader's on other systems.
+PROGRAM = """
+    import multiprocessing
+    import os
+    import sys
+
+    start = __name__, __file__, sys.argv, sys.path[:]
+    __dir__ = os.path.dirname(os.path.abspath(__file__))
+    sys.path.append(__dir__)
+    sys.path.insert(0, os.path.abspath(os.path.join(__dir__, "..")))
+
+    from ppocr.losses import build_loss
+
+    def describe(queue):
+        queue.put((start, type(build_loss({"name": "DBLoss"})).__module__))
+
+    def fail():
+        raise ValueError("as the program meant it")
+
+    if __name__ == "__main__":
+        context = multiprocessing.get_context("spawn")
+        queue = context.Queue()
+        child = context.Process(target=describe, args=(queue,))
+        child.start()
+        print(queue.get(), flush=True)
+        child.join()
+        describe(queue)
+        print(queue.get(), flush=True)
+        if "exit" in sys.argv:
+            sys.exit(3)
+        fail()
+    """
+
+
+def test_the_command_runs_a_program_as_python_does(tmp_path):
+    write(tmp_path, {**FAKE, "tools/train.py": PROGRAM})
+    words = "tools/train.py", "-c", "some file.yml", "-o", "Global.seed=1"
+    plain = programs.run("-W", "ignore", *words, cwd=tmp_path)
+    ours = programs.run("-W", "ignore", "-m", "dbloss.paddleocr", *words, cwd=tmp_path)
+    assert plain.returncode == ours.returncode == 1
+    theirs = "'ppocr.losses.det_db_loss')"
+    assert plain.stdout.count(theirs) == 2 and "__mp_main__" in plain.stdout
+    assert ours.stdout == plain.stdout.replace(theirs, "'dbloss.db')")
+    said = [line for line in ours.stderr.splitlines() if "takes the place of PaddleOCR" not in line]
+    assert said == plain.stderr.splitlines() and "in fail" in plain.stderr
+    # Once in each of the two processes.
+    assert ours.stderr.count("takes the place of PaddleOCR's DBLoss, MakeBorderMap") == 2
+
+
+def test_the_command_hands_on_the_status(tmp_path):
+    write(tmp_path, {**FAKE, "deploy/slim/prune.py": "import sys; sys.exit(sys.argv[1:] == [])"})
+    done = programs.run("-m", "dbloss.paddleocr", tmp_path / "deploy" / "slim" / "prune.py")
+    assert done.returncode == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "words_shown"),
+    [
+        (["--help"], None, "usage: python -m dbloss.paddleocr PROGRAM"),
+        ([], 2, "usage: python -m dbloss.paddleocr PROGRAM"),
+        (["-c", "x.yml"], 2, "usage: python -m dbloss.paddleocr PROGRAM"),
+        (["tools/trian.py"], 2, "can't open file"),
+    ],
+)
+def test_what_the_command_cannot_run(words, status, words_shown, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["paddleocr.py", *words])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setenv(drop_ins._PROGRAM, "")
+    if status is None:
+        drop_ins._run({"__name__": "__main__"})
+    else:
+        with pytest.raises(SystemExit) as ended:
+            drop_ins._run({"__name__": "__main__"})
+        assert ended.value.code == status
+    assert words_shown in "".join(capsys.readouterr())
+
+
+def test_the_command_without_a_checkout_says_so(tmp_path, monkeypatch):
+    (tmp_path / "train.py").write_text("")
+    monkeypatch.setattr(sys, "argv", ["paddleocr.py", str(tmp_path / "train.py")])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setenv(drop_ins._PROGRAM, "")
+    monkeypatch.setitem(sys.modules, "ppocr", None)
+    with pytest.raises(
+        SystemExit, match=r"(?s)expected PaddleOCR's package ppocr.*No folder above"
+    ):
+        drop_ins._run({"__name__": "__main__"})
 
 
 # PaddleOCR itself -------------------------------------------------------------------------------

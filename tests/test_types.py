@@ -62,7 +62,7 @@ def test_modules_load_on_use():
     pytest.importorskip("matplotlib")
     done = programs.run("-W", "ignore", "-c", ON_USE)
     assert done.returncode == 0, done.stderr
-    advice = 'dbloss.plot needs matplotlib, which is not installed. Install it: pip install "dbloss'
+    advice = "dbloss.plot needs matplotlib, which is not installed. Install what is missing: pip"
     access, imported, misspelt, loaded = done.stdout.splitlines()
     assert access.startswith(f"AttributeError: {advice}")
     assert imported.startswith(f"ImportError: {advice}")

@@ -1,10 +1,12 @@
 """Two wheels of Paddle never meet by an extra of this package, and are noticed where they did."""
 
+import importlib
 import itertools
 import json
 import runpy
 import subprocess
 import sys
+import types
 import venv
 import zipfile
 from pathlib import Path
@@ -14,7 +16,8 @@ from packaging.requirements import Requirement
 
 import dbloss
 from dbloss import __main__ as report
-from dbloss._paddle import two_wheels
+from dbloss import checks
+from dbloss._paddle import check_opencv, two_opencvs, two_wheels
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -101,13 +104,17 @@ def test_the_messages_name_the_extras_that_bring_paddle(wheels):
 
 @pytest.fixture
 def wheels(tmp_path, monkeypatch):
-    """Call it with a folder and the names of wheels: they are installed there."""
+    """Call it with a folder and wheels, NAME or NAME==VERSION: they are installed there."""
 
     def install(folder, *names):
         for name in names:
-            info = tmp_path / folder / f"{name.replace('-', '_')}-9.9.dist-info"
+            name, _, version = name.partition("==")
+            version = version or "9.9"
+            info = tmp_path / folder / f"{name.replace('-', '_')}-{version}.dist-info"
             info.mkdir(parents=True)
-            (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 9.9\n")
+            (info / "METADATA").write_text(
+                f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            )
         monkeypatch.syspath_prepend(tmp_path / folder)
 
     return install
@@ -164,10 +171,79 @@ def test_an_error_of_paddle_itself_passes(monkeypatch, tmp_path):
         import_paddle()
 
 
+# The same of OpenCV -----------------------------------------------------------------------------
+
+CLASH = "opencv-contrib-python==4.10.0.84", "opencv-python-headless==5.0.0.93"
+
+
+@pytest.fixture
+def unchecked():
+    """OpenCV is looked at once in a process: here once in a test."""
+    check_opencv.cache_clear()
+    yield
+    check_opencv.cache_clear()
+
+
+def test_two_opencvs_are_named_once(wheels, caplog, unchecked):
+    wheels("one", *CLASH)
+    for _ in range(2):
+        with checks.needing("dbloss.targets", "cv2"):
+            pass
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert (record.name, record.levelname) == ("dbloss", "WARNING")
+    assert text.startswith(
+        "opencv-python-headless 5.0.0.93 and opencv-contrib-python 4.10.0.84 are both installed in "
+    )
+    assert "pip uninstall -y opencv-python-headless opencv-contrib-python\n" in text
+    assert "  pip install opencv-contrib-python==4.10.0.84\n" in text
+    assert "pip install dbloss numba" in text
+
+
+def test_one_opencv_or_two_of_one_version_or_in_two_folders_are_no_fault(wheels):
+    assert not two_opencvs()
+    wheels("one", "opencv-python", "opencv-contrib-python")  # as PaddleOCR's requirements say
+    assert not two_opencvs()
+    wheels("another", "opencv-python-headless==1")
+    assert not two_opencvs()
+
+
+def test_an_opencv_of_which_a_part_was_uninstalled_is_named(
+    wheels, tmp_path, monkeypatch, unchecked
+):
+    wheels("one", "opencv-contrib-python==4.10.0.84")
+    empty = types.ModuleType("cv2")  # as a folder is without the functions
+    empty.__path__ = [str(tmp_path / "one" / "cv2")]
+    monkeypatch.setitem(sys.modules, "cv2", empty)
+    words = r"is broken.*--force-reinstall --no-deps opencv-contrib-python==4\.10\.0\.84$"
+    with pytest.raises(ImportError, match=words), checks.needing("dbloss.targets", "cv2"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("missing", "words"),
+    [
+        (["numba"], "dbloss.targets needs numba, which is not installed.*: pip install numba$"),
+        (["cv2", "numba"], "needs cv2 and numba, .*: pip install opencv-python-headless numba$"),
+    ],
+)
+def test_what_is_missing_is_named_and_nothing_else(missing, words, monkeypatch):
+    """An extra would bring a second OpenCV over the one that PaddleOCR has pinned."""
+    for name in missing:
+        monkeypatch.setitem(sys.modules, name, None)
+    for name in list(sys.modules):
+        if name.startswith(("dbloss.targets", "dbloss._compiled")):
+            monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=words):
+        importlib.import_module("dbloss.targets")
+
+
 def test_the_self_check_fails_where_two_wheels_are_installed(monkeypatch, wheels, capsys):
-    wheels("one", "paddlepaddle", "paddlepaddle-gpu")
+    wheels("one", "paddlepaddle", "paddlepaddle-gpu", *CLASH)
     monkeypatch.setattr(report, "_SHAPE", (2, 64, 64))
     assert report.main([]) == 1
     out = capsys.readouterr().out
+    assert "OpenCV:        opencv-python-headless 5.0.0.93, opencv-contrib-python 4.10.0.84" in out
+    assert "opencv-python-headless 5.0.0.93 and opencv-contrib-python 4.10.0.84 are both" in out
     assert "paddlepaddle 9.9 and paddlepaddle-gpu 9.9 are both installed" in out
     assert out.rstrip().endswith("something is wrong")

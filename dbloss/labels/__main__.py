@@ -4,10 +4,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dbloss.labels.check import check_labels
+from dbloss import _help
 from dbloss.labels.read import DELIMITER, printable
 from dbloss.labels.report import KINDS
+
+if TYPE_CHECKING or not _help.ALONE:
+    from dbloss.labels.check import check_labels
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,16 +3,19 @@
 They are matplotlib figures made without pyplot: nothing is kept open, and no display is needed.
 """
 
-from dbloss import checks
+from typing import TYPE_CHECKING
 
-with checks.extra("dbloss.plot", "plot", "matplotlib"):
-    import matplotlib as _matplotlib  # noqa: F401
+from dbloss import _help, checks
 
-from dbloss.plot.batch import plot_batch
-from dbloss.plot.history import plot_history
-from dbloss.plot.limits import plot_limits
-from dbloss.plot.problems import plot_pages, plot_problems
-from dbloss.plot.targets import plot_targets
+if TYPE_CHECKING or not _help.ALONE:
+    with checks.needing("dbloss.plot", "matplotlib"):
+        import matplotlib as _matplotlib  # noqa: F401
+
+    from dbloss.plot.batch import plot_batch
+    from dbloss.plot.history import plot_history
+    from dbloss.plot.limits import plot_limits
+    from dbloss.plot.problems import plot_pages, plot_problems
+    from dbloss.plot.targets import plot_targets
 
 __all__ = [
     "plot_batch",

@@ -2,11 +2,16 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dbloss.labels import IGNORED, KINDS, check_page, read_image
-from dbloss.labels.find import find_page
-from dbloss.labels.read import DELIMITER, printable
-from dbloss.plot.targets import draw_targets, make_and_sort
+from dbloss import _help
+from dbloss.labels.read import DELIMITER, IGNORED, printable
+from dbloss.labels.report import KINDS
+
+if TYPE_CHECKING or not _help.ALONE:
+    from dbloss.labels import check_page, read_image
+    from dbloss.labels.find import find_page
+    from dbloss.plot.targets import draw_targets, make_and_sort
 
 
 def _parser() -> argparse.ArgumentParser:

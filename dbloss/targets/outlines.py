@@ -1,0 +1,99 @@
+"""The outlines of the texts of a page, and what the two halves of its label maps share."""
+
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyclipper
+from numpy.typing import NDArray
+
+from dbloss import checks
+
+Floats = NDArray[np.float64]
+Maps = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+
+class Outlines(NamedTuple):
+    """All polygons end to end; polygon i has the points `starts[i]` up to `ends[i]`."""
+
+    points: NDArray[Any]  # float `[points, 2]`
+    starts: Indices  # `[polygons]`
+    ends: Indices  # `[polygons]`
+    following: Indices  # `[points]`, the next point around the same polygon
+
+    def measure(self) -> tuple[Floats, Floats]:
+        """Return area, negative where a polygon runs the other way, and perimeter."""
+        points = self.points.astype(np.float64)
+        # Relative to a point of its own, the area of a polygon far out does not cancel away.
+        points -= np.repeat(points[self.starts], self.ends - self.starts, axis=0)
+        x, y = points.T
+        next_x, next_y = points[self.following].T
+        area = np.add.reduceat(x * next_y - next_x * y, self.starts) / 2
+        length = np.sqrt((next_x - x) ** 2 + (next_y - y) ** 2)
+        return area, np.add.reduceat(length, self.starts)
+
+    def turned(self, which: NDArray[np.bool_]) -> "Outlines":
+        """Return the outlines, some of them with their points in the other order."""
+        points = self.points.copy()
+        for i in np.flatnonzero(which):
+            points[self.starts[i] : self.ends[i]] = self.points[self.starts[i] : self.ends[i]][::-1]
+        return self._replace(points=points)
+
+
+class Texts(NamedTuple):
+    """The texts of a page as a step finds them."""
+
+    outlines: Outlines
+    ignored: NDArray[np.bool_]  # `[polygons]`
+
+
+class Half(NamedTuple):
+    """What one of PaddleOCR's two steps makes."""
+
+    blank: dict[str, float]  # its maps, and what each holds where there is no text
+    draw: Callable[..., Texts]  # draws into them, and returns the texts as the next step finds them
+
+
+def join(arrays: list[NDArray[Any]]) -> Outlines:
+    """Return the outlines of polygons, in float32 where that holds all coordinates exactly."""
+    counts = np.array([len(array) for array in arrays], np.int64)
+    points = np.concatenate(arrays).astype(np.float64, order="C")
+    single = points.astype(np.float32)
+    ends = np.cumsum(counts)
+    starts = ends - counts
+    following = np.arange(1, len(points) + 1, dtype=np.int64)
+    following[ends - 1] = starts
+    return Outlines(single if (single == points).all() else points, starts, ends, following)
+
+
+def mover(path: list[list[int]]) -> Any:
+    """Return what moves an outline by a distance, outwards where it is positive."""
+    moved = pyclipper.PyclipperOffset()
+    moved.AddPath(path, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
+    return moved
+
+
+def checked_ratio(value: Any) -> float:
+    """Return `value` if it is a shrink ratio, raise otherwise."""
+    ratio: float = checks.number("shrink_ratio", value, least=0.01, below=1)
+    return ratio
+
+
+def checked_size(name: str, value: Any) -> int:
+    """Return `value` if it is a whole number of pixels, raise otherwise."""
+    try:
+        pixels = operator.index(value)
+    except TypeError:
+        pixels = None
+    if pixels is None or isinstance(value, bool):
+        raise TypeError(
+            f"{name}: expected a whole number of pixels, got {type(value).__name__} {value!r}."
+            " Pass an int, as in image.shape."
+        )
+    if pixels < 1:
+        raise ValueError(
+            f"{name}: expected at least 1 pixel, got {pixels}. Pass the size of the image."
+        )
+    return pixels
