@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
@@ -128,7 +129,7 @@ class MakeBorderMap(_LabelStep):
         **kwargs: Any,
     ) -> None:
         _check_keywords(MakeBorderMap, kwargs)
-        # What is wrong shows where it is built, and not in the worker of a data loader.
+        # Checked now: an error in the worker of a data loader is swallowed by PaddleOCR.
         border_half(shrink_ratio, thresh_min, thresh_max)
         super().__init__(shrink_ratio, total_epoch, epoch)
         self.thresh_min = thresh_min
@@ -223,15 +224,15 @@ class MakeShrinkMap(_LabelStep):
             ValueError: as `make_targets` does, or `shrink_ratio` has grown to 1.
         """
         half = shrink_half(self._ratio(data), self.min_text_size, self.text_balance)
-        maps, texts, astray = _drawn(data, half)
+        maps, texts, undrawable = _drawn(data, half)
         polygons, tags = (
             given.copy() if isinstance(given, np.ndarray) else list(given)
             for given in (data["polys"], data["ignore_tags"])
         )
-        for i in astray:
+        for i in undrawable:
             tags[i] = True
         if texts is not None:
-            used = (i for i in range(len(tags)) if i not in astray)
+            used = (i for i in range(len(tags)) if i not in undrawable)
             spans = zip(texts.outlines.starts, texts.outlines.ends)
             for i, (start, end), tag in zip(used, spans, texts.ignored):
                 polygons[i], tags[i] = texts.outlines.points[start:end], bool(tag)
@@ -240,18 +241,18 @@ class MakeShrinkMap(_LabelStep):
 
 
 def _drawn(data: Mapping[str, Any], half: Half) -> tuple[dict[str, Any], Texts | None, set[int]]:
-    """Return the maps of a step, the texts as it leaves them, and which it has left out."""
+    """Return the maps of a step, the texts after it, and the indices of those it cannot draw."""
     polygons, tags = data["polys"], [bool(tag) for tag in data["ignore_tags"]]
-    astray = {i for i, polygon in enumerate(polygons) if _is_astray(polygon)}
-    if astray:
-        _say_astray(data, min(astray))
-        polygons = [each for i, each in enumerate(polygons) if i not in astray]
-        tags = [each for i, each in enumerate(tags) if i not in astray]
+    undrawable = {i for i, polygon in enumerate(polygons) if _is_undrawable(polygon)}
+    if undrawable:
+        _warn_once_of(data, min(undrawable))
+        polygons = [each for i, each in enumerate(polygons) if i not in undrawable]
+        tags = [each for i, each in enumerate(tags) if i not in undrawable]
     maps, texts = draw(polygons, tags, *data["image"].shape[:2], half)
-    return maps, texts, astray
+    return maps, texts, undrawable
 
 
-def _is_astray(polygon: Any) -> bool:
+def _is_undrawable(polygon: Any) -> bool:
     """Tell whether a polygon has a coordinate that is NaN, infinite or too far out."""
     try:
         array = np.asarray(polygon)
@@ -263,17 +264,17 @@ def _is_astray(polygon: Any) -> bool:
 _said: set[str] = set()  # the messages that come once in a process
 
 
-def _say_astray(data: Mapping[str, Any], i: int) -> None:
-    """Say once in a process that a text has no place in its image, and what is known of it."""
-    if "astray" in _said:
+def _warn_once_of(data: Mapping[str, Any], i: int) -> None:
+    """Warn of text i, whose coordinates cannot be drawn, if it is the first one in this process."""
+    if "undrawable" in _said:
         return
-    _said.add("astray")
+    _said.add("undrawable")
     texts = data.get("texts")
     named = f", {texts[i]!r}," if isinstance(texts, Sequence) and i < len(texts) else ""
     checks.LOGGER.warning(
         "Text %d%s of %s has a coordinate that is not finite, or further out than %d pixels:"
-        " %s. It counts as ignored, and so does every other like it, of which this says no more."
-        " python -m dbloss.labels finds them all.",
+        " %s. It counts as ignored, and so does every other like it, without a further message."
+        " python -m dbloss.labels lists them all.",
         i,
         named,
         data.get("img_path", "an image"),
@@ -289,9 +290,10 @@ _GLOBAL |= {"eval_batch_step", "distributed"}
 
 
 def _check_keywords(step: type, kwargs: Mapping[str, Any]) -> None:
-    """Report keywords of a step that nothing reads, and raise for a slip.
+    """Report keywords of a step that nothing reads, and raise for a misspelt one.
 
-    PaddleOCR adds the whole of `Global` behind the step's own keywords.
+    PaddleOCR appends all of `Global` to the step's own keywords, which are those before it. Its
+    inference programs have keywords that begin with `det_`.
     """
     own = list(takewhile(lambda name: name not in _GLOBAL, kwargs))
     checks.unknown(step, kwargs, reported=[name for name in own if not name.startswith("det_")])
@@ -349,7 +351,7 @@ class DBPostProcess:
         self.use_dilation = use_dilation
         self.score_mode: ScoreMode = score_mode
         self.box_type: BoxType = box_type
-        # What is wrong shows now, and not at the first evaluation.
+        # Checks the settings now rather than at the first evaluation.
         self._find(np.zeros((1, 1, 1, 1), np.float32))
 
     def __call__(
@@ -564,7 +566,7 @@ def _put(ours: type, home: str) -> bool:
 
 
 def _replace(theirs: Any, ours: Any) -> None:
-    """Put an object in the place of another, under every name that has it in any module."""
+    """Replace an object under every name that it has in any module."""
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType):
             for name in [name for name, value in list(vars(module).items()) if value is theirs]:
@@ -585,18 +587,18 @@ class _Distilled(DBLoss):
             )
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
-        """Return what `forward` does; the text weights are only for one that can take them."""
+        """Return what `forward` does, of labels without text weights where it knows none."""
         if type(self).__name__ == "DistillationDilaDBLoss" and len(inputs) == 2:
-            # It splits the labels itself, into four beside the image.
+            # It unpacks the labels itself, into four beside the image.
             predicts, batch = inputs
             inputs = predicts, batch[:5]
         return super().__call__(*inputs, **kwargs)
 
 
 def _derive(theirs: type) -> None:
-    """In the place of what derives from PaddleOCR's loss put its like that derives from `DBLoss`.
+    """Replace each class that derives from PaddleOCR's loss by a copy that derives from `DBLoss`.
 
-    A class keeps its bases, which its living instances go by.
+    The class itself keeps its bases: instances that are there go on working.
     """
     derived: list[type] = []
     waiting = [theirs]
@@ -604,47 +606,61 @@ def _derive(theirs: type) -> None:
         found: list[type] = waiting.pop().__subclasses__()
         waiting += found
         derived += found
-    likes: dict[type, type] = {}
+    copies: dict[type, type] = {}
     for each in sorted(set(derived), key=lambda each: len(each.__mro__)):
         distilled = each.__module__ == "ppocr.losses.distillation_loss"
-        ours = {theirs: _Distilled if distilled else DBLoss, **likes}
-        likes[each] = _like(each, tuple(ours.get(base, base) for base in each.__bases__))
-        _replace(each, likes[each])
+        ours = {theirs: _Distilled if distilled else DBLoss, **copies}
+        copies[each] = _copied(each, tuple(ours.get(base, base) for base in each.__bases__))
+        _replace(each, copies[each])
 
 
-def _like(original: type, bases: tuple[type, ...]) -> type:
-    """Return a class with the content of another, and other bases."""
-    itself = CellType()  # what `super()` without arguments looks at
+def _copied(original: type, bases: tuple[type, ...]) -> type:
+    """Return a copy of a class with other bases.
 
-    def rebound(value: Any) -> Any:
+    `super()` without arguments takes the class from a cell of the method's closure. So a method is
+    copied too, with a cell that holds the copied class, and with it what its decorators hold.
+    """
+    functions: dict[FunctionType, FunctionType] = {}
+    of_class: list[CellType] = []
+
+    def copied(value: Any) -> Any:
         if isinstance(value, staticmethod | classmethod):
-            return type(value)(rebound(value.__func__))
+            return type(value)(copied(value.__func__))
         if not isinstance(value, FunctionType) or not value.__closure__:
             return value
-        cells = []
-        for cell in value.__closure__:
-            content = cell.cell_contents
-            cells.append(itself if content is original else CellType(rebound(content)))
-        names = value.__name__, value.__defaults__, tuple(cells)
-        copy = FunctionType(value.__code__, value.__globals__, *names)
-        return functools.update_wrapper(copy, value) or copy
+        if value not in functions:
+            cells = tuple(CellType() for _ in value.__closure__)
+            copy = FunctionType(
+                value.__code__, value.__globals__, value.__name__, value.__defaults__, cells
+            )
+            copy.__kwdefaults__ = value.__kwdefaults__
+            functools.update_wrapper(copy, value)
+            functions[value] = copy
+            for cell, old in zip(cells, value.__closure__):
+                with suppress(ValueError):  # an empty cell
+                    if old.cell_contents is original:
+                        of_class.append(cell)
+                    else:
+                        cell.cell_contents = copied(old.cell_contents)
+        return functions[value]
 
     content = {
-        name: rebound(value)
+        name: copied(value)
         for name, value in vars(original).items()
         if name not in ("__dict__", "__weakref__")
     }
     content["__qualname__"] = original.__qualname__
-    itself.cell_contents = type(original)(original.__name__, bases, content)
-    like: type = itself.cell_contents
-    return like
+    copy = type(original)(original.__name__, bases, content)
+    for cell in of_class:
+        cell.cell_contents = copy
+    return copy
 
 
 def _check_built_steps() -> None:
-    """Let PaddleOCR's `create_operators` refuse weights that are made and not kept, or kept only.
+    """Let PaddleOCR's `create_operators` check that the text weights are both made and kept.
 
-    Without it the one is a training without weights, and the other a KeyError in each image, which
-    PaddleOCR's data set answers by taking another.
+    Made and not kept, they would be dropped in silence. Kept and not made, each image would end in
+    a KeyError, for which PaddleOCR's data set takes another image, until a RecursionError.
     """
     theirs = getattr(import_module("ppocr.data.imaug"), "create_operators", None)
     if theirs is None:

@@ -553,6 +553,16 @@ def test_what_was_pickled_when_the_package_was_a_module_is_read():
     assert pickle.loads(old) == Targets(1, 2, 3, 4)
 
 
+def test_a_pixel_that_sees_an_edge_under_a_right_angle():
+    """The rounding of float32 decides whether the line or its end counts; clipping makes such.
+
+    The number is that of PaddleOCR's release 3.7.0; the line would give 0.6446167.
+    """
+    corners = [(21.634857, 0), (79, 1.4096423), (79, 41.968708), (19.4552, 42.243408)]
+    targets = make_targets([np.float32(corners)], [False], 64, 80)
+    assert targets.threshold_map[0, 79] == pytest.approx(0.644599974, abs=1e-6)
+
+
 # Errors -----------------------------------------------------------------------------------------
 
 

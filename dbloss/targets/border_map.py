@@ -82,6 +82,7 @@ def _approach(nearest, start, stop, square, reach):  # type: ignore[no-untyped-d
     # Adding this times `dot` to the squared distance does what the rounding of `square` does to
     # PaddleOCR's. On the edge `dot` is negative, the sum may be so too, and its root is NaN.
     error = np.float32((square - exact) / square)
+    acute = np.float32((square - exact) / 2)  # `dot` where PaddleOCR's angle is a right one
     normal_x, normal_y = along_y / np.sqrt(square), -along_x / np.sqrt(square)
     slope = np.float32(normal_x)
     start_x, stop_x = np.float32(start[0] - left), np.float32(stop[0] - left)
@@ -97,7 +98,7 @@ def _approach(nearest, start, stop, square, reach):  # type: ignore[no-untyped-d
             squared = to_line * to_line + error * dot
             # A positive dot is an acute angle, so the line does not count. Of the two ends only
             # the start is looked at: the end is the start of the edge after.
-            if dot > 0:
+            if dot > acute:
                 squared = (x - start_x) * (x - start_x) + square_y
             row[i] = min(row[i], squared)
 

@@ -65,21 +65,21 @@ def make_targets(
     weighs more, and with 1 each text as much as any other within the clip. Where two shrunk texts
     share a pixel the greater weight counts. PaddleOCR has no such weights.
 
-    Every polygon has a result, and no polygons give the maps of a page without text. Its
-    direction, and a point given twice, change nothing. One of zero area leaves the threshold map
-    and mask alone and counts as ignored. Where one crosses itself, lobes of opposite direction
-    subtract from its area, and of several pieces that it grows to the first counts. One partly
-    outside the image is cut off in the threshold map and clipped in the shrink map. One wholly
-    outside reaches into the threshold map as far as it grows; clipped, it is a line on the image's
-    border, and ignored there.
+    Edge cases: without polygons the maps are those of a page without text. The direction of a
+    polygon and repeated points make no difference. A polygon of zero area is ignored, and is not in
+    the threshold map. Where a polygon crosses itself, lobes of opposite direction subtract from its
+    area; where growing it gives several pieces, the first is drawn. A polygon partly outside the
+    image is cut off in the threshold map and clipped in the shrink map. One wholly outside still
+    reaches into the threshold map as far as it grows; clipped, it is a line on the border of the
+    image, and ignored in the shrink map.
 
     The length of an edge is computed in float32 where float32 holds all coordinates exactly, as
-    PaddleOCR's label reader makes them, and in float64 elsewhere. Float32 rounds it, and so a pixel
-    within a few hundredths of a pixel of that edge can be left out, as PaddleOCR leaves it.
+    PaddleOCR's label reader makes them, and in float64 otherwise. As in PaddleOCR, the rounding in
+    float32 can leave out a pixel within a few hundredths of a pixel of the edge.
 
-    It runs in a single thread and keeps nothing between calls, so that it may run in a forked
-    DataLoader worker. Its loops are compiled once, when the module is first imported; later
-    processes load them.
+    It runs in a single thread and keeps no state between calls, so it can run in a forked
+    DataLoader worker. Its loops are compiled when the module is imported for the first time; later
+    processes load them from disk.
 
     Args:
         polygons: one `[k, 2]` array or list of lists per text, k >= 3, its points (x, y) in pixels.
@@ -133,7 +133,7 @@ def draw(
     skipped = checks.ignored("ignored", ignored, len(arrays))
 
     blank = {name: value for half in halves for name, value in half.blank.items()}
-    # One allocation for all: a large one comes in large pages, which are far fewer.
+    # One allocation for all maps: the system gives a large one in large pages, which are fewer.
     maps = dict(zip(blank, np.empty((len(blank), height, width), np.float32)))
     for name, value in blank.items():
         maps[name].fill(value)

@@ -117,7 +117,7 @@ def _draw_shrunk(
     shrunk, outlines = _shrink_all(texts, height, width, shrink_ratio, min_text_size)
     pixels = outlines.points.astype(np.int32)
     if text_weights is not None:
-        text_weights.fill(0)  # until all are drawn: of two weights the greater stays
+        text_weights.fill(0)  # while drawing, so that the greater of two weights stays
     for (_, _, pieces), start, end in zip(shrunk, outlines.starts, outlines.ends):
         for piece in pieces:
             cv2.fillPoly(shrink_map, [piece], 1)
