@@ -1,10 +1,13 @@
 """The score: against PaddleOCR's own counts, and against a plain double loop over shapely."""
 
+import base64
 import importlib
 import json
 import math
+import pickle
 import re
 import sys
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,9 +21,8 @@ from hypothesis import strategies as st
 from score_worker import SIZE, shares
 from shapely import Polygon
 
-from dbloss import score
 from dbloss.boxes import find_boxes
-from dbloss.score import Hmean, Match, match, search_limits
+from dbloss.score import Hmean, Limit, Match, match, matching, search_limits
 
 GOLDEN = json.loads((DATA / "paddleocr_score.json").read_text())
 BOX = [(0, 0), (40, 0), (40, 10), (0, 10)]
@@ -237,13 +239,13 @@ def test_only_pairs_that_overlap_are_intersected(monkeypatch):
     truth = np.array(BOX) + np.stack((45 * columns, 15 * rows), axis=1)[:, None]
     # Turned, so that the upright rectangles around them overlap, and they do not.
     truth = truth @ np.array([(0.8, 0.6), (-0.6, 0.8)])
-    seen, intersection = [], score.shapely.intersection
+    seen, intersection = [], matching.shapely.intersection
 
     def counted(first, second):
         seen.append(len(first))
         return intersection(first, second)
 
-    monkeypatch.setattr(score.shapely, "intersection", counted)
+    monkeypatch.setattr(matching.shapely, "intersection", counted)
     flags = rows % 10 == 0
     got = match(truth + np.array((0.4, 2.8)), truth, flags)
     assert got[:3] == (2700, 2700, 2700)
@@ -511,6 +513,37 @@ def test_a_wrong_argument_of_the_search_is_named(changed, error, parts):
         search_limits(**given | changed)
 
 
+# Pickles ----------------------------------------------------------------------------------------
+
+# Written while `dbloss.score` was a single file: a `Match`, a `Limit`, `Limits`, a `Hmean` and a
+# `MapHmean`, compressed by zlib, in base64.
+OLDER = """
+eNqFUktv00AQzqMPWChv6BvK26EQKOVRoJBSHkEEcvDJF8tyNlvWkmPn866l5hCJHNKSnwC/CokTNyQ4cOQfwK7tRB
+SQGEs7452Zb2a+2bcFGzmDNht+KERZ0DBi5LUrKSfIG7W8/mwUarlabgdFV2Ksh/G90a+8licJJoxq5dNqItXK16Hx
+I5dItfJlaHxLDYnJHvb9A0kQ7DdskBGaa+OAwv78XsuHETazcdDGlPEbdFaMqYxDNg4bf5fXriM2jirX96Hr49Alca
+yH43tbetFibkBwotTDyS5OGVZRhXphjOlRojWlDtf3nXYUUiYEE5gZWOPq8k0Uxm3M1pMfJ3BbDHOJzTUq5q1JfU/D
+OJACCzSIW+1O2dF1y63Yl54bRW6HOBGjYSBkFFNF82IaRoJm6sXpWq6PM1SlNRkVhAXaIFiy8gq8gbPWhNK+K71gBe
+d2cN7EhV1cNHFJb7fYx+UMsCk7bZVnWAU94RpKg3e7uGJi2agVE6x1XK3X6y9/KkmOmtrhtcaAL1kzyptPycgVMj2W
+aZS5qnrdxA2JlUbc+POltTOGbyqGV7u4ZST9OilDt7km/k4Xdw0+PVoinxnw2Tqf4/N8gS/yhIA1rqa6Z+J+NtUDvv
+zfztZ1Zw9NPJKoqM7SLW15QRMbdCsOqAxDX5C2G6lN+ASPh603wm0miA50UhObfTwx8dTgm6UunllEMx9uO5JHTHA8
+Hz1eUZeoqlKs/Aszaf6I
+"""
+
+
+def test_pickles_made_before_the_module_was_a_package():
+    got = pickle.loads(zlib.decompress(base64.b64decode(OLDER)))
+    matched, limit, limits, metric, of_maps = got
+    assert matched == Match(1, 1, 1, [(0, 0)])
+    assert limit == Limit(0.3, 0.6, 1.0, 0.5, 0.625)
+    assert limits[:5] == ([0.3], [0.4, 0.6], [[0.5, 1.0]], [[1.0, 0.5]], [[0.75, 0.25]])
+    assert metric.update([moved(BOX, 20)], [BOX], [False]).hits == 1  # its IoU, 1/3, is above 1/4
+    assert metric.accumulate() == {"precision": 2 / 3, "recall": 0.4, "hmean": pytest.approx(0.5)}
+    assert of_maps.name() == ["precision", "recall", "hmean"]
+    blank = np.zeros((1, 8, 8), np.float32)
+    assert of_maps.update(blank, blank, blank + 1) == pytest.approx([0.5, 0.25, 1 / 3])
+    assert of_maps.accumulate() == pickle.loads(pickle.dumps(of_maps)).accumulate()
+
+
 # Errors -----------------------------------------------------------------------------------------
 
 
@@ -563,7 +596,8 @@ def test_a_wrong_setting_of_the_metric_is_named():
 
 
 def test_without_shapely_the_import_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "dbloss.score")
+    for name in [name for name in sys.modules if name.startswith("dbloss.score")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "shapely", None)
     with raises(ImportError, "shapely", r'pip install "dbloss\[score\]"'):
         importlib.import_module("dbloss.score")
