@@ -1,6 +1,7 @@
 """A probability map to the polygons of its words, and their scores."""
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ BoxType = Literal["quad", "poly"]
 _Floats = NDArray[np.float64]
 _Map = NDArray[Any]  # `[H, W]`, float32 or float64
 _Points = NDArray[Any]  # `[k, 2]`, or `[n, k, 2]`
+_Window = Sequence[int]  # left, top, right and bottom; the last two are beyond it
 
 
 class Boxes(NamedTuple):
@@ -100,6 +102,54 @@ def find_boxes(
         Liao et al., "Real-time Scene Text Detection with Differentiable Binarization",
         AAAI 2020, section "Inference"; PaddleOCR `ppocr/postprocess/db_postprocess.py`.
     """
+    found, _, single = _search(
+        probability,
+        height,
+        width,
+        thresh=thresh,
+        box_thresh=box_thresh,
+        unclip_ratio=unclip_ratio,
+        max_candidates=max_candidates,
+        min_size=min_size,
+        use_dilation=use_dilation,
+        score_mode=score_mode,
+        box_type=box_type,
+    )
+    boxes = [each.boxes for each in found]
+    return boxes[0] if single else boxes
+
+
+def boxes_with_pixels(probability: Any, **settings: Any) -> tuple[Boxes, list[NDArray[Any]]]:
+    """Return `find_boxes` of one map, and for each box the pixels whose mean is its score.
+
+    So the boxes need not be found again where the map changes and its outlines do not.
+    """
+    asked = signature(find_boxes).bind(probability, **settings)
+    asked.apply_defaults()
+    (found, *others), (one, *_), _ = _search(**asked.arguments)
+    if others:
+        raise ValueError(
+            "maps: expected one map [H, W] per image, got a batch. Pass its maps one by one, as"
+            " maps[0, 0]."
+        )
+    return found.boxes, [_inside(one, *each) for each in zip(found.outlines, found.windows)]
+
+
+def _search(
+    probability: Any,
+    height: Any,
+    width: Any,
+    *,
+    thresh: Any,
+    box_thresh: Any,
+    unclip_ratio: Any,
+    max_candidates: Any,
+    min_size: Any,
+    use_dilation: Any,
+    score_mode: Any,
+    box_type: Any,
+) -> tuple[list["_Found"], NDArray[Any], bool]:
+    """Return what is found in each map, the maps, and whether it was one map without N."""
     settings = _Settings(
         thresh=checks.number("thresh", thresh, least=0, most=1),
         box_thresh=checks.number("box_thresh", box_thresh, least=0, most=1),
@@ -115,7 +165,7 @@ def find_boxes(
     heights = _checked_sizes("height", height, size[0], count)
     widths = _checked_sizes("width", width, size[1], count)
     found = [_find(*each, settings) for each in zip(maps, heights, widths)]
-    return found[0] if single else found
+    return found, maps, single
 
 
 class _Settings(NamedTuple):
@@ -127,6 +177,14 @@ class _Settings(NamedTuple):
     use_dilation: bool
     slow: bool
     poly: bool
+
+
+class _Found(NamedTuple):
+    """The boxes of one map, and over which pixels the score of each was taken."""
+
+    boxes: Boxes
+    outlines: list[_Points]  # each int32 `[k, 2]`, on the map
+    windows: list[_Window]  # around each
 
 
 def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
@@ -199,7 +257,7 @@ def _checked_size(name: str, value: Any) -> Any:
     return value if isinstance(value, np.generic) else number
 
 
-def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Boxes:
+def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> _Found:
     """Return the boxes of one map."""
     text = (probability > settings.thresh).view(np.uint8)
     if settings.use_dilation:
@@ -208,9 +266,15 @@ def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Bo
     contours = contours[: settings.max_candidates]
     outlines: Any
     if settings.poly:
-        outlines, scores = _polygons(probability, contours)
+        outlines = scored = _simplified(contours)
+        windows = _windows_of_pixels(scored)
     else:
-        outlines, scores = _quads(probability, contours, settings)
+        outlines, contours = _rectangles(contours, settings.min_size)
+        scored = contours if settings.slow else outlines.astype(np.int32)
+        windows = _windows_of_pixels(scored) if settings.slow else _windows(outlines, text.shape)
+    scores = np.array(
+        [_mean_inside(probability, *each) for each in zip(scored, windows)], np.float64
+    )
 
     kept = np.flatnonzero(scores >= settings.box_thresh).tolist()
     if settings.poly:
@@ -233,31 +297,25 @@ def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Bo
             large.append(i)
     outlines = grown if settings.poly else _corners(grown)
     polygons = _scaled(outlines, probability.shape[::-1], (width, height))
-    return Boxes(polygons, scores[large])
+    boxes = Boxes(polygons, scores[large])
+    return _Found(boxes, [scored[i] for i in large], [windows[i] for i in large])
 
 
-def _quads(
-    probability: _Map, contours: Sequence[_Points], settings: _Settings
-) -> tuple[_Points, _Floats]:
-    """Return the rectangles around contours, `[n, 4, 2]`, and their scores."""
+def _rectangles(contours: Sequence[_Points], min_size: float) -> tuple[_Points, list[_Points]]:
+    """Return the rectangles around the contours that are large enough, `[n, 4, 2]`, and those."""
     rectangles, around = [], []
     for contour in contours:
         rectangle = cv2.minAreaRect(contour)
-        if min(rectangle[1]) >= settings.min_size:
+        if min(rectangle[1]) >= min_size:
             rectangles.append(rectangle)
             around.append(contour)
-    quads = _corners(rectangles)
-    if settings.slow:
-        return quads, _means_inside(probability, around, _windows_of_pixels(around))
-    windows = _windows(quads, probability.shape)
-    return quads, _means_inside(probability, quads.astype(np.int32), windows)
+    return _corners(rectangles), around
 
 
-def _polygons(probability: _Map, contours: Sequence[_Points]) -> tuple[list[_Points], _Floats]:
-    """Return simplified contours, each `[k, 2]`, and their scores."""
+def _simplified(contours: Sequence[_Points]) -> list[_Points]:
+    """Return the contours with fewer points, each `[k, 2]`, k >= 4."""
     simple = [cv2.approxPolyDP(each, 0.002 * cv2.arcLength(each, True), True) for each in contours]
-    polygons = [points[:, 0] for points in simple if len(points) >= 4]
-    return polygons, _means_inside(probability, polygons, _windows_of_pixels(polygons))
+    return [points[:, 0] for points in simple if len(points) >= 4]
 
 
 def _corners(rectangles: list[Any]) -> _Points:
@@ -272,28 +330,46 @@ def _corners(rectangles: list[Any]) -> _Points:
     return corners
 
 
-def _windows(outlines: _Points, shape: tuple[int, ...]) -> Any:
-    """Return left, top, right and bottom of the pixels around each outline."""
+def _windows(outlines: _Points, shape: tuple[int, ...]) -> list[_Window]:
+    """Return the window of each outline, no larger than the map."""
     last = np.array(shape[::-1]) - 1
     low = np.floor(outlines.min(axis=1)).clip(0, last)
     high = np.ceil(outlines.max(axis=1)).clip(0, last)
-    return np.concatenate((low, high + 1), axis=1).astype(int).tolist()
+    windows: list[_Window] = np.concatenate((low, high + 1), axis=1).astype(int).tolist()
+    return windows
 
 
-def _windows_of_pixels(outlines: Sequence[_Points]) -> Any:
-    """Return the same for outlines of pixels of the map."""
+def _windows_of_pixels(outlines: Sequence[_Points]) -> list[_Window]:
+    """Return the window of each outline of pixels of the map."""
     boxes = map(cv2.boundingRect, outlines)
     return [(x, y, x + w, y + h) for x, y, w, h in boxes]
 
 
-def _means_inside(probability: _Map, outlines: Any, windows: Any) -> _Floats:
-    """Return the mean of the map inside each outline of whole pixels."""
-    means = np.empty(len(outlines))
-    for i, (outline, (left, top, right, bottom)) in enumerate(zip(outlines, windows)):
-        mask = np.zeros((bottom - top, right - left), np.uint8)
-        cv2.fillPoly(mask, [outline], 1, offset=(-left, -top))
-        means[i] = cv2.mean(probability[top:bottom, left:right], mask)[0]
-    return means
+def _mask(outline: _Points, window: _Window) -> NDArray[np.uint8]:
+    """Return the window with 1 inside an outline of whole pixels, and 0 outside."""
+    left, top, right, bottom = window
+    mask = np.zeros((bottom - top, right - left), np.uint8)
+    cv2.fillPoly(mask, [outline], 1, offset=(-left, -top))
+    return mask
+
+
+def _mean_inside(values: _Map, outline: _Points, window: _Window) -> float:
+    left, top, right, bottom = window
+    mean: float = cv2.mean(values[top:bottom, left:right], _mask(outline, window))[0]
+    return mean
+
+
+def _inside(values: _Map, outline: _Points, window: _Window) -> NDArray[Any]:
+    """Return the pixels whose mean `_mean_inside` is."""
+    left, top, right, bottom = window
+    inside: NDArray[Any] = values[top:bottom, left:right][_mask(outline, window) != 0]
+    return inside
+
+
+def share_inside(marked: NDArray[np.bool_], polygon: NDArray[np.int32]) -> float:
+    """Return the share of the pixels of a polygon, of those in the map, that are marked."""
+    (window,) = _windows(polygon[None], marked.shape)
+    return _mean_inside(marked.view(np.uint8), polygon, window)
 
 
 def _distance(outlines: _Points, unclip_ratio: float) -> Any:

@@ -15,7 +15,7 @@ _Floats = NDArray[np.float64]
 Geometries = NDArray[np.object_]
 
 # A box of which more than this lies in an ignored text does not count.
-_IGNORED_SHARE = 0.5
+IGNORED_SHARE = 0.5
 
 # An overlap this close to the limit is computed as PaddleOCR does, whose rounding decides there.
 _CLOSE = 1e-6
@@ -137,7 +137,7 @@ def find_pairs(boxes: Geometries, texts: Texts, iou: float) -> Pairs:
     # Both times the two stand as PaddleOCR has them, since that decides how an area is rounded.
     skipped = texts.ignored[text]
     common = _common(texts.polygons[text[skipped]], boxes[box[skipped]])
-    inside = quotient(common, areas[box[skipped]]) > _IGNORED_SHARE
+    inside = quotient(common, areas[box[skipped]]) > IGNORED_SHARE
     counts[box[skipped][inside]] = False
 
     text, box = text[~skipped], box[~skipped]

@@ -11,7 +11,7 @@ from paddle import Tensor
 
 from dbloss import checks
 from dbloss.engine.processes import processes_of
-from dbloss.score.matching import Match, match, quotient
+from dbloss.score.matching import IGNORED_SHARE, Match, match, quotient
 
 
 def rates(hits: Any, found: Any, truth: Any) -> dict[str, NDArray[np.float64]]:
@@ -119,13 +119,18 @@ class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
     """A `Hmean` as a metric of `paddle.Model`: of the boxes in the maps, by those in their labels.
 
     A trainer has label maps and no polygons. So the texts are the boxes that `find_boxes` finds in
-    the shrink map, and those to be ignored the ones it finds where the shrink mask is 0: a model
-    that predicts its labels has `hmean = 1`. It is the score of the labels at the size of the
-    training, to watch a training by. That of a test set is `Hmean` with the polygons of its images.
+    the shrink map. A box or a text of whose pixels more than half are ignored, which is where the
+    shrink mask is 0, does not count. A model that predicts its labels has `hmean = 1` as soon as
+    there is a text that counts, whatever the settings. It is the score of the labels at the size
+    of the training, to watch a training by. That of a test set is `Hmean` with the polygons of its
+    images.
 
     Args:
         iou: the overlap that a hit exceeds, in [0, 1].
-        **settings: of `find_boxes`, as `thresh` and `box_thresh`.
+        name: of the metric, for a model that has several: with `"strict"` the scores are
+            `strict_precision`, `strict_recall` and `strict_hmean`.
+        **settings: of `find_boxes`, as `thresh` and `box_thresh`; without `height` and `width`,
+            since everything is measured in pixels of the maps.
 
     Raises:
         TypeError: an argument is of the wrong type, or a setting has another name.
@@ -143,10 +148,18 @@ class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
         Karatzas et al., "ICDAR 2015 Competition on Robust Reading", 2015; `paddle.Model`.
     """
 
-    def __init__(self, iou: float = 0.5, **settings: Any) -> None:
+    _name = ""  # of one that was pickled before there were names
+
+    def __init__(self, iou: float = 0.5, name: str = "", **settings: Any) -> None:
         from dbloss.boxes import find_boxes
 
         super().__init__()
+        for size in {"height", "width"} & set(settings):
+            raise TypeError(
+                f"{size}: expected no size, since MapHmean measures in pixels of the maps, got"
+                f" {checks.describe(settings[size])}. Leave it out, or score with Hmean."
+            )
+        self._name = str(name)
         self._hmean = Hmean(iou)
         self._find: Callable[..., Any] = partial(find_boxes, **settings)
         # What is wrong shows now, and not at the first batch.
@@ -154,7 +167,8 @@ class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
 
     def name(self) -> list[str]:
         """Return the names of what `accumulate` returns."""
-        return ["precision", "recall", "hmean"]
+        prefix = f"{self._name}_" if self._name else ""
+        return [f"{prefix}{rate}" for rate in ("precision", "recall", "hmean")]
 
     def reset(self) -> None:
         """Forget all images."""
@@ -189,12 +203,15 @@ class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
             TypeError: as `find_boxes` does.
             ValueError: the same.
         """
+        from dbloss.boxes import share_inside
+
         for p, g, m in zip(probability, shrink_map, shrink_mask):
-            found, texts = self._find(p).polygons, self._find(np.float32(g)).polygons
-            # The mask is 0 on whole texts, not on shrunk ones.
-            ignored = self._find(1 - np.float32(m), unclip_ratio=0, min_size=0).polygons
-            flags = [False] * len(texts) + [True] * len(ignored)
-            self._hmean.update(found, texts + ignored, flags)
+            ignored = np.asarray(m) == 0
+            found, texts = (
+                [box for box in boxes.polygons if share_inside(ignored, box) <= IGNORED_SHARE]
+                for boxes in (self._find(p), self._find(np.float32(g)))
+            )
+            self._hmean.update(found, texts, [False] * len(texts))
         return self.accumulate()
 
     def accumulate(self) -> list[float]:
