@@ -49,14 +49,22 @@ def find_boxes(
     Pixels above `thresh` are text. The outline of each region of text, and that of each hole in
     one, gives a box: the rectangle of least area around it, which may be turned, or, for
     `box_type="poly"`, the outline itself, simplified. Its score is the mean of the map inside the
-    box. A box whose score is not below `box_thresh` grows by `D = area * unclip_ratio / length` on
+    box. A box whose score is at least `box_thresh` grows by `D = area * unclip_ratio / length` on
     all sides, since a DB detector learns shrunk text, and is scaled from the map to the image.
-    Outlines are those of OpenCV, whose versions differ by a pixel here and there, in PaddleOCR too.
+    Outlines are those of OpenCV, whose versions differ by a pixel here and there; with them differ
+    the boxes, with PaddleOCR too.
 
-    The score is that of the box before it grows, and `box_thresh` does nothing but drop boxes by
+    With `box_type="poly"` a region that has several outlines after it has grown is left out, as in
+    PaddleOCR. So a ring of text with a gap gives no polygon where the gap is narrower than 2 D: its
+    ends meet, and it has an outer and an inner outline. A polygon may cross itself, by the
+    simplification or by the rounding to pixels; `dbloss.score` leaves such polygons out, as
+    PaddleOCR's score does.
+
+    The score is that of the box before it grows, and all that `box_thresh` does is to drop boxes by
     it. So to try several values of `box_thresh`, find the boxes once with `box_thresh=0`, and for
     each value take those with `scores >= box_thresh`: the same boxes in the same order, whatever
-    `max_candidates` is, which counts outlines and not boxes. `thresh` has no such way.
+    `max_candidates` is, which limits the outlines and not the boxes. For another `thresh` the boxes
+    have to be found again.
 
     Args:
         probability: one map, float `[H, W]`, or those of a batch, `[N, 1, H, W]` or
@@ -65,24 +73,28 @@ def find_boxes(
         thresh: the probability above which a pixel is text, in [0, 1].
         box_thresh: the least score of a box, in [0, 1].
         unclip_ratio: how far a box grows, in [0, 100].
-        max_candidates: how many outlines are looked at, the first that OpenCV gives.
-        min_size: the least length of the shorter side of a box in pixels of the map, before it
-            grows; after that it is `min_size + 2`. A polygon is measured after it has grown only.
-        use_dilation: whether regions of text grow by a pixel to the right and below first, which
-            joins what is broken.
-        score_mode: `"fast"`, the mean over the box, or `"slow"`, over the inside of the outline,
-            which is higher and takes longer for ragged outlines. `"poly"` boxes have the mean over
-            their own polygon in both.
+        max_candidates: the most outlines that are looked at, in the order in which OpenCV gives
+            them.
+        min_size: the least length of the shorter side of a box before it grows, in pixels of the
+            map; after it has grown its shorter side must be at least `min_size + 2`. A polygon has
+            to pass only the second.
+        use_dilation: whether regions of text are first dilated by one pixel to the right and
+            downwards, which joins broken ones.
+        score_mode: `"fast"`, the mean over the box, or `"slow"`, the mean inside the outline of the
+            region, which is higher for ragged regions and takes longer. With `box_type="poly"` both
+            are the mean inside the polygon.
         box_type: `"quad"`, or `"poly"` for curved text.
-        height: of the image whose pixels the polygons shall be in, the map's where it is None. For
-            a batch one number, or one for each image. With PaddleOCR's `shape_list`, whose rows
-            are (src_h, src_w, ratio_h, ratio_w), pass `shape_list[:, 0]`.
+        height: that of the image, in whose pixels the polygons are returned; None where it is that
+            of the map. For a batch one number, or one for each image. With PaddleOCR's
+            `shape_list`, rows of (src_h, src_w, ratio_h, ratio_w), pass `shape_list[:, 0]`.
         width: the same; `shape_list[:, 1]`.
 
     Returns:
         `Boxes(polygons, scores)` for one map, a list of them for a batch. `polygons` is a list of
         int32 arrays `[k, 2]`, points (x, y) with 0 <= x <= `width` and 0 <= y <= `height`. A quad
-        has 4, its upper left corner first, then clockwise. `scores` is float64 `[boxes]`.
+        has 4, clockwise from the upper one of its two leftmost points, as PaddleOCR orders them.
+        That is the upper left corner of the text, except where upright text leans by more than its
+        width: then both leftmost points are at the same end of it. `scores` is float64 `[boxes]`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -219,7 +231,7 @@ def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
             " [0, 1]; convert a map of 0 and 1 with .astype('float32'), divide one of 0 to 255"
             " by 255."
         )
-    # OpenCV takes these two.
+    # OpenCV takes float32 and float64, and no other.
     dtype = np.float32 if chosen.dtype.itemsize <= 4 else np.float64
     maps = np.ascontiguousarray(chosen, dtype)
     for image, probability in enumerate(maps):
@@ -253,7 +265,8 @@ def _checked_size(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     number = checks.number(name, value, above=0, most=checks.FARTHEST)
-    # Scaling by a float64 of NumPy is in float64, where NumPy has it so: PaddleOCR's shape_list.
+    # PaddleOCR's shape_list holds NumPy's float64. With NumPy 2 a float32 coordinate times one of
+    # these is a float64, times a Python float a float32: so the number keeps its type.
     return value if isinstance(value, np.generic) else number
 
 
@@ -319,11 +332,11 @@ def _simplified(contours: Sequence[_Points]) -> list[_Points]:
 
 
 def _corners(rectangles: list[Any]) -> _Points:
-    """Return the corners of OpenCV's rectangles, `[n, 4, 2]`, clockwise from the upper left."""
+    """Return the corners of OpenCV's rectangles, `[n, 4, 2]`, in PaddleOCR's order."""
     points = np.array([cv2.boxPoints(each) for each in rectangles], np.float32).reshape(-1, 4, 2)
     each = np.arange(len(points))[:, None]
     points = points[each, points[..., 0].argsort(axis=1, kind="stable")]
-    # Of the two on the left the upper is the first and the lower the last.
+    # Of the two leftmost the upper is the first and the lower the last.
     left, right = points[:, 1, 1] <= points[:, 0, 1], points[:, 3, 1] <= points[:, 2, 1]
     clockwise = np.array((left, 2 + right, 3 - right, 1 - left), int).T
     corners: _Points = points[each, clockwise]
@@ -376,8 +389,8 @@ def _distance(outlines: _Points, unclip_ratio: float) -> Any:
     """Return how far an outline `[k, 2]` grows, or each of several, `[n, k, 2]`."""
     closed = np.concatenate((outlines, outlines[..., :1, :]), axis=-2, dtype=np.float64)
     x, y = closed[..., 0], closed[..., 1]
-    # The sums one after the other, and the area by these products, as GEOS has them under shapely:
-    # to the last bit, since the points of what grows are rounded to pixels.
+    # The terms are those of GEOS, which shapely calls, and are added up in its order: an area that
+    # differs in its last bit can round a corner of the grown box to another pixel.
     sides = np.sqrt((x[..., 1:] - x[..., :-1]) ** 2 + (y[..., 1:] - y[..., :-1]) ** 2)
     products = (x[..., 1:-1] - x[..., :1]) * (y[..., :-2] - y[..., 2:])
     length, twice_area = (terms.cumsum(axis=-1)[..., -1] for terms in (sides, products))
@@ -386,7 +399,7 @@ def _distance(outlines: _Points, unclip_ratio: float) -> Any:
 
 def _grow(outline: _Points, distance: float) -> Any:
     """Return the outlines of a polygon that has grown by a distance, with round joins."""
-    path = outline.astype(np.int64).tolist()  # what pyclipper makes of it, but faster
+    path = outline.astype(np.int64).tolist()  # pyclipper does the same, more slowly
     offset = pyclipper.PyclipperOffset()
     offset.AddPath(path, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
     return offset.Execute(distance)
