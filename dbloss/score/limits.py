@@ -1,20 +1,29 @@
 """The score of a set of images over the limits of pixels and boxes, and the best of them."""
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
-from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
-import paddle
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from dbloss import checks
-from dbloss.score.matching import find_pairs, geometries, texts_of
-from dbloss.score.metrics import rates
-from dbloss.validate import to_array
-
-_Floats = NDArray[np.float64]
+from dbloss.score.bootstrap import Gain, gain_of_best
+from dbloss.score.search import (
+    PADDLEOCR,
+    Counts,
+    Floats,
+    Image,
+    Row,
+    checked_axis,
+    count_hits,
+    edges,
+    read_images,
+    remark_on_edges,
+    remark_on_gain,
+    remark_on_zero,
+    tables,
+)
 
 
 class Limit(NamedTuple):
@@ -30,21 +39,91 @@ class Limit(NamedTuple):
 class Limits(NamedTuple):
     """The score of a set of images at every pair of limits, `thresh` by `box_thresh`."""
 
-    thresh: _Floats  # `[t]`, ascending
-    box_thresh: _Floats  # `[b]`, ascending
-    precision: _Floats  # `[t, b]`
-    recall: _Floats  # `[t, b]`
-    hmean: _Floats  # `[t, b]`
+    thresh: Floats  # `[t]`, ascending
+    box_thresh: Floats  # `[b]`, ascending
+    precision: Floats  # `[t, b]`
+    recall: Floats  # `[t, b]`
+    hmean: Floats  # `[t, b]`
+    counts: Counts | None = None  # `[images, t, b, 3]`: hits, boxes found and texts of each image
+    gain: Gain | None = None  # of the best pair over PaddleOCR's limits, 0.3 and 0.6
 
     @property
-    def best(self) -> Limit:
-        """The pair of limits with the highest hmean; of equal ones the lowest."""
-        return self.at(*np.unravel_index(self.hmean.argmax(), self.hmean.shape))
+    def best(self) -> Limit | None:
+        """The pair of limits with the highest hmean; of equal ones the lowest.
 
-    def at(self, i: Any, j: Any) -> Limit:
-        """Return the score at `thresh[i]` and `box_thresh[j]`."""
-        rates = (table[i, j] for table in (self.precision, self.recall, self.hmean))
-        return Limit(*map(float, (self.thresh[i], self.box_thresh[j], *rates)))
+        None where every hmean is 0: then no pair is better than another.
+        """
+        return self.at(*self._best()) if np.any(self.hmean) else None
+
+    def _best(self) -> tuple[int, int]:
+        i, j = np.unravel_index(np.argmax(self.hmean), np.shape(self.hmean))
+        return int(i), int(j)
+
+    def at(self, thresh: float, box_thresh: float) -> Limit:
+        """Return the score at a pair of limits.
+
+        Args:
+            thresh: one of the values of `thresh`, a float; or an int, its index there.
+            box_thresh: the same of `box_thresh`.
+
+        Returns:
+            The pair with its precision, recall and hmean.
+
+        Raises:
+            ValueError: the table has no such value.
+            IndexError: the table has no such index.
+        """
+        i = _index("thresh", self.thresh, thresh)
+        j = _index("box_thresh", self.box_thresh, box_thresh)
+        scores = (table[i][j] for table in (self.precision, self.recall, self.hmean))
+        return Limit(*map(float, (self.thresh[i], self.box_thresh[j], *scores)))
+
+    @property
+    def edges(self) -> dict[str, str]:
+        """Which of the best two limits is the `"lowest"` or `"highest"` that was searched.
+
+        A better pair may then lie beyond it. A limit is left out where another value of it is as
+        good, where no other was searched, and at 0 and 1.
+        """
+        axes = {"thresh": self.thresh, "box_thresh": self.box_thresh}
+        return edges(axes, (0, 1), np.asarray(self.hmean), self._best()) if self.best else {}
+
+    @property
+    def remarks(self) -> list[str]:
+        """What to know before the best pair is used, a sentence each, as `search_limits` says it.
+
+        That is: every hmean is 0; the best lies at the edge of the table; its gain over PaddleOCR's
+        limits is within noise.
+        """
+        if not self.best:
+            return remark_on_zero("limits are", self.counts)
+        said = remark_on_edges(self.best._asdict(), self.edges)
+        if self.gain is not None and self.best[:2] != PADDLEOCR:
+            over = "PaddleOCR's limits, {} and {},".format(*PADDLEOCR)
+            what = "ones, {:g} and {:g}, gain".format(*self.best[:2])
+            said += remark_on_gain(what, over, self.gain)
+        return said
+
+
+def _index(name: str, values: Floats, wanted: Any) -> int:
+    """Return the index of a value, or the index itself."""
+    try:
+        return range(len(values))[operator.index(wanted)]
+    except TypeError:
+        pass  # a value
+    except IndexError:
+        raise IndexError(
+            f"{name}: expected an index below {len(values)}, got {wanted}. An int is an index;"
+            f" for the value {wanted} pass {float(wanted)}."
+        ) from None
+    wanted = checks.number(name, wanted)
+    for i, value in enumerate(values):
+        if np.isclose(value, wanted):
+            return i
+    raise ValueError(
+        f"{name}: expected a {name} of the table, {', '.join(f'{value:g}' for value in values)},"
+        f" got {wanted:g}. Choose one of these, or search with it among {name}."
+    )
 
 
 def search_limits(
@@ -59,12 +138,19 @@ def search_limits(
     progress: bool = False,
     **settings: Any,
 ) -> Limits:
-    """Score a set of images at every pair of limits, and find the pair that is best.
+    """Score a set of images at every pair of limits (thresholds), and find the best pair.
 
     `thresh` is the probability above which a pixel is text, `box_thresh` the mean probability from
-    which a box is kept. Their best values differ from model to model and from loss to loss, so that
-    a comparison at fixed limits can compare the limits. Every cell of the table is what
-    `find_boxes` at these limits and `Hmean` give, `hmean = 2 * hits / (found + truth)`.
+    which a box is kept. Their best values differ from model to model and from loss to loss, so a
+    comparison of losses at fixed limits partly compares how well the limits suit them. Every cell
+    of the table is what `find_boxes` at these limits and `Hmean` give,
+    `hmean = 2 * hits / (found + truth)`.
+
+    On the logger `dbloss` it says, as `Limits.remarks` does, where the best pair lies at the edge
+    of the table, so that a better one may lie beyond it; where every hmean is 0, and no pair is
+    chosen; and where the gain over PaddleOCR's limits, 0.3 and 0.6, is within noise. For that the
+    images are resampled (paired bootstrap), and the gain is lowered by what it owes to the choice
+    on the same images. PaddleOCR's limits are scored for it where they are not in the table.
 
     The boxes of a map are found once for each `thresh`, and so are their overlaps with the texts.
     Maps are taken one by one, so that a generator need not hold the set in memory. Choose limits on
@@ -82,8 +168,10 @@ def search_limits(
         **settings: other keywords of `find_boxes`, for every map.
 
     Returns:
-        `Limits(thresh, box_thresh, precision, recall, hmean)`: the limits in ascending order, and
-        three float64 arrays `[len(thresh), len(box_thresh)]`. `best` is the best cell.
+        `Limits(thresh, box_thresh, precision, recall, hmean, counts, gain)`: the limits in
+        ascending order; three float64 arrays `[len(thresh), len(box_thresh)]`; the counts of each
+        image, int64 `[images, len(thresh), len(box_thresh), 3]`; and the `Gain` over PaddleOCR's
+        limits. `best` is the best cell, None where every hmean is 0.
 
     Raises:
         ImportError: `find_boxes` or the progress bar needs a library that is not installed.
@@ -103,93 +191,38 @@ def search_limits(
         [[0.5], [1.0]]
         >>> limits.best
         Limit(thresh=0.6, box_thresh=0.4, precision=1.0, recall=1.0, hmean=1.0)
+        >>> limits.remarks[0]
+        'The best thresh, 0.6, is the highest that was searched, and a higher one may be better. \
+Search further: add higher ones to thresh.'
 
     Source:
         PaddleOCR `ppocr/postprocess/db_postprocess.py`, for the limits, and
-        `ppocr/metrics/eval_det_iou.py`.
+        `ppocr/metrics/eval_det_iou.py`; Efron and Tibshirani, "An Introduction to the Bootstrap",
+        1993.
     """
     from dbloss.boxes import find_boxes  # whose libraries are those of another extra
 
-    thresh, box_thresh = (
-        _checked_limits(*each) for each in (("thresh", thresh), ("box_thresh", box_thresh))
-    )
-    iou = checks.number("iou", iou, least=0, most=1)
-    settings["box_thresh"] = box_thresh[0]
-    hits, found = np.zeros((2, len(thresh), len(box_thresh)), np.int64)
-    total = 0
-    for number, image in enumerate(_images(maps, truths, ignored, sizes, progress)):
-        try:
-            probability, truth, flags, size = image
-            texts = texts_of(truth, flags)
-            if paddle.is_tensor(probability):  # to the host once, and not for each thresh
-                probability = to_array(probability)
-            for i, limit in enumerate(thresh):
-                boxes = find_boxes(probability, thresh=limit, **settings, **size)
-                if isinstance(boxes, list):
-                    raise ValueError(
-                        "maps: expected one map [H, W] per image, got a batch. Pass its maps one"
-                        " by one, as maps[0, 0]."
-                    )
-                pairs = find_pairs(geometries("found", boxes.polygons), texts, iou)
-                for j, least in enumerate(box_thresh):
-                    matched = pairs.match(boxes.scores >= least)
-                    hits[i, j] += matched.hits
-                    found[i, j] += matched.found
-            total += texts.counted
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"image {number}: {error}") from error
-    return Limits(np.array(thresh), np.array(box_thresh), **rates(hits, found, total))
-
-
-def _images(
-    maps: Any, truths: Any, ignored: Any, sizes: Any, progress: bool
-) -> Iterator[tuple[Any, Any, Any, dict[str, Any]]]:
-    """Yield the map, the texts, the flags and the size, as keywords, of each image."""
-    parts = {"maps": maps, "truths": truths, "ignored": ignored, "sizes": sizes}
-    if sizes is None:
-        del parts["sizes"]
-    count = next((len(part) for part in parts.values() if hasattr(part, "__len__")), None)
-    if checks.flag("progress", progress):
-        parts["maps"] = _with_progress(maps, count)
-    number, missing = 0, object()
-    for image in zip_longest(*parts.values(), fillvalue=missing):
-        short = [name for name, part in zip(parts, image) if part is missing]
-        if short:
-            raise ValueError(
-                f"{' and '.join(short)}: expected as many as {', '.join(parts)}, got {number}."
-                " Pass one of each per image."
+    def find(image: Image, rows: list[float], columns: list[float]) -> Iterator[Row]:
+        for limit in rows:
+            boxes = find_boxes(
+                image.probability, thresh=limit, box_thresh=columns[0], **settings, **image.size
             )
-        height_and_width = dict(zip(("height", "width"), image[3])) if len(image) > 3 else {}
-        yield *image[:3], height_and_width
-        number += 1
-    if not number:
-        raise ValueError(
-            "maps: expected at least one, got none. A generator that was read before is empty:"
-            " make a new one."
-        )
+            if isinstance(boxes, list):
+                raise ValueError(
+                    "maps: expected one map [H, W] per image, got a batch. Pass its maps one by"
+                    " one, as maps[0, 0]."
+                )
+            yield boxes.polygons, [boxes.scores >= least for least in columns]
 
-
-def _with_progress(maps: Iterable[Any], total: int | None) -> Iterable[Any]:
-    try:
-        from tqdm import tqdm
-    except ModuleNotFoundError as error:
-        raise ImportError(
-            "progress=True needs tqdm, which is not installed. Install it: pip install tqdm"
-        ) from error
-    bar: Iterable[Any] = tqdm(maps, total=total, desc="limits", unit="image")
-    return bar
-
-
-def _checked_limits(name: str, values: Any) -> list[float]:
-    """Return limits in ascending order."""
-    if isinstance(values, str | Real) or not np.iterable(values):
-        raise TypeError(
-            f"{name}: expected a sequence of limits, got {checks.describe(values)}."
-            f" Pass a list, as {name}=[0.3, 0.4]."
-        )
-    limits = sorted(
-        {checks.number(f"{name}[{i}]", value, least=0, most=1) for i, value in enumerate(values)}
-    )
-    if not limits:
-        raise ValueError(f"{name}: expected at least one limit, got none. Pass a list of them.")
+    thresh = checked_axis("thresh", thresh, least=0, most=1)
+    box_thresh = checked_axis("box_thresh", box_thresh, least=0, most=1)
+    iou = checks.number("iou", iou, least=0, most=1)
+    images = read_images(progress, "limits", maps=maps, truths=truths, ignored=ignored, sizes=sizes)
+    counts, usual = count_hits(images, thresh, box_thresh, PADDLEOCR, find, iou)
+    limits = Limits(np.array(thresh), np.array(box_thresh), *tables(counts), counts)
+    if limits.best and counts[0].size > 3:
+        best = int(limits.hmean.argmax())
+        limits = limits._replace(gain=gain_of_best(counts.reshape(len(counts), -1, 3), usual, best))
+    for remark in limits.remarks:
+        checks.LOGGER.warning("search_limits: %s", remark, stacklevel=2)
     return limits
