@@ -533,16 +533,25 @@ def test_it_says_where_the_gain_over_paddleocrs_limits_is_within_noise(caplog, p
     assert got.gain.hmean == pytest.approx(expected)
     assert remarks[-1].startswith(
         "Over PaddleOCR's limits, 0.3 and 0.6, the best ones, 0.2 and 0.3, gain +3.4 points of"
-        " hmean on these images, and between "
+        " hmean on these 15 images, and between "
     )
     assert remarks[-1].endswith(": within noise. Choose on more images, or change nothing.")
     assert got.gain.low <= 0 < got.gain.high
 
+    (*_, remark), got = said(caplog, *pages_of(gains), **grid)
+    assert remark.endswith(
+        "gain +100.0 points of hmean on this image, and one image says nothing of others. Choose on"
+        " more images."
+    )
     # The same on two pages of three is no noise, whether or not 0.3 and 0.6 are in the table.
     for limits in (grid, {"thresh": [0.2, 0.45], "box_thresh": [0.4, 0.48]}):
         remarks, got = said(caplog, *pages_of(*[found, gains, gains] * 8), **limits)
         assert got.gain.hmean == pytest.approx(0.5) and got.gain.low > 0.2
         assert not any("noise" in remark for remark in remarks)
+    # Nor is it a gain where PaddleOCR's, which are not in the table, are better.
+    remarks, got = said(caplog, *pages_of(*[(0.9, 0.5)] * 9), thresh=[0.2], box_thresh=[0.3, 0.4])
+    assert got.gain.high < 0
+    assert remarks[-1].endswith(": no gain. Search others, or change nothing.")
     # Nothing is said where these are the best.
     remarks, got = said(
         caplog, *pages_of(*[(0.9, 0.55)] * 4, (0.9, 0)), thresh=[0.3], box_thresh=[0.5, 0.6, 0.95]

@@ -156,8 +156,8 @@ def test_what_is_to_be_known_of_the_choice_is_said(caplog):
     assert got.gain.hmean == pytest.approx(1 - 28 / 29)  # of 15 texts one is not found before
     assert got.remarks == [
         "Over no calibration the best one, a 2 and b 0.847, gains +3.4 points of hmean on these"
-        f" images, and between {100 * got.gain.low:+.1f} and {100 * got.gain.high:+.1f} on others"
-        " like them (paired bootstrap, 95 %): within noise. Choose on more images, or change"
+        f" 15 images, and between {100 * got.gain.low:+.1f} and {100 * got.gain.high:+.1f} on"
+        " others like them (paired bootstrap, 95 %): within noise. Choose on more images, or change"
         " nothing."
     ]
 

@@ -102,8 +102,9 @@ def _draw_curves(ax: Axes, limits: "Limits") -> None:
     recall, precision = (
         np.where(near, table, np.nan) for table in (limits.recall, limits.precision)
     )
-    for limit, x, y, shade in zip(limits.thresh, recall, precision, shades):
-        ax.plot(x, y, ".-", color=shade, label=f"thresh {limit:g}")
+    for limit, x, y, shade, shown in zip(limits.thresh, recall, precision, shades, near):
+        if shown.any():
+            ax.plot(x, y, ".-", color=shade, label=f"thresh {limit:g}")
     ax.set(xlabel="recall", ylabel="precision", xlim=_range(recall), ylim=_range(precision))
     ax.set_title("precision over recall")
     sides = (np.linspace(*ends, 200).clip(1e-6) for ends in (ax.get_xlim(), ax.get_ylim()))

@@ -90,7 +90,7 @@ class Calibrations(NamedTuple):
         said = remark_on_edges(self.best._asdict(), self.edges)
         if self.gain and self.best[:2] != (1, 0):
             what = "one, a {:.3g} and b {:.3g}, gains".format(*self.best[:2])
-            said += remark_on_gain(what, "no calibration", self.gain)
+            said += remark_on_gain(what, "no calibration", self.gain, len(self.counts))
         return said
 
 

@@ -98,10 +98,10 @@ class Limits(NamedTuple):
         if not self.best:
             return remark_on_zero("limits are", self.counts)
         said = remark_on_edges(self.best._asdict(), self.edges)
-        if self.gain is not None and self.best[:2] != PADDLEOCR:
+        if self.gain and self.counts is not None and self.best[:2] != PADDLEOCR:
             over = "PaddleOCR's limits, {} and {},".format(*PADDLEOCR)
             what = "ones, {:g} and {:g}, gain".format(*self.best[:2])
-            said += remark_on_gain(what, over, self.gain)
+            said += remark_on_gain(what, over, self.gain, len(self.counts))
         return said
 
 

@@ -17,7 +17,7 @@ Geometries = NDArray[np.object_]
 # A box of which more than this lies in an ignored text does not count.
 IGNORED_SHARE = 0.5
 
-# An overlap this close to the limit is computed as PaddleOCR does, whose rounding decides there.
+# An overlap this close to the limit is computed in PaddleOCR's own way: there rounding decides.
 _CLOSE = 1e-6
 
 
@@ -42,16 +42,16 @@ def match(
 ) -> Match:
     """Match the boxes found in an image with its texts, as ICDAR 2015 and PaddleOCR do.
 
-    A polygon that crosses itself or has no area is left out, be it a box or a text. A box does not
-    count if for an ignored text `area(box ∩ text) / area(box) > 0.5`. Then, text by text in order
+    A polygon that crosses itself or has no area is left out, be it a box or a text. One whose four
+    corners stand row by row crosses itself. A box does not count if for an ignored text `area(box ∩ text) / area(box) > 0.5`. Then, text by text in order
     and box by box in order, the first box that is free and has
     `area(box ∩ text) / area(box ∪ text) > iou` is the hit of the text.
 
-    The order of texts and boxes can therefore change the number of hits. Of two equal boxes the
-    second counts as a box without a text. A batch is a loop over its images; texts that are padded
-    with points, as (0, 0), are left out by themselves.
+    So the order of texts and boxes can change the number of hits. Of two equal boxes the second
+    counts as a box without a text. For a batch call it once per image. Texts that only pad a batch,
+    as four times (0, 0), have no area and are left out.
 
-    The time taken is in proportion to the number of pairs that overlap.
+    The time it takes is in proportion to the number of pairs that overlap.
 
     Args:
         found: one `[k, 2]` array or list of lists per box, k >= 3, its points (x, y) in pixels, as
@@ -125,7 +125,7 @@ class Pairs(NamedTuple):
         return Match(len(pairs), int(boxes.sum()), self.truth, pairs)
 
 
-@np.errstate(invalid="ignore")  # older builds of GEOS report it for areas that are right
+@np.errstate(invalid="ignore")  # older builds of GEOS set that flag though the areas are right
 def find_pairs(boxes: Geometries, texts: Texts, iou: float) -> Pairs:
     """Return which boxes count, and which pairs of a box and a text overlap enough for a hit."""
     text, box = shapely.STRtree(boxes).query(texts.polygons, predicate="intersects")
@@ -134,7 +134,8 @@ def find_pairs(boxes: Geometries, texts: Texts, iou: float) -> Pairs:
     areas = shapely.area(boxes)
     counts = ~shapely.is_missing(boxes)
 
-    # Both times the two stand as PaddleOCR has them, since that decides how an area is rounded.
+    # Of which polygon the intersection is taken with which decides how its area is rounded: here and
+    # below the order is PaddleOCR's.
     skipped = texts.ignored[text]
     common = _common(texts.polygons[text[skipped]], boxes[box[skipped]])
     inside = quotient(common, areas[box[skipped]]) > IGNORED_SHARE
@@ -192,6 +193,6 @@ def outlines(arrays: Sequence[NDArray[Any]]) -> Geometries:
 def geometries(name: str, values: Any) -> Geometries:
     """Return checked polygons as those of shapely, None for each that crosses itself."""
     polygons = outlines(checks.polygons(name, values))
-    # A polygon that is valid is also simple, which PaddleOCR asks for too.
+    # PaddleOCR also asks whether it is simple, which a valid polygon always is.
     polygons[~shapely.is_valid(polygons)] = None
     return polygons

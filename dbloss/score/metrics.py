@@ -25,7 +25,8 @@ class Hmean(paddle.metric.Metric):  # type: ignore[misc]
     """Precision, recall and hmean of the boxes found in any number of images.
 
     With the sums of `match` over all images, `precision = hits / found`, `recall = hits / truth`
-    and `hmean = 2 * precision * recall / (precision + recall)`; each is 0 where it would be 0 / 0.
+    and their harmonic mean `hmean = 2 * precision * recall / (precision + recall)`; each is 0 where
+    it would be 0 / 0.
 
     `update` takes one image, and an error in it leaves what is counted as it was. `accumulate`
     changes nothing. With `all_processes=True` it adds up the counts of all processes, and then
@@ -116,7 +117,7 @@ class Hmean(paddle.metric.Metric):  # type: ignore[misc]
 
 
 class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
-    """A `Hmean` as a metric of `paddle.Model`: of the boxes in the maps, by those in their labels.
+    """The `Hmean` of predicted maps as a metric of `paddle.Model`: their boxes against the labels'.
 
     A trainer has label maps and no polygons. So the texts are the boxes that `find_boxes` finds in
     the shrink map. A box or a text of whose pixels more than half are ignored, which is where the
@@ -162,7 +163,7 @@ class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
         self._name = str(name)
         self._hmean = Hmean(iou)
         self._find: Callable[..., Any] = partial(find_boxes, **settings)
-        # What is wrong shows now, and not at the first batch.
+        # So that a wrong setting is an error here, and not at the first batch.
         find_boxes(np.zeros((1, 1), np.float32), **settings)
 
     def name(self) -> list[str]:

@@ -205,13 +205,16 @@ def _why_zero(counts: Counts | None) -> str:
     )
 
 
-def remark_on_gain(what: str, over: str, gain: Gain) -> list[str]:
+def remark_on_gain(what: str, over: str, gain: Gain, images: int) -> list[str]:
     """Return what is to be said of a gain over the usual, where it is within noise."""
     if gain.low > 0:
         return []
     points, low, high = (f"{100 * each:+.1f}" for each in gain)
+    said = f"Over {over} the best {what} {points} points of hmean on "
+    if images == 1:
+        return [f"{said}this image, and one image says nothing of others. Choose on more images."]
+    verdict = "within noise. Choose on more images" if gain.hmean >= 0 else "no gain. Search others"
     return [
-        f"Over {over} the best {what} {points} points of hmean on these images, and between {low}"
-        f" and {high} on others like them (paired bootstrap, 95 %): within noise. Choose on more"
-        " images, or change nothing."
+        f"{said}these {images} images, and between {low} and {high} on others like them (paired"
+        f" bootstrap, 95 %): {verdict}, or change nothing."
     ]
