@@ -43,9 +43,10 @@ def match(
     """Match the boxes found in an image with its texts, as ICDAR 2015 and PaddleOCR do.
 
     A polygon that crosses itself or has no area is left out, be it a box or a text. One whose four
-    corners stand row by row crosses itself. A box does not count if for an ignored text `area(box ∩ text) / area(box) > 0.5`. Then, text by text in order
-    and box by box in order, the first box that is free and has
-    `area(box ∩ text) / area(box ∪ text) > iou` is the hit of the text.
+    corners stand row by row crosses itself. A box does not count if for an ignored text
+    `area(box ∩ text) / area(box) > 0.5`. Then, text by text in order and box by box in order, the
+    first box that is free and has `area(box ∩ text) / area(box ∪ text) > iou` is the hit of the
+    text.
 
     So the order of texts and boxes can change the number of hits. Of two equal boxes the second
     counts as a box without a text. For a batch call it once per image. Texts that only pad a batch,
@@ -134,8 +135,8 @@ def find_pairs(boxes: Geometries, texts: Texts, iou: float) -> Pairs:
     areas = shapely.area(boxes)
     counts = ~shapely.is_missing(boxes)
 
-    # Of which polygon the intersection is taken with which decides how its area is rounded: here and
-    # below the order is PaddleOCR's.
+    # The order of the two decides how the area of an intersection is rounded: here and below it is
+    # PaddleOCR's.
     skipped = texts.ignored[text]
     common = _common(texts.polygons[text[skipped]], boxes[box[skipped]])
     inside = quotient(common, areas[box[skipped]]) > IGNORED_SHARE
