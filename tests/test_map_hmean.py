@@ -81,6 +81,21 @@ def test_a_perfect_prediction_has_1_beside_ignored_words_that_touch(case, settin
     assert hmean_of(targets.shrink_map, targets, **settings) == [1, 1, 1]
 
 
+@pytest.mark.parametrize("settings", [{}, {"box_thresh": 0.8}, {"box_type": "poly"}], ids=str)
+def test_a_perfect_prediction_has_1_on_crowded_pages(settings):
+    """Turned words of any size that touch and cover each other, half of them ignored."""
+    rng = np.random.default_rng(0)
+    metric = MapHmean(**settings)
+    for _ in range(20):
+        words = [
+            turned(box(*rng.uniform(0, 120, 2), *rng.uniform(8, 60, 2)), rng.uniform(-90, 90))
+            for _ in range(12)
+        ]
+        targets = make_targets(words, (rng.random(12) < 0.5).tolist(), 200, 200)
+        maps = (targets.shrink_map[None], targets.shrink_mask[None])
+        assert metric.update(maps[0], *maps) == [1, 1, 1]
+
+
 ARMS = [(20, 60), (140, 60), (140, 76), (36, 76), (36, 120), (20, 120)]
 
 
