@@ -138,8 +138,8 @@ def boxes_with_pixels(probability: Any, **settings: Any) -> tuple[Boxes, list[ND
     """
     asked = signature(find_boxes).bind(probability, **settings)
     asked.apply_defaults()
-    (found, *others), (one, *_), _ = _search(**asked.arguments)
-    if others:
+    (found, *_), (one, *_), single = _search(**asked.arguments)
+    if not single:
         raise ValueError(
             "maps: expected one map [H, W] per image, got a batch. Pass its maps one by one, as"
             " maps[0, 0]."

@@ -173,7 +173,7 @@ def test_what_is_to_be_known_of_the_choice_is_said(caplog):
         ({"a": 2}, TypeError, "^a: expected a sequence"),
         ({"ignored": []}, ValueError, "^ignored: expected as many as maps, texts, ignored, got 0"),
         ({"texts": [[3]]}, ValueError, r"^image 0: truth\[0\]"),
-        ({"maps": np.zeros((1, 2, 1, 8, 8))}, ValueError, "^image 0: maps: .* got a batch"),
+        ({"maps": np.zeros((1, 1, 1, 8, 8))}, ValueError, "^image 0: maps: .* got a batch"),
         ({"unclip": 2}, TypeError, "unclip"),
     ],
 )
