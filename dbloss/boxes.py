@@ -1,6 +1,7 @@
 """A probability map to the polygons of its words, and their scores."""
 
 from collections.abc import Sequence
+from inspect import signature
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ BoxType = Literal["quad", "poly"]
 _Floats = NDArray[np.float64]
 _Map = NDArray[Any]  # `[H, W]`, float32 or float64
 _Points = NDArray[Any]  # `[k, 2]`, or `[n, k, 2]`
+_Window = Sequence[int]  # left, top, right and bottom; the last two are beyond it
 
 
 class Boxes(NamedTuple):
@@ -47,14 +49,22 @@ def find_boxes(
     Pixels above `thresh` are text. The outline of each region of text, and that of each hole in
     one, gives a box: the rectangle of least area around it, which may be turned, or, for
     `box_type="poly"`, the outline itself, simplified. Its score is the mean of the map inside the
-    box. A box whose score is not below `box_thresh` grows by `D = area * unclip_ratio / length` on
+    box. A box whose score is at least `box_thresh` grows by `D = area * unclip_ratio / length` on
     all sides, since a DB detector learns shrunk text, and is scaled from the map to the image.
-    Outlines are those of OpenCV, whose versions differ by a pixel here and there, in PaddleOCR too.
+    Outlines are those of OpenCV, whose versions differ by a pixel here and there; with them differ
+    the boxes, with PaddleOCR too.
 
-    The score is that of the box before it grows, and `box_thresh` does nothing but drop boxes by
+    With `box_type="poly"` a region that has several outlines after it has grown is left out, as in
+    PaddleOCR. So a ring of text with a gap gives no polygon where the gap is narrower than 2 D: its
+    ends meet, and it has an outer and an inner outline. A polygon may cross itself, by the
+    simplification or by the rounding to pixels; `dbloss.score` leaves such polygons out, as
+    PaddleOCR's score does.
+
+    The score is that of the box before it grows, and all that `box_thresh` does is to drop boxes by
     it. So to try several values of `box_thresh`, find the boxes once with `box_thresh=0`, and for
     each value take those with `scores >= box_thresh`: the same boxes in the same order, whatever
-    `max_candidates` is, which counts outlines and not boxes. `thresh` has no such way.
+    `max_candidates` is, which limits the outlines and not the boxes. For another `thresh` the boxes
+    have to be found again.
 
     Args:
         probability: one map, float `[H, W]`, or those of a batch, `[N, 1, H, W]` or
@@ -63,24 +73,28 @@ def find_boxes(
         thresh: the probability above which a pixel is text, in [0, 1].
         box_thresh: the least score of a box, in [0, 1].
         unclip_ratio: how far a box grows, in [0, 100].
-        max_candidates: how many outlines are looked at, the first that OpenCV gives.
-        min_size: the least length of the shorter side of a box in pixels of the map, before it
-            grows; after that it is `min_size + 2`. A polygon is measured after it has grown only.
-        use_dilation: whether regions of text grow by a pixel to the right and below first, which
-            joins what is broken.
-        score_mode: `"fast"`, the mean over the box, or `"slow"`, over the inside of the outline,
-            which is higher and takes longer for ragged outlines. `"poly"` boxes have the mean over
-            their own polygon in both.
+        max_candidates: the most outlines that are looked at, in the order in which OpenCV gives
+            them.
+        min_size: the least length of the shorter side of a box before it grows, in pixels of the
+            map; after it has grown its shorter side must be at least `min_size + 2`. A polygon has
+            to pass only the second.
+        use_dilation: whether regions of text are first dilated by one pixel to the right and
+            downwards, which joins broken ones.
+        score_mode: `"fast"`, the mean over the box, or `"slow"`, the mean inside the outline of the
+            region, which is higher for ragged regions and takes longer. With `box_type="poly"` both
+            are the mean inside the polygon.
         box_type: `"quad"`, or `"poly"` for curved text.
-        height: of the image whose pixels the polygons shall be in, the map's where it is None. For
-            a batch one number, or one for each image. With PaddleOCR's `shape_list`, whose rows
-            are (src_h, src_w, ratio_h, ratio_w), pass `shape_list[:, 0]`.
+        height: that of the image, in whose pixels the polygons are returned; None where it is that
+            of the map. For a batch one number, or one for each image. With PaddleOCR's
+            `shape_list`, rows of (src_h, src_w, ratio_h, ratio_w), pass `shape_list[:, 0]`.
         width: the same; `shape_list[:, 1]`.
 
     Returns:
         `Boxes(polygons, scores)` for one map, a list of them for a batch. `polygons` is a list of
         int32 arrays `[k, 2]`, points (x, y) with 0 <= x <= `width` and 0 <= y <= `height`. A quad
-        has 4, its upper left corner first, then clockwise. `scores` is float64 `[boxes]`.
+        has 4, clockwise from the upper one of its two leftmost points, as PaddleOCR orders them.
+        That is the upper left corner of the text, except where upright text leans by more than its
+        width: then both leftmost points are at the same end of it. `scores` is float64 `[boxes]`.
 
     Raises:
         TypeError: an argument is of the wrong type.
@@ -100,6 +114,54 @@ def find_boxes(
         Liao et al., "Real-time Scene Text Detection with Differentiable Binarization",
         AAAI 2020, section "Inference"; PaddleOCR `ppocr/postprocess/db_postprocess.py`.
     """
+    found, _, single = _search(
+        probability,
+        height,
+        width,
+        thresh=thresh,
+        box_thresh=box_thresh,
+        unclip_ratio=unclip_ratio,
+        max_candidates=max_candidates,
+        min_size=min_size,
+        use_dilation=use_dilation,
+        score_mode=score_mode,
+        box_type=box_type,
+    )
+    boxes = [each.boxes for each in found]
+    return boxes[0] if single else boxes
+
+
+def boxes_with_pixels(probability: Any, **settings: Any) -> tuple[Boxes, list[NDArray[Any]]]:
+    """Return `find_boxes` of one map, and for each box the pixels whose mean is its score.
+
+    So the boxes need not be found again where the map changes and its outlines do not.
+    """
+    asked = signature(find_boxes).bind(probability, **settings)
+    asked.apply_defaults()
+    (found, *_), (one, *_), single = _search(**asked.arguments)
+    if not single:
+        raise ValueError(
+            "maps: expected one map [H, W] per image, got a batch. Pass its maps one by one, as"
+            " maps[0, 0]."
+        )
+    return found.boxes, [_inside(one, *each) for each in zip(found.outlines, found.windows)]
+
+
+def _search(
+    probability: Any,
+    height: Any,
+    width: Any,
+    *,
+    thresh: Any,
+    box_thresh: Any,
+    unclip_ratio: Any,
+    max_candidates: Any,
+    min_size: Any,
+    use_dilation: Any,
+    score_mode: Any,
+    box_type: Any,
+) -> tuple[list["_Found"], NDArray[Any], bool]:
+    """Return what is found in each map, the maps, and whether it was one map without N."""
     settings = _Settings(
         thresh=checks.number("thresh", thresh, least=0, most=1),
         box_thresh=checks.number("box_thresh", box_thresh, least=0, most=1),
@@ -115,7 +177,7 @@ def find_boxes(
     heights = _checked_sizes("height", height, size[0], count)
     widths = _checked_sizes("width", width, size[1], count)
     found = [_find(*each, settings) for each in zip(maps, heights, widths)]
-    return found[0] if single else found
+    return found, maps, single
 
 
 class _Settings(NamedTuple):
@@ -127,6 +189,14 @@ class _Settings(NamedTuple):
     use_dilation: bool
     slow: bool
     poly: bool
+
+
+class _Found(NamedTuple):
+    """The boxes of one map, and over which pixels the score of each was taken."""
+
+    boxes: Boxes
+    outlines: list[_Points]  # each int32 `[k, 2]`, on the map
+    windows: list[_Window]  # around each
 
 
 def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
@@ -161,7 +231,7 @@ def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
             " [0, 1]; convert a map of 0 and 1 with .astype('float32'), divide one of 0 to 255"
             " by 255."
         )
-    # OpenCV takes these two.
+    # OpenCV takes float32 and float64, and no other.
     dtype = np.float32 if chosen.dtype.itemsize <= 4 else np.float64
     maps = np.ascontiguousarray(chosen, dtype)
     for image, probability in enumerate(maps):
@@ -195,11 +265,12 @@ def _checked_size(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     number = checks.number(name, value, above=0, most=checks.FARTHEST)
-    # Scaling by a float64 of NumPy is in float64, where NumPy has it so: PaddleOCR's shape_list.
+    # PaddleOCR's shape_list holds NumPy's float64. With NumPy 2 a float32 coordinate times one of
+    # these is a float64, times a Python float a float32: so the number keeps its type.
     return value if isinstance(value, np.generic) else number
 
 
-def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Boxes:
+def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> _Found:
     """Return the boxes of one map."""
     text = (probability > settings.thresh).view(np.uint8)
     if settings.use_dilation:
@@ -208,9 +279,15 @@ def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Bo
     contours = contours[: settings.max_candidates]
     outlines: Any
     if settings.poly:
-        outlines, scores = _polygons(probability, contours)
+        outlines = scored = _simplified(contours)
+        windows = _windows_of_pixels(scored)
     else:
-        outlines, scores = _quads(probability, contours, settings)
+        outlines, contours = _rectangles(contours, settings.min_size)
+        scored = contours if settings.slow else outlines.astype(np.int32)
+        windows = _windows_of_pixels(scored) if settings.slow else _windows(outlines, text.shape)
+    scores = np.array(
+        [_mean_inside(probability, *each) for each in zip(scored, windows)], np.float64
+    )
 
     kept = np.flatnonzero(scores >= settings.box_thresh).tolist()
     if settings.poly:
@@ -233,75 +310,87 @@ def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> Bo
             large.append(i)
     outlines = grown if settings.poly else _corners(grown)
     polygons = _scaled(outlines, probability.shape[::-1], (width, height))
-    return Boxes(polygons, scores[large])
+    boxes = Boxes(polygons, scores[large])
+    return _Found(boxes, [scored[i] for i in large], [windows[i] for i in large])
 
 
-def _quads(
-    probability: _Map, contours: Sequence[_Points], settings: _Settings
-) -> tuple[_Points, _Floats]:
-    """Return the rectangles around contours, `[n, 4, 2]`, and their scores."""
+def _rectangles(contours: Sequence[_Points], min_size: float) -> tuple[_Points, list[_Points]]:
+    """Return the rectangles around the contours that are large enough, `[n, 4, 2]`, and those."""
     rectangles, around = [], []
     for contour in contours:
         rectangle = cv2.minAreaRect(contour)
-        if min(rectangle[1]) >= settings.min_size:
+        if min(rectangle[1]) >= min_size:
             rectangles.append(rectangle)
             around.append(contour)
-    quads = _corners(rectangles)
-    if settings.slow:
-        return quads, _means_inside(probability, around, _windows_of_pixels(around))
-    windows = _windows(quads, probability.shape)
-    return quads, _means_inside(probability, quads.astype(np.int32), windows)
+    return _corners(rectangles), around
 
 
-def _polygons(probability: _Map, contours: Sequence[_Points]) -> tuple[list[_Points], _Floats]:
-    """Return simplified contours, each `[k, 2]`, and their scores."""
+def _simplified(contours: Sequence[_Points]) -> list[_Points]:
+    """Return the contours with fewer points, each `[k, 2]`, k >= 4."""
     simple = [cv2.approxPolyDP(each, 0.002 * cv2.arcLength(each, True), True) for each in contours]
-    polygons = [points[:, 0] for points in simple if len(points) >= 4]
-    return polygons, _means_inside(probability, polygons, _windows_of_pixels(polygons))
+    return [points[:, 0] for points in simple if len(points) >= 4]
 
 
 def _corners(rectangles: list[Any]) -> _Points:
-    """Return the corners of OpenCV's rectangles, `[n, 4, 2]`, clockwise from the upper left."""
+    """Return the corners of OpenCV's rectangles, `[n, 4, 2]`, in PaddleOCR's order."""
     points = np.array([cv2.boxPoints(each) for each in rectangles], np.float32).reshape(-1, 4, 2)
     each = np.arange(len(points))[:, None]
     points = points[each, points[..., 0].argsort(axis=1, kind="stable")]
-    # Of the two on the left the upper is the first and the lower the last.
+    # Of the two leftmost the upper is the first and the lower the last.
     left, right = points[:, 1, 1] <= points[:, 0, 1], points[:, 3, 1] <= points[:, 2, 1]
     clockwise = np.array((left, 2 + right, 3 - right, 1 - left), int).T
     corners: _Points = points[each, clockwise]
     return corners
 
 
-def _windows(outlines: _Points, shape: tuple[int, ...]) -> Any:
-    """Return left, top, right and bottom of the pixels around each outline."""
+def _windows(outlines: _Points, shape: tuple[int, ...]) -> list[_Window]:
+    """Return the window of each outline, no larger than the map."""
     last = np.array(shape[::-1]) - 1
     low = np.floor(outlines.min(axis=1)).clip(0, last)
     high = np.ceil(outlines.max(axis=1)).clip(0, last)
-    return np.concatenate((low, high + 1), axis=1).astype(int).tolist()
+    windows: list[_Window] = np.concatenate((low, high + 1), axis=1).astype(int).tolist()
+    return windows
 
 
-def _windows_of_pixels(outlines: Sequence[_Points]) -> Any:
-    """Return the same for outlines of pixels of the map."""
+def _windows_of_pixels(outlines: Sequence[_Points]) -> list[_Window]:
+    """Return the window of each outline of pixels of the map."""
     boxes = map(cv2.boundingRect, outlines)
     return [(x, y, x + w, y + h) for x, y, w, h in boxes]
 
 
-def _means_inside(probability: _Map, outlines: Any, windows: Any) -> _Floats:
-    """Return the mean of the map inside each outline of whole pixels."""
-    means = np.empty(len(outlines))
-    for i, (outline, (left, top, right, bottom)) in enumerate(zip(outlines, windows)):
-        mask = np.zeros((bottom - top, right - left), np.uint8)
-        cv2.fillPoly(mask, [outline], 1, offset=(-left, -top))
-        means[i] = cv2.mean(probability[top:bottom, left:right], mask)[0]
-    return means
+def _mask(outline: _Points, window: _Window) -> NDArray[np.uint8]:
+    """Return the window with 1 inside an outline of whole pixels, and 0 outside."""
+    left, top, right, bottom = window
+    mask = np.zeros((bottom - top, right - left), np.uint8)
+    cv2.fillPoly(mask, [outline], 1, offset=(-left, -top))
+    return mask
+
+
+def _mean_inside(values: _Map, outline: _Points, window: _Window) -> float:
+    left, top, right, bottom = window
+    mean: float = cv2.mean(values[top:bottom, left:right], _mask(outline, window))[0]
+    return mean
+
+
+def _inside(values: _Map, outline: _Points, window: _Window) -> NDArray[Any]:
+    """Return the pixels whose mean `_mean_inside` is."""
+    left, top, right, bottom = window
+    inside: NDArray[Any] = values[top:bottom, left:right][_mask(outline, window) != 0]
+    return inside
+
+
+def share_inside(marked: NDArray[np.bool_], polygon: NDArray[np.int32]) -> float:
+    """Return the share of the pixels of a polygon, of those in the map, that are marked."""
+    (window,) = _windows(polygon[None], marked.shape)
+    return _mean_inside(marked.view(np.uint8), polygon, window)
 
 
 def _distance(outlines: _Points, unclip_ratio: float) -> Any:
     """Return how far an outline `[k, 2]` grows, or each of several, `[n, k, 2]`."""
     closed = np.concatenate((outlines, outlines[..., :1, :]), axis=-2, dtype=np.float64)
     x, y = closed[..., 0], closed[..., 1]
-    # The sums one after the other, and the area by these products, as GEOS has them under shapely:
-    # to the last bit, since the points of what grows are rounded to pixels.
+    # The terms are those of GEOS, which shapely calls, and are added up in its order: an area that
+    # differs in its last bit can round a corner of the grown box to another pixel.
     sides = np.sqrt((x[..., 1:] - x[..., :-1]) ** 2 + (y[..., 1:] - y[..., :-1]) ** 2)
     products = (x[..., 1:-1] - x[..., :1]) * (y[..., :-2] - y[..., 2:])
     length, twice_area = (terms.cumsum(axis=-1)[..., -1] for terms in (sides, products))
@@ -310,7 +399,7 @@ def _distance(outlines: _Points, unclip_ratio: float) -> Any:
 
 def _grow(outline: _Points, distance: float) -> Any:
     """Return the outlines of a polygon that has grown by a distance, with round joins."""
-    path = outline.astype(np.int64).tolist()  # what pyclipper makes of it, but faster
+    path = outline.astype(np.int64).tolist()  # pyclipper does the same, more slowly
     offset = pyclipper.PyclipperOffset()
     offset.AddPath(path, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
     return offset.Execute(distance)

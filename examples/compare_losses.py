@@ -61,6 +61,7 @@ from train_text_detector import (
     Pages,
     Pair,
     Training,
+    best_pair,
     describe_data,
     read_data,
     score,
@@ -155,10 +156,9 @@ def run(args: argparse.Namespace, key: tuple[str, str, int, int], line: int = 1)
                 continue
             training.run(step, checkpoint, **look)
             grid = search(training.model, data.held_out, **look)
-            place = [list(values).index(limit) for values, limit in zip(grid[:2], PADDLEOCR)]
-            for limits, scored in (("own", grid.best), ("PaddleOCR", grid.at(*place))):
+            for limits, pair in (("own", best_pair(grid)), ("PaddleOCR", PADDLEOCR)):
                 known = {"step": step, "pages": "held out", "limits": limits}
-                rows.append({**dict(zip(KEY, key)), **known, **scored._asdict()})
+                rows.append({**dict(zip(KEY, key)), **known, **grid.at(*pair)._asdict()})
             write_rows(file, rows)
 
     own = Pair(rows[-2]["thresh"], rows[-2]["box_thresh"])

@@ -1,4 +1,4 @@
-"""Train the detector of train_text_detector.py, and choose the limits of its pixels and boxes.
+"""Train the detector of train_text_detector.py, and choose its limits (thresholds).
 
     pip install ".[cpu,examples]"
     python examples/search_limits.py                         # some minutes on 2 CPU cores
@@ -8,7 +8,8 @@ The pages are the hard ones of compare_losses.py: most have one word or none amo
 probability map starts as background, as a loss that is only mined wants. On some of the pages held
 out every pair of limits is scored; the rest, which had no part in the choice, give the score at the
 usual limits and at those that were chosen. The table of the hmean is printed, and the output folder
-then holds limits.png.
+then holds limits.png. What to know of the choice goes to stderr: whether the best pair is at the
+edge of the table, and whether what it gains is more than noise.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from train_text_detector import (
     PADDLEOCR,
     DBNet,
     Pages,
-    Pair,
     Training,
+    best_pair,
     rendered,
     score,
     search,
@@ -68,10 +69,10 @@ def main() -> None:
     print(table(limits))
 
     print(f"on {args.pages} other pages:")
-    best = Pair(limits.best.thresh, limits.best.box_thresh)
+    best = best_pair(limits)
     usual, chosen = score(training.model, data.test, PADDLEOCR, best, desc="score")
     print("usual limits:", Limit(*PADDLEOCR, **usual))
-    print("chosen limits:", Limit(*best, **chosen))
+    print("chosen limits:", Limit(*best, **chosen) if limits.best else "none")
 
 
 if __name__ == "__main__":

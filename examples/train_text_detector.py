@@ -460,6 +460,11 @@ def search(model: nn.Layer, pages: Sequence[Page], **look: Any) -> Limits:
     )
 
 
+def best_pair(limits: Limits) -> Pair:
+    """Return the best limits, and PaddleOCR's where every hmean is 0 and none are better."""
+    return Pair(*limits.best[:2]) if limits.best else PADDLEOCR
+
+
 # ---- 5. Pictures -----------------------------------------------------------------------------
 
 
@@ -603,7 +608,7 @@ def main() -> None:
     if limits is None:
         grid = search(model, data.held_out, desc="limits")
         plot_limits(grid).savefig(args.out / "limits.png")
-        limits = Pair(grid.best.thresh, grid.best.box_thresh)
+        limits = best_pair(grid)
         print("limits {:.2f} {:.2f}".format(*limits))
     (scores,) = score(model, data.test, limits, desc="test")
     print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))

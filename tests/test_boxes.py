@@ -12,7 +12,7 @@ import paddle
 import pytest
 from helpers import DATA, not_written
 
-from dbloss.boxes import Boxes, _distance, find_boxes
+from dbloss.boxes import Boxes, _distance, boxes_with_pixels, find_boxes
 
 CASES = json.loads((DATA / "paddleocr_boxes.json").read_text())
 with np.load(DATA / "paddleocr_boxes.npz") as stored:
@@ -113,7 +113,7 @@ def test_boxes_are_scaled_to_the_image_and_clipped_to_it():
 
 
 @pytest.mark.parametrize("angle", [-60, -45, -20, 20, 45, 80])
-def test_a_turned_quad_starts_on_the_upper_left_and_goes_clockwise(angle):
+def test_a_turned_quad_starts_at_the_upper_one_of_its_two_leftmost_points(angle):
     probability = np.zeros((200, 200), np.float32)
     turned = cv2.boxPoints(((100.0, 100.0), (90.0, 30.0), angle))
     cv2.fillPoly(probability, [turned.astype(np.int32)], 1.0)
@@ -125,6 +125,14 @@ def test_a_turned_quad_starts_on_the_upper_left_and_goes_clockwise(angle):
     assert (x * np.roll(y, -1) - y * np.roll(x, -1)).sum() > 0  # clockwise, as y points down
     # Area 2700, length 240, D = 16.875: about 124 x 64, and pixels are whole.
     assert np.hypot(*(quad[1] - quad[0])) + np.hypot(*(quad[2] - quad[1])) == pytest.approx(187, 3)
+
+
+def test_the_first_point_of_upright_text_that_leans_by_more_than_its_width_is_at_its_foot():
+    probability = np.zeros((220, 220), np.float32)
+    foot, head = [(70, 180), (90, 187)], [(131, 53), (111, 46)]  # it leans by 41, and is 20 wide
+    cv2.fillPoly(probability, [np.array(foot + head)], 1)
+    (quad,), _ = find_boxes(probability, unclip_ratio=0)
+    np.testing.assert_allclose(quad, [foot[0], head[1], head[0], foot[1]], atol=2)
 
 
 def test_a_hole_gives_a_box_too():
@@ -146,6 +154,31 @@ def test_the_slow_score_leaves_out_what_is_beside_the_outline():
     )
     assert slow == pytest.approx([0.9], 1e-6)
     assert fast < 0.8
+
+
+@pytest.mark.parametrize("kind", [{}, {"score_mode": "slow"}, {"box_type": "poly"}], ids=str)
+@pytest.mark.parametrize("corner", [(20, 30), (0, 0), (64 - 11, 96 - 21)], ids=str)
+def test_the_score_is_a_mean_of_all_pixels_from_the_first_row_and_column_to_the_last(kind, corner):
+    """A box of 11 rows and 21 columns whose border is 0.5, inside and at the edges of the map."""
+    top, left = corner
+    for axis, end in ((0, 0), (0, -1), (1, 0), (1, -1)):
+        probability = block(top, top + 11, left, left + 21, 1)
+        inside = probability[top : top + 11, left : left + 21]
+        side = inside[end] if axis == 0 else inside[:, end]
+        side[:] = 0.5
+        expected = (11 * 21 - side.size / 2) / (11 * 21)
+        assert find_boxes(probability, **kind).scores == pytest.approx([expected], rel=1e-12)
+
+
+def test_a_turned_box_has_the_mean_of_all_pixels_that_it_covers():
+    """A diamond: the row and the column through its middle reach from corner to corner."""
+    y, x = np.mgrid[:64, :96]
+    inside = np.abs(x - 50) + np.abs(y - 30) <= 20  # 841 pixels
+    for pixel in ((50, 10), (30, 30), (70, 30), (50, 50)):
+        probability = inside.astype(np.float32)
+        probability[pixel[::-1]] = 0.5
+        (score,) = find_boxes(probability).scores
+        assert score == pytest.approx(1 - 0.5 / 841, rel=1e-12)
 
 
 def test_the_least_size_before_and_after_a_box_grows():
@@ -189,6 +222,17 @@ def test_a_polygon_that_falls_apart_as_it_grows_is_left_out():
     assert not find_boxes(probability, box_type="poly", box_thresh=0, unclip_ratio=2).polygons
 
 
+def test_a_ring_with_a_gap_narrower_than_it_grows_by_is_no_polygon():
+    # 12 pixels thick: area / length is about 6, D about 6 for a ratio of 1.
+    ring = np.zeros((200, 200), np.float32)
+    cv2.circle(ring, (100, 100), 60, 1, 12)
+    ring[96:104, 100:] = 0
+    found = [
+        len(find_boxes(ring, box_type="poly", unclip_ratio=ratio).polygons) for ratio in (0.2, 1)
+    ]
+    assert found == [1, 0]
+
+
 def test_a_polygon_of_three_points_is_none():
     triangle = np.zeros((64, 96), np.float32)
     triangle[10:40, 10:40] = np.tril(np.ones((30, 30)))
@@ -201,6 +245,17 @@ def test_a_page_without_text(kind):
     for value in (0, 0.2):  # a pixel of exactly `thresh` is no text
         got = find_boxes(np.full((32, 32), value, np.float32), **{"thresh": 0.2} | kind)
         assert got.polygons == [] and got.scores.shape == (0,) and got.scores.dtype == np.float64
+
+
+@each_kind
+def test_the_pixels_of_a_box_are_those_that_its_score_is_the_mean_of(kind):
+    for probability in MAPS.values():
+        boxes, pixels = boxes_with_pixels(probability, **kind, height=100, width=200)
+        assert_boxes(boxes, *find_boxes(probability, **kind, height=100, width=200))
+        means = [each.mean(dtype=np.float64) for each in pixels]
+        np.testing.assert_allclose(means, boxes.scores, rtol=1e-12)
+    with pytest.raises(ValueError, match="one map"):
+        boxes_with_pixels(np.stack([MAPS["map0"]] * 2)[:, None])
 
 
 # Batches, dtypes, sizes -------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """The score: against PaddleOCR's own counts, and against a plain double loop over shapely."""
 
+import base64
 import importlib
 import json
 import math
+import pickle
 import re
 import sys
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,9 +21,8 @@ from hypothesis import strategies as st
 from score_worker import SIZE, shares
 from shapely import Polygon
 
-from dbloss import score
 from dbloss.boxes import find_boxes
-from dbloss.score import Hmean, Match, match, search_limits
+from dbloss.score import Hmean, Limit, Limits, Match, match, matching, search_limits
 
 GOLDEN = json.loads((DATA / "paddleocr_score.json").read_text())
 BOX = [(0, 0), (40, 0), (40, 10), (0, 10)]
@@ -237,13 +239,13 @@ def test_only_pairs_that_overlap_are_intersected(monkeypatch):
     truth = np.array(BOX) + np.stack((45 * columns, 15 * rows), axis=1)[:, None]
     # Turned, so that the upright rectangles around them overlap, and they do not.
     truth = truth @ np.array([(0.8, 0.6), (-0.6, 0.8)])
-    seen, intersection = [], score.shapely.intersection
+    seen, intersection = [], matching.shapely.intersection
 
     def counted(first, second):
         seen.append(len(first))
         return intersection(first, second)
 
-    monkeypatch.setattr(score.shapely, "intersection", counted)
+    monkeypatch.setattr(matching.shapely, "intersection", counted)
     flags = rows % 10 == 0
     got = match(truth + np.array((0.4, 2.8)), truth, flags)
     assert got[:3] == (2700, 2700, 2700)
@@ -418,8 +420,143 @@ def test_limits_are_those_of_each_pair_alone(photographs):
     i, j = np.argwhere(expected["hmean"] == expected["hmean"].max())[0]
     rates = [expected[name][i, j] for name in ("precision", "recall", "hmean")]
     assert got.best == (GRID["thresh"][i], GRID["box_thresh"][j], *rates)
-    assert got.at(1, 2)[:2] == (0.3, 0.8)
-    assert got.at(1, 2).recall == expected["recall"][1, 2]
+    usual = expected["hmean"][1, 1]
+    assert got.gain.hmean == pytest.approx(expected["hmean"].max() - usual)
+
+
+def test_limits_have_the_counts_of_each_image(photographs):
+    got = search_limits(*photographs, **GRID)
+    assert got.counts.shape == (5, 3, 4, 3)
+    for counts, probability, truth, flags in zip(got.counts, *photographs):
+        found = find_boxes(probability, thresh=0.3, box_thresh=0.8).polygons
+        assert tuple(counts[1, 2]) == match(found, truth, flags)[:3]
+
+
+def test_the_score_at_a_pair_by_its_values_or_its_indices(photographs):
+    got = search_limits(*photographs, **GRID)
+    at = Limit(0.3, 0.8, got.precision[1, 2], got.recall[1, 2], got.hmean[1, 2])
+    by_value = got.at(0.3, 0.8), got.at(0.1 + 0.2, np.float32(0.8)), got.at("0.3", 0.8)
+    by_index = got.at(1, 2), got.at(np.int64(1), -2), got.at(0.3, 2)
+    assert {*by_value, *by_index} == {at}
+    with raises(
+        ValueError, "^box_thresh: expected a box_thresh of the table, 0.5, 0.6, 0.8", "0.7"
+    ):
+        got.at(0.3, 0.7)
+    with raises(IndexError, "^thresh: expected an index below 3, got 3", r"pass 3\.0"):
+        got.at(3, 0)
+    with raises(TypeError, "^thresh: expected a finite number, got None"):
+        got.at(None, 0)
+
+
+def test_a_box_whose_score_is_box_thresh_is_kept():
+    page = np.zeros((64, 96), np.float32)
+    page[20:36, 10:42] = 0.5  # so is the mean of these 512 pixels, exactly
+    (box,), _ = find_boxes(page, box_thresh=0.5)
+    limits = search_limits([page], [[box]], [[False]], thresh=[0.3], box_thresh=[0.5, 0.51])
+    assert limits.recall.tolist() == [[1, 0]]
+
+
+# What the search says ---------------------------------------------------------------------------
+
+
+def said(caplog, *images, **limits):
+    """What the search says on the logger, and what it returns."""
+    caplog.clear()
+    got = search_limits(*images, **limits)
+    records = [record.getMessage() for record in caplog.records if record.name == "dbloss"]
+    assert records == [f"search_limits: {remark}" for remark in got.remarks]
+    return got.remarks, got
+
+
+@pytest.fixture
+def pages_of(caplog):
+    """Pages with a text of one probability and, below it, what is no text of another."""
+    caplog.set_level("WARNING", "dbloss")
+
+    def made(*pairs):
+        pages = np.zeros((len(pairs), 96, 96), np.float32)
+        for page, (text, other) in zip(pages, pairs):
+            page[20:36, 10:42], page[60:76, 10:42] = text, other
+        texts = [[[(3, 13), (49, 13), (49, 43), (3, 43)]]] * len(pairs)
+        return pages, texts, [[False]] * len(pairs)
+
+    return made
+
+
+def test_it_says_where_the_best_pair_is_at_the_edge(caplog, pages_of):
+    images = pages_of(*[(0.9, 0.7)] * 2)  # right from a thresh or a box_thresh above 0.7 on
+    above, below = (
+        "The best thresh, 0.8, is the highest that was searched, and a higher one may be better."
+        " Search further: add higher ones to thresh.",
+        "The best box_thresh, 0.75, is the lowest that was searched, and a lower one may be better."
+        " Search further: add lower ones to box_thresh.",
+    )
+    remarks, got = said(caplog, *images, thresh=[0.2, 0.8], box_thresh=[0.3])
+    assert remarks == [above] and got.edges == {"thresh": "highest"}
+    remarks, got = said(caplog, *images, thresh=[0.3], box_thresh=[0.75, 0.95])
+    assert remarks == [below] and got.edges == {"box_thresh": "lowest"}
+    for quiet in (
+        {"thresh": [0.3], "box_thresh": [0.5, 0.75, 0.95]},
+        {"thresh": [0.3], "box_thresh": [0.6, 0.75, 0.8]},  # another is as good
+        {"thresh": [0.8], "box_thresh": [0.3]},  # nothing was chosen
+    ):
+        remarks, got = said(caplog, *images, **quiet)
+        assert remarks == [] and got.edges == {}
+    images = pages_of(*[(1, 1 - 1e-3)] * 2)  # right at 1 alone, above which there is nothing
+    remarks, got = said(caplog, *images, thresh=[0.3], box_thresh=[0.5, 1])
+    assert got.best[:2] == (0.3, 1) and remarks == [] and got.edges == {}
+
+
+def test_it_says_where_every_hmean_is_0_and_chooses_none(caplog, pages_of):
+    pages, texts, flags = pages_of((0.9, 0), (0.8, 0))
+    aside = [[moved(text, 20, 30) for text in page] for page in texts]
+    for images, reason in (
+        ((pages, texts, [[True]] * 2), "no text counts"),
+        ((pages / 9, texts, flags), "no box was found anywhere in the table"),
+        ((pages, aside, flags), "boxes were found, and none overlaps a text"),
+    ):
+        (remark,), got = said(caplog, *images)
+        assert remark.startswith(f"Every hmean is 0, so that no limits are chosen: {reason}")
+        assert got.best is None and got.gain is None and got.edges == {}
+    alone = Limits([0.3], [0.6], *[[[0.0]]] * 3)
+    assert alone.best is None
+    assert alone.remarks == ["Every hmean is 0, so that no limits are chosen."]
+
+
+def test_it_says_where_the_gain_over_paddleocrs_limits_is_within_noise(caplog, pages_of):
+    # A word of 0.5 is missed at 0.3 and 0.6.
+    grid = {"thresh": [0.2, 0.3, 0.45], "box_thresh": [0.3, 0.4, 0.48, 0.6, 0.7]}
+    found, gains = (0.9, 0), (0.5, 0)
+    remarks, got = said(caplog, *pages_of(*[found] * 14, gains), **grid)
+    assert got.best[:2] == (0.2, 0.3)
+    expected = 1 - 28 / 29  # of 15 texts 14 are found: 2 * 14 / (14 + 15)
+    assert got.gain.hmean == pytest.approx(expected)
+    assert remarks[-1].startswith(
+        "Over PaddleOCR's limits, 0.3 and 0.6, the best ones, 0.2 and 0.3, gain +3.4 points of"
+        " hmean on these 15 images, and between "
+    )
+    assert remarks[-1].endswith(": within noise. Choose on more images, or change nothing.")
+    assert got.gain.low <= 0 < got.gain.high
+
+    (*_, remark), got = said(caplog, *pages_of(gains), **grid)
+    assert remark.endswith(
+        "gain +100.0 points of hmean on this image, and one image says nothing of others. Choose on"
+        " more images."
+    )
+    # The same on two pages of three is no noise, whether or not 0.3 and 0.6 are in the table.
+    for limits in (grid, {"thresh": [0.2, 0.45], "box_thresh": [0.4, 0.48]}):
+        remarks, got = said(caplog, *pages_of(*[found, gains, gains] * 8), **limits)
+        assert got.gain.hmean == pytest.approx(0.5) and got.gain.low > 0.2
+        assert not any("noise" in remark for remark in remarks)
+    # Nor is it a gain where PaddleOCR's, which are not in the table, are better.
+    remarks, got = said(caplog, *pages_of(*[(0.9, 0.5)] * 9), thresh=[0.2], box_thresh=[0.3, 0.4])
+    assert got.gain.high < 0
+    assert remarks[-1].endswith(": no gain. Search others, or change nothing.")
+    # Nothing is said where these are the best.
+    remarks, got = said(
+        caplog, *pages_of(*[(0.9, 0.55)] * 4, (0.9, 0)), thresh=[0.3], box_thresh=[0.5, 0.6, 0.95]
+    )
+    assert got.best[:2] == (0.3, 0.6) and remarks == []
 
 
 @pytest.mark.parametrize(
@@ -483,7 +620,7 @@ def test_without_tqdm_the_progress_bar_says_what_to_install(photographs, monkeyp
 @pytest.mark.parametrize(
     ("changed", "error", "parts"),
     [
-        ({"thresh": []}, ValueError, ["^thresh", "at least one limit"]),
+        ({"thresh": []}, ValueError, ["^thresh", "at least one number"]),
         ({"thresh": 0.3}, TypeError, ["^thresh", "sequence", "float 0.3"]),
         ({"box_thresh": [0.5, 1.1]}, ValueError, [r"^box_thresh\[1\]", "at most 1", "1.1"]),
         ({"box_thresh": [0.5, None]}, TypeError, [r"^box_thresh\[1\]", "None"]),
@@ -509,6 +646,37 @@ def test_a_wrong_argument_of_the_search_is_named(changed, error, parts):
     given = {"maps": [np.zeros((8, 8))] * 2, "truths": [[BOX]] * 2, "ignored": [[False]] * 2}
     with raises(error, *parts):
         search_limits(**given | changed)
+
+
+# Pickles ----------------------------------------------------------------------------------------
+
+# Written while `dbloss.score` was a single file: a `Match`, a `Limit`, `Limits`, a `Hmean` and a
+# `MapHmean`, compressed by zlib, in base64.
+OLDER = """
+eNqFUktv00AQzqMPWChv6BvK26EQKOVRoJBSHkEEcvDJF8tyNlvWkmPn866l5hCJHNKSnwC/CokTNyQ4cOQfwK7tRB
+SQGEs7452Zb2a+2bcFGzmDNht+KERZ0DBi5LUrKSfIG7W8/mwUarlabgdFV2Ksh/G90a+8licJJoxq5dNqItXK16Hx
+I5dItfJlaHxLDYnJHvb9A0kQ7DdskBGaa+OAwv78XsuHETazcdDGlPEbdFaMqYxDNg4bf5fXriM2jirX96Hr49Alca
+yH43tbetFibkBwotTDyS5OGVZRhXphjOlRojWlDtf3nXYUUiYEE5gZWOPq8k0Uxm3M1pMfJ3BbDHOJzTUq5q1JfU/D
+OJACCzSIW+1O2dF1y63Yl54bRW6HOBGjYSBkFFNF82IaRoJm6sXpWq6PM1SlNRkVhAXaIFiy8gq8gbPWhNK+K71gBe
+d2cN7EhV1cNHFJb7fYx+UMsCk7bZVnWAU94RpKg3e7uGJi2agVE6x1XK3X6y9/KkmOmtrhtcaAL1kzyptPycgVMj2W
+aZS5qnrdxA2JlUbc+POltTOGbyqGV7u4ZST9OilDt7km/k4Xdw0+PVoinxnw2Tqf4/N8gS/yhIA1rqa6Z+J+NtUDvv
+zfztZ1Zw9NPJKoqM7SLW15QRMbdCsOqAxDX5C2G6lN+ASPh603wm0miA50UhObfTwx8dTgm6UunllEMx9uO5JHTHA8
+Hz1eUZeoqlKs/Aszaf6I
+"""
+
+
+def test_pickles_made_before_the_module_was_a_package():
+    got = pickle.loads(zlib.decompress(base64.b64decode(OLDER)))
+    matched, limit, limits, metric, of_maps = got
+    assert matched == Match(1, 1, 1, [(0, 0)])
+    assert limit == Limit(0.3, 0.6, 1.0, 0.5, 0.625)
+    assert limits[:5] == ([0.3], [0.4, 0.6], [[0.5, 1.0]], [[1.0, 0.5]], [[0.75, 0.25]])
+    assert metric.update([moved(BOX, 20)], [BOX], [False]).hits == 1  # its IoU, 1/3, is above 1/4
+    assert metric.accumulate() == {"precision": 2 / 3, "recall": 0.4, "hmean": pytest.approx(0.5)}
+    assert of_maps.name() == ["precision", "recall", "hmean"]
+    blank = np.zeros((1, 8, 8), np.float32)
+    assert of_maps.update(blank, blank, blank + 1) == pytest.approx([0.5, 0.25, 1 / 3])
+    assert of_maps.accumulate() == pickle.loads(pickle.dumps(of_maps)).accumulate()
 
 
 # Errors -----------------------------------------------------------------------------------------
@@ -563,7 +731,8 @@ def test_a_wrong_setting_of_the_metric_is_named():
 
 
 def test_without_shapely_the_import_says_what_to_install(monkeypatch):
-    monkeypatch.delitem(sys.modules, "dbloss.score")
+    for name in [name for name in sys.modules if name.startswith("dbloss.score")]:
+        monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "shapely", None)
     with raises(ImportError, "shapely", "pip install shapely"):
         importlib.import_module("dbloss.score")
