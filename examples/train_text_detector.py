@@ -56,6 +56,7 @@ try:
     from dbloss.plot import plot_batch, plot_history, plot_limits
     from dbloss.score import Hmean, Limits, search_limits
     from dbloss.targets import make_targets
+    from photographs import SIZE as CROP
     from photographs import Page, Photographs, random_crop, read_labels
 
     import cv2
@@ -71,6 +72,7 @@ except ImportError as error:
     sys.exit(f'{error}\nThe examples need more than the losses: pip install ".[examples]"')
 
 SIZE = 160  # of a rendered page, in pixels
+RATE = 5e-3
 HELD_OUT = 100  # rendered pages
 SETTINGS = ("loss", "bce_weight", "text_balance", "bias", "seed")
 SAVE_EVERY, SAY_EVERY = 250, 10  # steps
@@ -294,11 +296,19 @@ class Training:
     All of it goes into a checkpoint, so that a training which was ended goes on where it stood.
     """
 
-    def __init__(self, model: nn.Layer, loss_fn: nn.Layer, pages: Pages, **settings: Any) -> None:
-        self.model, self.loss_fn, self.pages = model, loss_fn, pages
-        self.steps = len(pages) // BATCH
+    def __init__(
+        self,
+        model: nn.Layer,
+        loss_fn: nn.Layer,
+        pages: Pages,
+        batch: int = BATCH,
+        rate: float = RATE,
+        **settings: Any,
+    ) -> None:
+        self.model, self.loss_fn, self.pages, self.batch = model, loss_fn, pages, batch
+        self.steps = len(pages) // batch
         self.settings = {"steps": self.steps, **settings}
-        self.schedule = paddle.optimizer.lr.CosineAnnealingDecay(5e-3, T_max=self.steps)
+        self.schedule = paddle.optimizer.lr.CosineAnnealingDecay(rate, T_max=self.steps)
         self.optimizer = paddle.optimizer.Adam(
             self.schedule,
             parameters=self.model.parameters(),
@@ -327,7 +337,7 @@ class Training:
         in whose place a log file gets a line for the first step and for every tenth.
         """
         done, until = len(self.history), until or self.steps
-        rest = [range(i * BATCH, (i + 1) * BATCH) for i in range(done, until)]
+        rest = [range(i * self.batch, (i + 1) * self.batch) for i in range(done, until)]
         stop = threading.Event()
 
         def end(*_: object) -> None:
@@ -529,22 +539,25 @@ def rendered(seed: int, count: int, **style: Any) -> Data:
     return Data(draw, draw, held_out, test)
 
 
-def photographed(labels: Path, test_labels: Path, images: Path | None = None) -> Data:
-    """Return crops of photographs; every tenth of those to train on is held out."""
+def photographed(
+    labels: Path, test_labels: Path, images: Path | None = None, crop: int = CROP
+) -> Data:
+    """Return square crops of photographs; every tenth of those to train on is held out."""
     lines = read_labels(labels, images, least=2)
     held_out = Photographs(lines[::10])
     trained = Photographs(line for i, line in enumerate(lines) if i % 10)
     test = Photographs(read_labels(test_labels, images))
-    return Data(partial(random_crop, trained), partial(random_crop, held_out), held_out, test)
+    draw, draw_held_out = (partial(random_crop, pages, side=crop) for pages in (trained, held_out))
+    return Data(draw, draw_held_out, held_out, test)
 
 
-def read_data(args: argparse.Namespace, seed: int, **rendering: Any) -> Data:
-    """Return the pages that the options ask for."""
+def read_data(args: argparse.Namespace, seed: int, crop: int = CROP, **rendering: Any) -> Data:
+    """Return the pages that the options ask for; `crop` is the side of those of photographs."""
     if args.labels is None and args.test_labels is None:
         return rendered(seed, **rendering)
     if args.labels is None or args.test_labels is None:
         raise ValueError("--labels and --test-labels go together")
-    return photographed(args.labels, args.test_labels, args.images)
+    return photographed(args.labels, args.test_labels, args.images, crop)
 
 
 def describe_data(args: argparse.Namespace) -> str:
