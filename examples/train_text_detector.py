@@ -578,6 +578,34 @@ def read_limits(words: list[str]) -> Pair | None:
     return Pair(thresh, box_thresh)
 
 
+def write_model(training: Training, folder: Path) -> None:
+    """Write the weights and the losses of a training, and print the last of these."""
+    paddle.save(training.model.state_dict(), str(folder / "model.pdparams"))
+    plot_history(training.history).savefig(folder / "losses.png")
+    print(training)
+
+
+def search_and_draw(model: nn.Layer, pages: Sequence[Page], folder: Path) -> Limits:
+    """Return the score at a grid of limits, and draw it."""
+    grid = search(model, pages, desc="limits")
+    plot_limits(grid).savefig(folder / "limits.png")
+    return grid
+
+
+def draw_all(
+    model: nn.Layer, data: Data, limits: Pair, loss: str, balance: float, args: argparse.Namespace
+) -> None:
+    """Draw maps, and what is found at these limits; print what is there to be looked at."""
+    pages = [data.draw_held_out(np.random.default_rng([args.seed, 1, i])) for i in range(BATCH)]
+    draw_maps(model, pages, loss, balance).savefig(args.out / "maps.png")
+    if args.labels:
+        draw_photographs(model, data.test[:PICTURES], limits, args.out / "photographs")
+        print(f"pictures and model are in {args.out}")
+    else:
+        words = draw_printed_page(model, limits, args.out / "photograph.png")
+        print(f"{words} boxes on the photograph; pictures and model are in {args.out}")
+
+
 def main() -> None:
     parser = options.text_detector(__doc__)
     args = parser.parse_args()
@@ -608,28 +636,15 @@ def main() -> None:
         except OSError as error:  # of an image that cannot be read to its end
             sys.exit(f"step {len(training.history) + 1}: {error}")
 
-    model, history = training.model, training.history
-    paddle.save(model.state_dict(), str(args.out / "model.pdparams"))
-    plot_history(history).savefig(args.out / "losses.png")
-    print(training)
-
+    model = training.model
+    write_model(training, args.out)
     if limits is None:
-        grid = search(model, data.held_out, desc="limits")
-        plot_limits(grid).savefig(args.out / "limits.png")
-        limits = Pair(grid.best.thresh, grid.best.box_thresh)
+        best = search_and_draw(model, data.held_out, args.out).best
+        limits = Pair(best.thresh, best.box_thresh)
         print("limits {:.2f} {:.2f}".format(*limits))
     (scores,) = score(model, data.test, limits, desc="test")
     print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))
-
-    pages = [data.draw_held_out(np.random.default_rng([args.seed, 1, i])) for i in range(BATCH)]
-    maps = draw_maps(model, pages, args.loss, args.text_balance)
-    maps.savefig(args.out / "maps.png")
-    if args.labels:
-        draw_photographs(model, data.test[:PICTURES], limits, args.out / "photographs")
-        print(f"pictures and model are in {args.out}")
-    else:
-        words = draw_printed_page(model, limits, args.out / "photograph.png")
-        print(f"{words} boxes on the photograph; pictures and model are in {args.out}")
+    draw_all(model, data, limits, args.loss, args.text_balance, args)
 
 
 if __name__ == "__main__":
