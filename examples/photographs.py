@@ -96,7 +96,7 @@ class Photographs(Sequence[Page]):
         return Page(image, [text * scale for text in label.texts], label.ignored)
 
 
-def random_crop(photographs: Sequence[Page], rng: np.random.Generator) -> Page:
+def random_crop(photographs: Sequence[Page], rng: np.random.Generator, side: int = SIZE) -> Page:
     """Cut a square out of a photograph, scaled and turned, in most cases around a word.
 
     A text that the crop cuts stays, as in PaddleOCR's crops, if half of it or more is inside; its
@@ -110,16 +110,16 @@ def random_crop(photographs: Sequence[Page], rng: np.random.Generator) -> Page:
     words = [text for text, skipped in zip(texts, ignored) if not skipped]
     if words and rng.random() < 0.8:
         centre = words[rng.integers(len(words))].mean(axis=0)
-        centre += rng.uniform(-SIZE / 4, SIZE / 4, 2) / scale
-    margin = np.minimum(SIZE / 2 / scale, size / 2)
+        centre += rng.uniform(-side / 4, side / 4, 2) / scale
+    margin = np.minimum(side / 2 / scale, size / 2)
     centre = np.clip(centre, margin, size - margin)
 
     turn = cv2.getRotationMatrix2D(centre.tolist(), angle, scale)
-    turn[:, 2] += SIZE / 2 - centre
-    crop = Page(cv2.warpAffine(image, turn, (SIZE, SIZE)), [], [])
+    turn[:, 2] += side / 2 - centre
+    crop = Page(cv2.warpAffine(image, turn, (side, side)), [], [])
     for text, skipped in zip(texts, ignored):
         corners = cv2.transform(text[None], turn)[0]
-        inside = cv2.contourArea(corners.clip(0, SIZE - 1))
+        inside = cv2.contourArea(corners.clip(0, side - 1))
         if inside > 0:
             crop.texts.append(corners)
             crop.ignored.append(skipped or inside < cv2.contourArea(corners) / 2)

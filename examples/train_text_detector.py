@@ -56,6 +56,7 @@ try:
     from dbloss.plot import plot_batch, plot_history, plot_limits
     from dbloss.score import Hmean, Limits, search_limits
     from dbloss.targets import make_targets
+    from photographs import SIZE as CROP
     from photographs import Page, Photographs, random_crop, read_labels
 
     import cv2
@@ -71,6 +72,7 @@ except ImportError as error:
     sys.exit(f'{error}\nThe examples need more than the losses: pip install ".[examples]"')
 
 SIZE = 160  # of a rendered page, in pixels
+RATE = 5e-3
 HELD_OUT = 100  # rendered pages
 SETTINGS = ("loss", "bce_weight", "text_balance", "bias", "seed")
 SAVE_EVERY, SAY_EVERY = 250, 10  # steps
@@ -294,11 +296,19 @@ class Training:
     All of it goes into a checkpoint, from which a training that was ended can go on.
     """
 
-    def __init__(self, model: nn.Layer, loss_fn: nn.Layer, pages: Pages, **settings: Any) -> None:
-        self.model, self.loss_fn, self.pages = model, loss_fn, pages
-        self.steps = len(pages) // BATCH
+    def __init__(
+        self,
+        model: nn.Layer,
+        loss_fn: nn.Layer,
+        pages: Pages,
+        batch: int = BATCH,
+        rate: float = RATE,
+        **settings: Any,
+    ) -> None:
+        self.model, self.loss_fn, self.pages, self.batch = model, loss_fn, pages, batch
+        self.steps = len(pages) // batch
         self.settings = {"steps": self.steps, **settings}
-        self.schedule = paddle.optimizer.lr.CosineAnnealingDecay(5e-3, T_max=self.steps)
+        self.schedule = paddle.optimizer.lr.CosineAnnealingDecay(rate, T_max=self.steps)
         self.optimizer = paddle.optimizer.Adam(
             self.schedule,
             parameters=self.model.parameters(),
@@ -327,7 +337,7 @@ class Training:
         a log file gets a line for the first step and for every tenth instead.
         """
         done, until = len(self.history), until or self.steps
-        rest = [range(i * BATCH, (i + 1) * BATCH) for i in range(done, until)]
+        rest = [range(i * self.batch, (i + 1) * self.batch) for i in range(done, until)]
         stop = threading.Event()
 
         def end(*_: object) -> None:
@@ -534,22 +544,25 @@ def rendered(seed: int, count: int, **style: Any) -> Data:
     return Data(draw, draw, held_out, test)
 
 
-def photographed(labels: Path, test_labels: Path, images: Path | None = None) -> Data:
-    """Return crops of photographs; every tenth of those to train on is held out."""
+def photographed(
+    labels: Path, test_labels: Path, images: Path | None = None, crop: int = CROP
+) -> Data:
+    """Return square crops of photographs; every tenth of those to train on is held out."""
     lines = read_labels(labels, images, least=2)
     held_out = Photographs(lines[::10])
     trained = Photographs(line for i, line in enumerate(lines) if i % 10)
     test = Photographs(read_labels(test_labels, images))
-    return Data(partial(random_crop, trained), partial(random_crop, held_out), held_out, test)
+    draw, draw_held_out = (partial(random_crop, pages, side=crop) for pages in (trained, held_out))
+    return Data(draw, draw_held_out, held_out, test)
 
 
-def read_data(args: argparse.Namespace, seed: int, **rendering: Any) -> Data:
-    """Return the pages that the options ask for."""
+def read_data(args: argparse.Namespace, seed: int, crop: int = CROP, **rendering: Any) -> Data:
+    """Return the pages that the options ask for; `crop` is the side of those of photographs."""
     if args.labels is None and args.test_labels is None:
         return rendered(seed, **rendering)
     if args.labels is None or args.test_labels is None:
         raise ValueError("--labels and --test-labels go together")
-    return photographed(args.labels, args.test_labels, args.images)
+    return photographed(args.labels, args.test_labels, args.images, crop)
 
 
 def describe_data(args: argparse.Namespace) -> str:
@@ -568,6 +581,34 @@ def read_limits(words: list[str]) -> Pair | None:
     except ValueError:
         raise ValueError(f"--limits: expected two numbers or best, got {' '.join(words)}") from None
     return Pair(thresh, box_thresh)
+
+
+def write_model(training: Training, folder: Path) -> None:
+    """Write the weights and the losses of a training, and print the last of these."""
+    paddle.save(training.model.state_dict(), str(folder / "model.pdparams"))
+    plot_history(training.history).savefig(folder / "losses.png")
+    print(training)
+
+
+def search_and_draw(model: nn.Layer, pages: Sequence[Page], folder: Path) -> Limits:
+    """Return the score at a grid of limits, and draw it."""
+    grid = search(model, pages, desc="limits")
+    plot_limits(grid).savefig(folder / "limits.png")
+    return grid
+
+
+def draw_all(
+    model: nn.Layer, data: Data, limits: Pair, loss: str, balance: float, args: argparse.Namespace
+) -> None:
+    """Draw maps, and what is found at these limits; print what is there to be looked at."""
+    pages = [data.draw_held_out(np.random.default_rng([args.seed, 1, i])) for i in range(BATCH)]
+    draw_maps(model, pages, loss, balance).savefig(args.out / "maps.png")
+    if args.labels:
+        draw_photographs(model, data.test[:PICTURES], limits, args.out / "photographs")
+        print(f"pictures and model are in {args.out}")
+    else:
+        words = draw_printed_page(model, limits, args.out / "photograph.png")
+        print(f"{words} boxes on the photograph; pictures and model are in {args.out}")
 
 
 def main() -> None:
@@ -600,28 +641,14 @@ def main() -> None:
         except OSError as error:  # of an image that cannot be read to its end
             sys.exit(f"step {len(training.history) + 1}: {error}")
 
-    model, history = training.model, training.history
-    paddle.save(model.state_dict(), str(args.out / "model.pdparams"))
-    plot_history(history).savefig(args.out / "losses.png")
-    print(training)
-
+    model = training.model
+    write_model(training, args.out)
     if limits is None:
-        grid = search(model, data.held_out, desc="limits")
-        plot_limits(grid).savefig(args.out / "limits.png")
-        limits = best_pair(grid)
+        limits = best_pair(search_and_draw(model, data.held_out, args.out))
         print("limits {:.2f} {:.2f}".format(*limits))
     (scores,) = score(model, data.test, limits, desc="test")
     print("precision {precision:.2f}\nrecall {recall:.2f}\nhmean {hmean:.2f}".format(**scores))
-
-    pages = [data.draw_held_out(np.random.default_rng([args.seed, 1, i])) for i in range(BATCH)]
-    maps = draw_maps(model, pages, args.loss, args.text_balance)
-    maps.savefig(args.out / "maps.png")
-    if args.labels:
-        draw_photographs(model, data.test[:PICTURES], limits, args.out / "photographs")
-        print(f"pictures and model are in {args.out}")
-    else:
-        words = draw_printed_page(model, limits, args.out / "photograph.png")
-        print(f"{words} boxes on the photograph; pictures and model are in {args.out}")
+    draw_all(model, data, limits, args.loss, args.text_balance, args)
 
 
 if __name__ == "__main__":

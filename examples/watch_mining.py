@@ -33,7 +33,7 @@ if __name__ == "__main__":
 
 from compare_losses import STYLE, Scheduled, read_loss
 from dbloss import hard_negative_weights
-from train_text_detector import BATCH, Data, DBNet, Pages, read_data
+from train_text_detector import BATCH, RATE, Data, DBNet, Pages, read_data
 
 import numpy as np
 import paddle
@@ -86,11 +86,13 @@ class Watched(Scheduled):
 
 def watch(loss: str, data: Data, args: argparse.Namespace) -> list[Row]:
     """Train a detector for a while, and return what was to be seen."""
-    loss_at, balance, bias = read_loss(loss)
+    setting = read_loss(loss)
     with paddle.utils.unique_name.guard():
         paddle.seed(args.seed)
-        pages = Pages(args.seed, args.of * BATCH, data.draw, balance)
-        training = Watched(DBNet(bias=bias), loss_at, pages)
+        pages = Pages(args.seed, args.of * BATCH, data.draw, setting.text_balance)
+        training = Watched(
+            DBNet(bias=setting.bias), setting.loss_at, pages, rate=setting.rate or RATE
+        )
         if not training.run(args.steps, desc=loss):
             sys.exit(130)
     return [{"loss": loss, **row} for row in training.rows]

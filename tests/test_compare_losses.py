@@ -121,7 +121,7 @@ def test_each_training_has_a_process_of_its_own(example, monkeypatch, tmp_path):
     monkeypatch.setattr(example, "ProcessPoolExecutor", started)
     monkeypatch.setattr(example, "run", run)
     given = options(tmp_path, jobs=2, csv=tmp_path / "scores.csv")
-    example.run_all(given, [("rendered", "DiceLoss", 1, seed) for seed in range(5)])
+    example.run_all(given, [("small", "rendered", "DiceLoss", 1, seed) for seed in range(5)])
     assert workers == [1] * 5
     assert set(lines) <= {1, 2}  # of the screen, below that of the main program
 
@@ -132,7 +132,7 @@ def options(tmp_path, **changed):
 
 
 def test_a_training_that_was_cut_off_gives_the_same_scores(example, monkeypatch, tmp_path):
-    key = ("rendered", "BCELoss", 3, 5)
+    key = ("small", "rendered", "BCELoss", 3, 5)
     (tmp_path / "cut").mkdir()
     whole = example.run(options(tmp_path), key)
     searches = []
@@ -159,10 +159,10 @@ def test_a_training_that_was_cut_off_gives_the_same_scores(example, monkeypatch,
 
 def test_a_training_of_other_pages_is_no_start(example, tmp_path):
     file = write_label_file(tmp_path / "some.txt", count=2)
-    key = ("rendered", "DiceLoss", 1, 0)
+    key = ("small", "rendered", "DiceLoss", 1, 0)
     example.run(options(tmp_path), key)
     (checkpoint,) = tmp_path.glob("*.pdparams")
-    other = ("some.txt", *key[1:])
+    other = ("small", "some.txt", *key[2:])
     checkpoint.rename(str(checkpoint).replace("rendered", "some.txt"))
     with pytest.raises(ValueError, match="data: rendered there"):
         example.run(options(tmp_path, labels=file, test_labels=file), other)
@@ -206,13 +206,13 @@ def test_the_curves_are_means_with_their_range(example):
 
 
 def test_a_loss_is_a_name_and_settings(example):
-    text = "DiceBCELoss:bce_weight=0.4:text_balance=0.5:alpha=3:bias=-4"
-    loss_at, balance, bias = example.read_loss(text)
+    text = "DiceBCELoss:bce_weight=0.4:text_balance=0.5:alpha=3:bias=-4:rate=1e-3"
+    loss_at, *others = example.read_loss(text)
     loss = loss_at(0)
-    assert balance == 0.5 and bias == -4 and loss.alpha == 3
+    assert others == [0.5, -4, 1e-3] and loss.alpha == 3
     assert loss.bce_loss.main_loss_type == "DiceBCELoss" and loss.bce_loss.bce_weight == 0.4
-    loss_at, balance, bias = example.read_loss("DiceLoss")
-    assert balance == bias == 0 and loss_at(0).bce_loss.main_loss_type == "DiceLoss"
+    loss_at, *others = example.read_loss("DiceLoss")
+    assert others == [0, 0, 0] and loss_at(0).bce_loss.main_loss_type == "DiceLoss"
 
 
 def test_a_loss_may_begin_as_another(example, monkeypatch):
@@ -238,7 +238,7 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tm
     seen = []
 
     class Training:
-        def __init__(self, model, loss_at, pages, **settings):
+        def __init__(self, model, loss_at, pages, batch, rate, **settings):
             self.model, self.history = model, []
             first = model.stem[0].weight.numpy()
             assert len(pages) == 7 * 8
@@ -261,7 +261,7 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tm
     monkeypatch.setattr(example, "score", score)
     monkeypatch.setattr(example, "write_rows", lambda file, rows: None)
     for seed, loss in [(0, "DiceLoss"), (0, "BCELoss"), (1, "DiceLoss")]:
-        rows = example.run(options(tmp_path, held_out=40), ("rendered", loss, 7, seed))
+        rows = example.run(options(tmp_path, held_out=40), ("small", "rendered", loss, 7, seed))
         assert [row["hmean"] for row in rows[-2:]] == [0.5, 0.25]
         assert [row["thresh"] for row in rows[-2:]] == [0.4, 0.3]
     dice, bce, other = seen
@@ -273,6 +273,50 @@ def test_losses_of_a_seed_share_pages_and_first_weights(example, monkeypatch, tm
         assert not np.array_equal(run["held out"], run["test"])
         # 39 and 42 when written; 143 and 162 with the pages of the training example.
         assert 20 < run["words"] < 70
+
+
+def test_a_trained_network_can_be_compared_too(example, monkeypatch, tmp_path):
+    """With its own crops, its own batch, and its rate or that of the loss."""
+    monkeypatch.setattr(example.ppocrv4, "load", example.ppocrv4.PPOCRv4)  # without its weights
+    seen = []
+
+    class Training(example.Scheduled):
+        def __init__(self, *arguments, **settings):
+            super().__init__(*arguments, **settings)
+            rate = self.schedule.base_lr
+            seen.append((type(self.model).__name__, self.pages[0][0].shape, self.batch, rate))
+
+        def run(self, *where, **look):
+            self.history.append({})
+
+    nothing = Limits([0.3], [0.6], *np.zeros((3, 1, 1)))
+    monkeypatch.setattr(example, "Scheduled", Training)
+    monkeypatch.setattr(example, "search", lambda *arguments, **look: nothing)
+    file = write_label_file(tmp_path / "some.txt", count=11)
+    given = options(tmp_path, labels=file, test_labels=file)
+    monkeypatch.setattr(example, "score", lambda *arguments, **look: 2 * [{"hmean": 0.5}])
+    monkeypatch.setattr(example, "write_rows", lambda file, rows: None)
+    for loss in ("DiceLoss", "DiceLoss:rate=1e-3"):
+        (*_, row) = example.run(given, ("ppocrv4", "some.txt", loss, 1, 0))
+        assert row["network"] == "ppocrv4" and row["loss"] == loss
+    shape = (3, 320, 320)
+    assert seen == [("PPOCRv4", shape, 4, 5e-4), ("PPOCRv4", shape, 4, 1e-3)]
+
+
+def test_a_csv_keeps_columns_of_its_own(example, tmp_path):
+    """Where the network is not named, it is the small one."""
+    file = tmp_path / "scores.csv"
+    columns = [name for name in example.COLUMNS if name != "network"]
+    row = dict.fromkeys(columns, "1") | {"threads": "2"}
+    with file.open("w", newline="") as lines:
+        writer = csv.DictWriter(lines, [*row])
+        writer.writeheader()
+        writer.writerow(row)
+    known = example.read_rows(file)
+    example.write_rows(file, [*known, {**known[0], "network": "ppocrv4", "threads": "4"}])
+    written = rows_of(file)
+    assert [row["network"] for row in written] == ["small", "ppocrv4"]
+    assert [row["threads"] for row in written] == ["2", "4"]
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
@@ -295,7 +339,7 @@ def said(example, monkeypatch, capsys, *options):
 def test_help_names_every_option(example, monkeypatch, capsys):
     status, printed, _ = said(example, monkeypatch, capsys, "--help")
     assert status == 0
-    names = "losses seeds steps labels test-labels images held-out every jobs out csv help"
+    names = "network losses seeds steps labels test-labels images held-out every jobs out csv help"
     for option in names.split():
         assert f"--{option}" in printed
 
@@ -312,6 +356,8 @@ def test_help_names_every_option(example, monkeypatch, capsys):
         (["--losses", "DiceLoss:alpah=3"], "alpha"),
         (["--labels", "no.txt"], "--labels and --test-labels go together"),
         (["--epochs", "3"], "--epochs"),
+        (["--network", "resnet"], "ppocrv4"),
+        (["--network", "ppocrv4", "--losses", "BCELoss:bias=-4"], "bias= is where the small"),
     ],
 )
 def test_a_bad_option_exits_with_2(example, monkeypatch, capsys, options, complaint):
