@@ -2,21 +2,27 @@
 
 __version__ = "0.1.0"
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dbloss import _help
+from dbloss.base import help as _help
 
 if TYPE_CHECKING or not _help.ALONE:
-    from dbloss import _paddle as _paddle
-    from dbloss.balance import BalanceLoss, hard_negative_weights
+    from dbloss.base import wheels as _wheels  # noqa: F401, since it imports Paddle
     from dbloss.batch import validate_batch
-    from dbloss.binarize import differentiable_binarization
-    from dbloss.db import DBLoss
-    from dbloss.dice import DiceLoss
-    from dbloss.focal import DiceFocalLoss
-    from dbloss.mask_l1 import MaskL1Loss
-    from dbloss.tversky import TverskyLoss
+    from dbloss.losses.balance import BalanceLoss, hard_negative_weights
+    from dbloss.losses.binarize import differentiable_binarization
+    from dbloss.losses.db import DBLoss
+    from dbloss.losses.dice import DiceLoss
+    from dbloss.losses.focal import DiceFocalLoss
+    from dbloss.losses.mask_l1 import MaskL1Loss
+    from dbloss.losses.tversky import TverskyLoss
+
+    # Losses that were pickled by version 0.1.0 look for their classes here.
+    for _name in ("balance", "db", "dice", "focal", "mask_l1"):
+        sys.modules[f"dbloss.{_name}"] = sys.modules[f"dbloss.losses.{_name}"]
+    sys.modules["dbloss.validate"] = sys.modules["dbloss.batch"]
 
 __all__ = [
     "BalanceLoss",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import dbloss
-from dbloss import _help
+from dbloss.base import help as _help
 
 if TYPE_CHECKING or not _help.ALONE:
     import numpy as np
@@ -29,8 +29,8 @@ if TYPE_CHECKING or not _help.ALONE:
     from paddle import Tensor
 
     from dbloss import _plain, engine
-    from dbloss._paddle import opencvs, two_opencvs, two_wheels
-    from dbloss.db import MainLossType
+    from dbloss.base.wheels import opencvs, two_opencvs, two_wheels
+    from dbloss.losses.db import MainLossType
 
     _Step = Callable[[], tuple[float, Tensor]]
 

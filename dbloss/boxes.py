@@ -8,8 +8,8 @@ import numpy as np
 import paddle
 from numpy.typing import NDArray
 
-from dbloss import checks
-from dbloss._tensors import to_array
+from dbloss.base import checks
+from dbloss.base.tensors import to_array
 
 with checks.needing("dbloss.boxes", "cv2", "pyclipper"):
     import cv2

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import CellType, FunctionType, ModuleType, TracebackType
 from typing import Any
 
-from dbloss import _help
+from dbloss.base import help as _help
 
 if __name__ == "__main__" and _help.ALONE:
     print(_help.OF_PADDLEOCR, end="")
@@ -26,9 +26,9 @@ if __name__ == "__main__" and _help.ALONE:
 import numpy as np
 
 import dbloss
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.boxes import Boxes, BoxType, ScoreMode, find_boxes
-from dbloss.db import DBLoss
+from dbloss.losses.db import DBLoss
 from dbloss.score import Hmean
 from dbloss.targets.border_map import border_half
 from dbloss.targets.make import draw

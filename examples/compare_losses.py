@@ -59,7 +59,7 @@ if __name__ == "__main__":
 
 import ppocrv4
 from dbloss import DBLoss
-from dbloss.balance import MINED_TYPES
+from dbloss.losses.balance import MINED_TYPES
 from dbloss.score import Limits
 from photographs import SIZE as CROP
 from train_text_detector import (

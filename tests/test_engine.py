@@ -11,12 +11,12 @@ from helpers import PADDLE, check, make_batch, tensor, tensors
 from numba.core.errors import TypingError
 
 from dbloss import BalanceLoss, DBLoss, engine, hard_negative_weights
-from dbloss._arithmetic import absolute
-from dbloss.balance import PIXEL_LOSSES
+from dbloss.base.processes import ALONE
 from dbloss.engine import operators
-from dbloss.engine.processes import ALONE
-from dbloss.formulas import AbsoluteError
-from dbloss.mining import Pixels, Term
+from dbloss.engine.arithmetic import absolute
+from dbloss.engine.formulas import AbsoluteError
+from dbloss.engine.mining import Pixels, Term
+from dbloss.losses.balance import PIXEL_LOSSES
 
 pytestmark = pytest.mark.skipif(PADDLE < (3, 0), reason="the fused engine needs Paddle 3")
 
@@ -98,7 +98,7 @@ def test_with_nothing_compiled(monkeypatch):
 @pytest.fixture
 def nothing_kept(monkeypatch):
     """Keeps what is compiled for the losses of these tests off the disk."""
-    from dbloss._compiled import _Compiled
+    from dbloss.base.compiled import _Compiled
     from dbloss.engine import loops
 
     for loop in vars(loops).values():

@@ -259,7 +259,7 @@ def test_bounds_are_narrow_and_hold_what_they_should(monkeypatch):
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ImportError("gone")])
 def test_without_what_is_kept_on_disk(error, monkeypatch):
-    from dbloss._compiled import compiled
+    from dbloss.base.compiled import compiled
 
     def plus_one(x):
         return x + 1
@@ -273,37 +273,37 @@ def test_without_what_is_kept_on_disk(error, monkeypatch):
 
 
 def test_a_full_disk_where_a_signature_is_compiled_at_once(monkeypatch):
-    from dbloss import _compiled
+    from dbloss.base import compiled
 
-    usual = _compiled.njit
+    usual = compiled.njit
 
     def njit(*signature, cache=False, **options):
         if cache:
             raise OSError(28, "No space left on device")
         return usual(*signature, **options)
 
-    monkeypatch.setattr(_compiled, "njit", njit)
-    assert _compiled.compiled("f8(f8)", fastmath=set())(lambda x: x + 1)(2.0) == 3.0
+    monkeypatch.setattr(compiled, "njit", njit)
+    assert compiled.compiled("f8(f8)", fastmath=set())(lambda x: x + 1)(2.0) == 3.0
 
 
 def test_compiling_is_reported_and_loading_is_not(monkeypatch, caplog, tmp_path):
     from numba import config
 
-    from dbloss import _compiled
+    from dbloss.base import compiled
 
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(logging.getLogger("dbloss"), "filters", [])
     # Numba imports the module of what it loads, unless the first of its kind is still in memory.
     monkeypatch.setitem(sys.modules, "dbloss.here", ModuleType("dbloss.here"))
     for reports in (1, 0):
-        monkeypatch.setattr(_compiled.ANNOUNCER, "said", set())
+        monkeypatch.setattr(compiled.ANNOUNCER, "said", set())
         for number in (1, 2.0):
 
             def twice(x):
                 return 2 * x
 
             twice.__module__ = "dbloss.here"
-            assert _compiled.compiled(fastmath=set())(twice)(number) == 2 * number
+            assert compiled.compiled(fastmath=set())(twice)(number) == 2 * number
         said = [record.getMessage() for record in caplog.records]
         assert len(said) == reports
         assert all(re.match("Compiling the loops of dbloss.here.* later .*", x) for x in said)
@@ -332,34 +332,3 @@ def test_the_logarithm_is_as_good_as_it_says():
         x = np.float32(x)
         assert log_float32(x, np.float32(1)) == pytest.approx(math.log(float(x)), rel=3e-7)
     assert log_float32(np.float32(0), np.float32(1)) == -100 == log_float64(0.0, 1.0)
-
-
-ANEW = """
-import importlib, sys, warnings
-warnings.simplefilter("ignore")
-import numpy as np, paddle
-import dbloss
-
-rng = np.random.default_rng(0)
-maps = paddle.to_tensor(rng.random((1, 3, 8, 8), dtype=np.float32))
-text = paddle.to_tensor((rng.random((1, 8, 8)) < 0.5).astype(np.float32))
-labels = [None, *[paddle.ones([1, 8, 8])] * 2, text, paddle.ones([1, 8, 8])]
-kinds = ["DiceLoss", "BCELoss", "DiceFocalLoss"]
-
-def losses(layers):
-    return [float(layer({"maps": maps}, labels)["loss"]) for layer in layers]
-
-for used in (False, True):
-    old = [sys.modules["dbloss"].DBLoss(main_loss_type=kind) for kind in kinds]
-    if used:
-        losses(old)
-    for name in [name for name in sys.modules if name.split(".")[0] == "dbloss"]:
-        del sys.modules[name]
-    new = [importlib.import_module("dbloss").DBLoss(main_loss_type=kind) for kind in kinds]
-    print(np.allclose(losses(old), losses(new), rtol=1e-6))
-"""
-
-
-def test_a_layer_made_before_the_package_was_imported_anew():
-    done = programs.run("-c", ANEW, env={"DBLOSS_ENGINE": "auto"})
-    assert done.stdout.split() == ["True", "True"], done.stderr

@@ -17,8 +17,8 @@ import pytest
 from helpers import DATA, GOLDEN, GOLDEN_CASES, assert_value, golden_batch, tensors
 
 import dbloss
-from dbloss import checks
 from dbloss import paddleocr as drop_ins
+from dbloss.base import checks
 from dbloss.paddleocr import DBPostProcess, DetMetric, MakeBorderMap, MakeShrinkMap, install
 
 TARGETS = json.loads((DATA / "paddleocr_targets.json").read_text())
@@ -971,7 +971,7 @@ def test_the_line_in_the_documents_works_where_they_say(tmp_path):
     done = programs.run("-W", "ignore", tmp_path / "tools" / "train.py")
     assert done.returncode == 0, done.stderr
     built, text = done.stdout.splitlines()[-2:]
-    assert built.split() == ["dbloss.db", *["dbloss.paddleocr"] * 4]
+    assert built.split() == ["dbloss.losses.db", *["dbloss.paddleocr"] * 4]
     # 60 x 20 pixels moved by 6.3, on whole pixels: 49 x 9 of them; the last text is ignored.
     assert text.split() == ["441.0", "441.0", "441.0", "0.0"]
     # Nobody has configured logging, and still it shows.
@@ -1022,7 +1022,7 @@ def test_the_command_runs_a_program_as_python_does(tmp_path):
     assert plain.returncode == ours.returncode == 1
     theirs = "'ppocr.losses.det_db_loss')"
     assert plain.stdout.count(theirs) == 2 and "__mp_main__" in plain.stdout
-    assert ours.stdout == plain.stdout.replace(theirs, "'dbloss.db')")
+    assert ours.stdout == plain.stdout.replace(theirs, "'dbloss.losses.db')")
     said = [line for line in ours.stderr.splitlines() if "takes the place of PaddleOCR" not in line]
     assert said == plain.stderr.splitlines() and "in fail" in plain.stderr
     # Once in each of the two processes.

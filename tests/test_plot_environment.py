@@ -10,7 +10,7 @@ import programs
 import pytest
 
 import dbloss
-from dbloss import _paddle
+from dbloss.base import wheels
 
 
 def test_no_pyplot_no_display_and_no_matplotlib_before_a_picture_is_asked_for(tmp_path):
@@ -42,9 +42,9 @@ def test_a_checkout_that_is_not_installed_is_named_by_its_path(monkeypatch):
     def none(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(_paddle, "distribution", none)
+    monkeypatch.setattr(wheels, "distribution", none)
     root = Path(dbloss.__file__).parents[1]
-    assert _paddle.with_extra("plot,score") == f"{root}[plot,score]"
+    assert wheels.with_extra("plot,score") == f"{root}[plot,score]"
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 from helpers import make_batch, tensor, tensors
 from typed import right
 
-from dbloss import DBLoss, balance
-from dbloss.db import Losses, MainLossType
+from dbloss import DBLoss
+from dbloss.losses import balance
+from dbloss.losses.db import Losses, MainLossType
 
 
 def test_what_a_checker_passes_runs():

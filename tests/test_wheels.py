@@ -16,8 +16,8 @@ from packaging.requirements import Requirement
 
 import dbloss
 from dbloss import __main__ as report
-from dbloss import checks
-from dbloss._paddle import check_opencv, two_opencvs, two_wheels
+from dbloss.base import checks
+from dbloss.base.wheels import check_opencv, two_opencvs, two_wheels
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -122,7 +122,7 @@ def wheels(tmp_path, monkeypatch):
 
 def import_paddle():
     """Run the module that imports Paddle, as the first import of the package does."""
-    runpy.run_path(str(Path(dbloss.__file__).with_name("_paddle.py")))
+    runpy.run_path(str(Path(dbloss.__file__).parent / "base" / "wheels.py"))
 
 
 def test_two_wheels_are_reported_when_the_package_is_imported(wheels, caplog):
@@ -232,7 +232,7 @@ def test_what_is_missing_is_named_and_nothing_else(missing, words, monkeypatch):
     for name in missing:
         monkeypatch.setitem(sys.modules, name, None)
     for name in list(sys.modules):
-        if name.startswith(("dbloss.targets", "dbloss._compiled")):
+        if name.startswith(("dbloss.targets", "dbloss.base.compiled")):
             monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=words):
         importlib.import_module("dbloss.targets")

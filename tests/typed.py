@@ -12,7 +12,7 @@ from paddle import Tensor
 
 import dbloss
 from dbloss import BalanceLoss, DBLoss, DiceFocalLoss, DiceLoss, MaskL1Loss
-from dbloss.db import Losses
+from dbloss.losses.db import Losses
 
 CONFIGURATION: dict[str, Any] = {"name": "DBLoss", "main_loss_type": "BCELoss", "colour": "red"}
 

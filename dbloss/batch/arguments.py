@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from dbloss.checks import describe
+from dbloss.base.checks import describe
 
 _FLOATS = (paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64)
 _LABEL_DTYPES = (

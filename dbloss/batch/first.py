@@ -6,7 +6,7 @@ from weakref import ref
 
 import paddle
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.batch import arguments, rules
 
 

@@ -8,7 +8,7 @@ import paddle
 from numpy.typing import NDArray
 from paddle import Tensor
 
-from dbloss._tensors import to_array
+from dbloss.base.tensors import to_array
 from dbloss.batch import arguments
 
 CHANNELS = ("(probability)", "(threshold)", "(binary)")

@@ -6,7 +6,7 @@ from typing import Any
 
 from paddle import Tensor
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.batch import rules
 
 

@@ -1,7 +1,7 @@
 """Who evaluates the terms of a batch.
 
 An engine is a module with a function `evaluate(terms, combine, processes)`. It makes `Sweeps` of
-the batch, leaves the way from sums to losses to `dbloss.mining.outcomes`, and returns what
+the batch, leaves the way from sums to losses to `dbloss.engine.mining.outcomes`, and returns what
 `combine` makes of the losses of the terms, 0-D float32, differentiable in the maps. Engines know
 formulas and tensors, and no Layer.
 
@@ -12,19 +12,17 @@ import functools
 import importlib
 import importlib.util
 import os
-import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 
 import paddle
 from paddle import Tensor
 
-from dbloss import checks
-from dbloss._static import untranslated
-from dbloss._tensors import without_amp
+from dbloss.base import checks
+from dbloss.base.processes import Processes
+from dbloss.base.tensors import without_amp
 from dbloss.engine import operators
-from dbloss.engine.processes import Processes
-from dbloss.mining import Balance, Combine, Term, maps_of
+from dbloss.engine.mining import Balance, Combine, Term, maps_of
 
 VARIABLE = "DBLOSS_ENGINE"
 
@@ -56,21 +54,11 @@ def why_not_fused(maps: Tensor) -> str | None:
         return f"it needs tensors on the CPU and these are on {maps.place}"
     if not _has_numba():
         return "numba is not installed (pip install numba)"
-    if "fused" not in _loaded and _imported_anew():
-        return "dbloss was imported anew since this layer was made"
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT is set, so that numba compiles nothing"
     if not hasattr(maps, "__dlpack__"):
         return f"Paddle {paddle.__version__} does not share memory with NumPy; 3.0 and newer do"
     return None
-
-
-@untranslated
-def _imported_anew() -> bool:
-    return sys.modules[__name__] is not _THIS
-
-
-_THIS = sys.modules[__name__]
 
 
 @functools.cache
@@ -94,15 +82,8 @@ def choose(*maps: Tensor) -> ModuleType:
     for name in ENGINES if asked == "auto" else (asked,):
         reasons = [reason for reason in map(ENGINES[name], maps) if reason is not None]
         if not reasons:
-            return _module(name)
+            # Numba takes a while to import.
+            return (
+                operators if name == "operators" else importlib.import_module(f"{__name__}.{name}")
+            )
     checks.refuse_engine(VARIABLE, asked, reasons[0])
-
-
-# A layer made before the package was imported anew goes on with what it was made with.
-_loaded: dict[str, ModuleType] = {"operators": operators}
-
-
-def _module(name: str) -> ModuleType:
-    if name not in _loaded:  # numba takes a while to import
-        _loaded[name] = importlib.import_module(f"{__name__}.{name}")
-    return _loaded[name]

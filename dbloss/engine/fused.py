@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from paddle import Tensor
 from paddle.autograd import PyLayer
 
-from dbloss._tensors import computed, hold, unchanged, without_amp
+from dbloss.base.processes import Processes
+from dbloss.base.tensors import computed, hold, unchanged, without_amp
 from dbloss.engine import loops, operators
-from dbloss.engine.processes import Processes
-from dbloss.formulas import Loss
-from dbloss.mining import (
+from dbloss.engine.formulas import Loss
+from dbloss.engine.mining import (
     Combine,
     Counts,
     Sums,
@@ -209,7 +209,7 @@ def _in_rising_order(values: _Array, index: int) -> Any:
 
 
 class _Sweeps:
-    """The sweeps of `dbloss.mining` over the rows of each term."""
+    """The sweeps of `dbloss.engine.mining` over the rows of each term."""
 
     xp = np
 

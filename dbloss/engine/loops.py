@@ -14,15 +14,15 @@ from numba import njit, types
 from numba.core.errors import TypingError
 from numba.extending import overload, overload_method
 
-from dbloss import _arithmetic, formulas
-from dbloss._compiled import compiled, options
+from dbloss.base.compiled import compiled, options
+from dbloss.engine import arithmetic, formulas
 
 _RUN = 256  # pixels that are added up in the dtype of the maps, in some 30 sums side by side
 
 # Sums of a block may be reordered, which lets the compiler use vector instructions.
 _FASTMATH = {"reassoc", "contract", "nsz"}
 _inner = njit(forceinline=True, **options(_FASTMATH))
-_kernel = compiled(fastmath=_FASTMATH, sources=(__file__, formulas.__file__, _arithmetic.__file__))
+_kernel = compiled(fastmath=_FASTMATH, sources=(__file__, formulas.__file__, arithmetic.__file__))
 
 
 # What a formula calls, for numbers
@@ -102,7 +102,7 @@ def exp(x):
     return series * np.int64(power).view(np.float64)
 
 
-@_with_body(_arithmetic.cross_entropy)
+@_with_body(arithmetic.cross_entropy)
 def _cross_entropy_in_a_loop(q, r, g, least):
     if isinstance(g, types.Boolean):
         return lambda q, r, g, least: -_log(q if g else r, r if g else q)
@@ -113,37 +113,37 @@ def _cross_entropy_in_a_loop(q, r, g, least):
     return body
 
 
-@_with_body(_arithmetic.within)
+@_with_body(arithmetic.within)
 def _within_in_a_loop(p, eps):
     dtype = _dtype(p)
     step = float(np.finfo(dtype).eps) / 2
     return lambda p, eps: min(max(p, dtype(eps)), dtype(1 - max(eps, step)))
 
 
-@_with_body(_arithmetic.mix)
+@_with_body(arithmetic.mix)
 def _mix_in_a_loop(q, r, g):
     if isinstance(g, types.Boolean):
         return lambda q, r, g: r if g else q
     return lambda q, r, g: q + g * (r - q)
 
 
-@_with_body(_arithmetic.value)
+@_with_body(arithmetic.value)
 def _value_in_a_loop(loss, p, g):
     return loss.instance_class.value
 
 
-@_with_body(_arithmetic.slope)
+@_with_body(arithmetic.slope)
 def _slope_in_a_loop(loss, p, g):
     return loss.instance_class.slope
 
 
-@_with_body(_arithmetic.linear)
+@_with_body(arithmetic.linear)
 def _linear_in_a_loop(x, slope, offset):
     dtype = _dtype(x)
     return lambda x, slope, offset: dtype(slope) * x + dtype(offset)
 
 
-@_with_body(_arithmetic.between)
+@_with_body(arithmetic.between)
 def _between_in_a_loop(q, r, g, like):
     dtype = _dtype(like)
     if isinstance(g, types.Boolean):
@@ -151,25 +151,25 @@ def _between_in_a_loop(q, r, g, like):
     return lambda q, r, g, like: dtype(r - q) * g + dtype(q)
 
 
-@_with_body(_arithmetic.complement)
+@_with_body(arithmetic.complement)
 def _complement_in_a_loop(x):
     one = _dtype(x)(1)
     return lambda x: one - x
 
 
-@_with_body(_arithmetic.nan_unless_finite)
+@_with_body(arithmetic.nan_unless_finite)
 def _nan_unless_finite_in_a_loop(x):
     zero = _dtype(x)(0)
     return lambda x: zero * x
 
 
-@_with_body(_arithmetic.clip)
+@_with_body(arithmetic.clip)
 def _clip_in_a_loop(x, least, most):
     dtype = _dtype(x)
     return lambda x, least, most: min(max(x, dtype(least)), dtype(most))
 
 
-@_with_body(_arithmetic.power)
+@_with_body(arithmetic.power)
 def _power_in_a_loop(x, exponent):
     dtype = _dtype(x)
     one = dtype(1)
@@ -182,16 +182,16 @@ def _power_in_a_loop(x, exponent):
     if isinstance(exponent, types.Integer):
         return products
     if isinstance(exponent, types.BaseTuple):  # a Half
-        return lambda x, exponent: _arithmetic.power(x, exponent.whole) * np.sqrt(x)
+        return lambda x, exponent: arithmetic.power(x, exponent.whole) * np.sqrt(x)
     return lambda x, exponent: exp(exponent * log_float64(np.float64(x), 0.0))
 
 
-@_with_body(_arithmetic.absolute)
+@_with_body(arithmetic.absolute)
 def _absolute_in_a_loop(x):
     return lambda x: abs(x)
 
 
-@_with_body(_arithmetic.sign)
+@_with_body(arithmetic.sign)
 def _sign_in_a_loop(x):
     dtype = _dtype(x)
     one = dtype(1)
@@ -199,7 +199,7 @@ def _sign_in_a_loop(x):
     return lambda x: one if x > 0 else (-one if x < 0 else x)
 
 
-@_with_body(_arithmetic.where)
+@_with_body(arithmetic.where)
 def _where_in_a_loop(condition, x, y):
     return lambda condition, x, y: x if condition else y
 

@@ -15,11 +15,11 @@ import paddle
 from numpy.typing import NDArray
 from paddle import Tensor
 
-from dbloss._arithmetic import value
-from dbloss._tensors import computed, constant, widened
-from dbloss.engine.processes import ALONE, Processes
-from dbloss.formulas import PixelLoss
-from dbloss.mining import (
+from dbloss.base.processes import ALONE, Processes
+from dbloss.base.tensors import computed, constant, widened
+from dbloss.engine.arithmetic import value
+from dbloss.engine.formulas import PixelLoss
+from dbloss.engine.mining import (
     BY_PREDICTION,
     Balance,
     Combine,
@@ -99,7 +99,7 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
 
 
 class _Sweeps:
-    """The sweeps of `dbloss.mining` over a batch, whose maps are cut into rows."""
+    """The sweeps of `dbloss.engine.mining` over a batch, whose maps are cut into rows."""
 
     xp = paddle
 

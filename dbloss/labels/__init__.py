@@ -5,7 +5,8 @@
 
 from typing import TYPE_CHECKING
 
-from dbloss import _help, checks
+from dbloss.base import checks
+from dbloss.base import help as _help
 
 if TYPE_CHECKING or not _help.ALONE:
     with checks.needing("dbloss.labels", "cv2", "shapely", "PIL", "tqdm"):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbloss import _help
+from dbloss.base import help as _help
 from dbloss.labels.read import DELIMITER, printable
 from dbloss.labels.report import KINDS
 

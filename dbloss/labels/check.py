@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.labels import shared
 from dbloss.labels.images import Header, read_header
 from dbloss.labels.page import Measured, Settings, examine

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from dbloss import checks
+from dbloss.base import checks
 
 IGNORED = ("###", "*")  # what PaddleOCR's label reader ignores
 

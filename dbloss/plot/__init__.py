@@ -5,7 +5,8 @@ They are matplotlib figures made without pyplot: nothing is kept open, and no di
 
 from typing import TYPE_CHECKING
 
-from dbloss import _help, checks
+from dbloss.base import checks
+from dbloss.base import help as _help
 
 if TYPE_CHECKING or not _help.ALONE:
     with checks.needing("dbloss.plot", "matplotlib"):

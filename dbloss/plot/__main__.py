@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dbloss import _help
+from dbloss.base import help as _help
 from dbloss.labels.read import DELIMITER, IGNORED, printable
 from dbloss.labels.report import KINDS
 

@@ -11,13 +11,13 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from paddle import Tensor
 
-from dbloss import checks
-from dbloss._tensors import to_array, without_amp
-from dbloss.balance import MINED_TYPES, PIXEL_LOSSES, hard_negative_weights
+from dbloss.base import checks
+from dbloss.base.tensors import to_array, without_amp
 from dbloss.batch import arguments
-from dbloss.db import DBLoss, MainLossType
+from dbloss.engine.formulas import AbsoluteError, BinaryCrossEntropy, Focal, PixelLoss, SquaredError
 from dbloss.engine.operators import pixel_map
-from dbloss.formulas import AbsoluteError, BinaryCrossEntropy, Focal, PixelLoss, SquaredError
+from dbloss.losses.balance import MINED_TYPES, PIXEL_LOSSES, hard_negative_weights
+from dbloss.losses.db import DBLoss, MainLossType
 from dbloss.plot import panels
 
 _Array = NDArray[Any]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.plot import panels
 
 _COLOURS = ("black", panels.BLUE, panels.ORANGE, panels.SKY, panels.VERMILLION, panels.PURPLE)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.plot import panels
 
 if TYPE_CHECKING:

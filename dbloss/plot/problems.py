@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.plot import panels
 
 if TYPE_CHECKING:

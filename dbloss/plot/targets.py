@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.plot import panels
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.score.matching import quotient
 
 _Floats = NDArray[np.float64]

@@ -7,8 +7,8 @@ import numpy as np
 import paddle
 from numpy.typing import ArrayLike
 
-from dbloss import checks
-from dbloss._tensors import to_array
+from dbloss.base import checks
+from dbloss.base.tensors import to_array
 from dbloss.score.bootstrap import Gain, gain_of_best
 from dbloss.score.search import (
     PADDLEOCR,

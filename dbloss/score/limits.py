@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.score.bootstrap import Gain, gain_of_best
 from dbloss.score.search import (
     PADDLEOCR,

@@ -9,8 +9,8 @@ import paddle
 from numpy.typing import ArrayLike, NDArray
 from paddle import Tensor
 
-from dbloss import checks
-from dbloss.engine.processes import processes_of
+from dbloss.base import checks
+from dbloss.base.processes import processes_of
 from dbloss.score.matching import IGNORED_SHARE, Match, match, quotient
 
 

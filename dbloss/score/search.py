@@ -9,8 +9,8 @@ import numpy as np
 import paddle
 from numpy.typing import NDArray
 
-from dbloss import checks
-from dbloss._tensors import to_array
+from dbloss.base import checks
+from dbloss.base.tensors import to_array
 from dbloss.score.bootstrap import Gain
 from dbloss.score.matching import find_pairs, geometries, texts_of
 from dbloss.score.metrics import rates

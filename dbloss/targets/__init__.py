@@ -1,6 +1,6 @@
 """Text polygons to the four label maps that the loss is trained with."""
 
-from dbloss import checks
+from dbloss.base import checks
 
 with checks.needing("dbloss.targets", "cv2", "pyclipper", "numba"):
     from dbloss.targets.make import Targets, WeightedTargets, make_targets, stack_targets

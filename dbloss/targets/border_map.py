@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from numba import njit
 
-from dbloss import checks
-from dbloss._compiled import compiled, options
+from dbloss.base import checks
+from dbloss.base.compiled import compiled, options
 from dbloss.targets.outlines import Half, Maps, Texts, checked_ratio, mover
 
 

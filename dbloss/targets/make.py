@@ -7,7 +7,7 @@ import numpy as np
 import paddle
 from numpy.typing import ArrayLike
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.targets.border_map import border_half
 from dbloss.targets.outlines import Half, Maps, Texts, checked_size, join
 from dbloss.targets.shrink_map import checked_balance, shrink_half

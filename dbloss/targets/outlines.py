@@ -8,7 +8,7 @@ import numpy as np
 import pyclipper
 from numpy.typing import NDArray
 
-from dbloss import checks
+from dbloss.base import checks
 
 Floats = NDArray[np.float64]
 Maps = NDArray[np.float32]

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dbloss import checks
+from dbloss.base import checks
 from dbloss.targets.outlines import (
     Half,
     Maps,

@@ -6,12 +6,12 @@ from typing import Any, TypedDict
 import paddle
 from paddle import Tensor, nn
 
-from dbloss import checks
-from dbloss._tensors import computed, without_amp
+from dbloss.base import checks
+from dbloss.base.processes import ALONE, Processes, processes_of
+from dbloss.base.tensors import computed, without_amp
 from dbloss.batch import arguments
 from dbloss.engine import evaluate
-from dbloss.engine.processes import ALONE, Processes, processes_of
-from dbloss.mining import Pixels, Term
+from dbloss.engine.mining import Pixels, Term
 
 
 def weighted(weight: float, loss: Any) -> Any:

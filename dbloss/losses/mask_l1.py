@@ -4,11 +4,11 @@ from typing import TYPE_CHECKING, Any
 
 from paddle import Tensor
 
-from dbloss import checks
-from dbloss._layer import TermLayer, checked_pixels
-from dbloss._static import untraced, untranslated
-from dbloss.formulas import AbsoluteError, Mean
-from dbloss.mining import Pixels, Term
+from dbloss.base import checks
+from dbloss.base.static import untraced, untranslated
+from dbloss.engine.formulas import AbsoluteError, Mean
+from dbloss.engine.mining import Pixels, Term
+from dbloss.losses.layer import TermLayer, checked_pixels
 
 
 @untraced

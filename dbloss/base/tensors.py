@@ -8,7 +8,7 @@ import paddle
 from numpy.typing import NDArray
 from paddle import Tensor
 
-from dbloss import checks
+from dbloss.base import checks
 
 _GREATEST_FLOAT16 = 65504.0
 

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args, overl
 import paddle
 from paddle import Tensor, nn
 
-from dbloss import checks
-from dbloss._layer import Further, LossLayer, total, weighted, weighted_mask
-from dbloss._static import untraced, untranslated
-from dbloss._tensors import without_amp
-from dbloss.balance import ALL_MINED, PIXEL_LOSSES, BalancedType, BalanceLoss
+from dbloss.base import checks
+from dbloss.base.processes import Processes
+from dbloss.base.static import untraced, untranslated
+from dbloss.base.tensors import without_amp
 from dbloss.batch import arguments
 from dbloss.batch.first import Expected, FirstBatches
-from dbloss.dice import DiceLoss
 from dbloss.engine import evaluate
-from dbloss.engine.processes import Processes
-from dbloss.focal import DiceFocalLoss
-from dbloss.mask_l1 import MaskL1Loss
-from dbloss.mining import Pixels
-from dbloss.tversky import TverskyLoss
+from dbloss.engine.mining import Pixels
+from dbloss.losses.balance import ALL_MINED, PIXEL_LOSSES, BalancedType, BalanceLoss
+from dbloss.losses.dice import DiceLoss
+from dbloss.losses.focal import DiceFocalLoss
+from dbloss.losses.layer import Further, LossLayer, total, weighted, weighted_mask
+from dbloss.losses.mask_l1 import MaskL1Loss
+from dbloss.losses.tversky import TverskyLoss
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

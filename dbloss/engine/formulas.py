@@ -1,7 +1,7 @@
 """Every formula, once: a tuple of its settings, with plain functions for values and derivatives.
 
 The functions take Paddle tensors, and in the loops that numba compiles they take numbers: numba
-picks the function by the type of the settings. What differs between the two is in `_arithmetic`.
+picks the function by the type of the settings. What differs between the two is in `arithmetic`.
 
 A `PixelLoss` is a loss `l(p, g)` that each pixel has for itself. `Tversky` and `Mean` make one
 number L of a map. Each pixel brings its `hardness` h, by which mining also ranks the negatives, and
@@ -17,7 +17,7 @@ where `line` holds the partial derivatives of L in the sums, `at` weighs them fo
 import math
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
-from dbloss._arithmetic import (
+from dbloss.engine.arithmetic import (
     absolute,
     between,
     clip,

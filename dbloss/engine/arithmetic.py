@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor
 
-from dbloss._tensors import constant, unchanged, without_amp
+from dbloss.base.tensors import constant, unchanged, without_amp
 
 
 def value(loss: Any, p: Any, g: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from paddle import Tensor
 
-from dbloss.formulas import Loss, Tversky
+from dbloss.engine.formulas import Loss, Tversky
 
 
 class Counts(NamedTuple):

@@ -1,28 +1,33 @@
-"""The Dice loss."""
+"""The Tversky loss: Dice in which false finds and misses weigh apart."""
 
 from typing import TYPE_CHECKING, Any
 
 from paddle import Tensor
 
-from dbloss import checks
-from dbloss._layer import TermLayer, checked_pixels
-from dbloss._static import untraced, untranslated
-from dbloss.formulas import Tversky
-from dbloss.mining import Pixels, Term
+from dbloss.base import checks
+from dbloss.base.static import untraced, untranslated
+from dbloss.engine.formulas import Tversky
+from dbloss.engine.mining import Pixels, Term
+from dbloss.losses.layer import TermLayer, checked_pixels
 
 
 @untraced
-class DiceLoss(TermLayer):
-    """Dice loss over the pixels of a mask.
+class TverskyLoss(TermLayer):
+    """Tversky loss over the pixels of a mask.
 
-    `L = 1 - (2*I + smooth) / (U + smooth)` with `I = sum(w*p*g)`,
-    `U = sum(w*p) + sum(w*g) + eps`, summed over the whole batch, and `w` the mask, times `weights`
-    where given. With `smooth = 0` the gradient is `w * (2*I - 2*U*g) / U^2`.
+    `L = (1 - T)^gamma` with
+    `T = (I + smooth/2) / (alpha*P + beta*G + (1-alpha-beta)*I + smooth/2 + eps/2)`,
+    `I = sum(w*p*g)`, `P = sum(w*p)` and `G = sum(w*g)`, summed over the whole batch, and `w` the
+    mask, times `weights` where given. `P - I` are false finds and `G - I` misses. With alpha and
+    beta 1/2 and gamma 1 it is `DiceLoss`.
 
     Args:
-        eps: added to the denominator, above 0.
-        smooth: added to both sides of the fraction, at least 0. Above 0 it gives a batch without
-            text a gradient that pushes predictions down; PaddleOCR has none, which is 0.
+        alpha: what a false find weighs, at least 0. Above beta the detector finds less that is not
+            there, and words that are close to each other stay apart more often.
+        beta: what a miss weighs, at least 0.
+        gamma: the power, above 0. For one other than 1, `1 - T` is at least 1e-12.
+        eps: added to the denominator, above 0, as in `DiceLoss`.
+        smooth: added as in `DiceLoss`, at least 0.
         global_batch: as in `DBLoss`.
         group: as in `DBLoss`.
 
@@ -33,24 +38,33 @@ class DiceLoss(TermLayer):
 
     Example:
         >>> import paddle
-        >>> from dbloss import DiceLoss
+        >>> from dbloss import TverskyLoss
         >>> pred = paddle.to_tensor([[[0.5, 0.5]]])
         >>> gt = paddle.to_tensor([[[1.0, 0.0]]])
-        >>> round(float(DiceLoss()(pred, gt, paddle.ones_like(gt))), 4)
+        >>> loss = TverskyLoss(alpha=0.75, beta=0.25)(pred, gt, paddle.ones_like(gt))
+        >>> round(float(loss), 4)  # I = 0.5 of 0.75 * 1 + 0.25 * 1
         0.5
 
     Source:
-        Milletari et al., "V-Net", 3DV 2016; PaddleOCR `ppocr/losses/det_basic_loss.py`.
+        Salehi et al., "Tversky loss function for image segmentation using 3D fully convolutional
+        deep networks", MLMI 2017; Abraham and Khan, "A novel focal Tversky loss function",
+        ISBI 2019, for gamma.
     """
 
     def __init__(
         self,
+        alpha: float = 0.7,
+        beta: float = 0.3,
+        gamma: float = 1.0,
         eps: float = 1e-6,
         smooth: float = 0.0,
         global_batch: bool = False,
         group: Any = None,
     ) -> None:
         super().__init__(global_batch, group)
+        self.alpha = checks.number("alpha", alpha, least=0)
+        self.beta = checks.number("beta", beta, least=0)
+        self.gamma = checks.number("gamma", gamma, above=0)
         self.eps = checks.number("eps", eps, above=0)
         self.smooth = checks.number("smooth", smooth, least=0)
 
@@ -85,8 +99,12 @@ class DiceLoss(TermLayer):
         __call__ = forward
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
-        return (Term(Tversky(self.eps, self.smooth), pixels),)
+        weights = self.alpha, self.beta, self.gamma
+        return (Term(Tversky(self.eps, self.smooth, *weights), pixels),)
 
     def extra_repr(self) -> str:
         """Return the settings, for `print(layer)`."""
-        return f"eps={self.eps}, smooth={self.smooth}"
+        return (
+            f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}, eps={self.eps},"
+            f" smooth={self.smooth}"
+        )

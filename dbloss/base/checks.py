@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from dbloss import _help
+from dbloss.base import help as _help
 
 if TYPE_CHECKING or not _help.ALONE:
     import paddle
 
-    from dbloss._paddle import check_opencv
+    from dbloss.base.wheels import check_opencv
 
 # A slip of one letter in a name of five or more, two swapped ones included, is as close as this.
 # `bbce_loss`, which another DB loss reads, is not as close to `balance_loss`, and is no slip.

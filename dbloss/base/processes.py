@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import paddle
 from paddle import Tensor
 
-from dbloss import checks
+from dbloss.base import checks
 
 _DIGIT = 11  # bits; a GPU counts in fast memory that does not hold the bins of many more
 

@@ -31,7 +31,7 @@ def with_extra(extra: str) -> str:
     try:
         distribution("dbloss")
     except PackageNotFoundError:
-        return f"{Path(__file__).parents[1]}[{extra}]"
+        return f"{Path(__file__).parents[2]}[{extra}]"
     return f"dbloss[{extra}]"
 
 

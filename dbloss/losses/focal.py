@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 from paddle import Tensor
 
-from dbloss import checks
-from dbloss._layer import TermLayer, checked_pixels, total, weighted
-from dbloss._static import untraced, untranslated
-from dbloss.formulas import Focal, Mean, Tversky
-from dbloss.mining import Pixels, Term
+from dbloss.base import checks
+from dbloss.base.static import untraced, untranslated
+from dbloss.engine.formulas import Focal, Mean, Tversky
+from dbloss.engine.mining import Pixels, Term
+from dbloss.losses.layer import TermLayer, checked_pixels, total, weighted
 
 
 @untraced

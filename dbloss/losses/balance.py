@@ -5,14 +5,12 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from paddle import Tensor
 
-from dbloss import checks
-from dbloss._layer import Further, TermLayer, checked_pixels, total, weighted
-from dbloss._static import untraced, untranslated
-from dbloss._tensors import without_amp
+from dbloss.base import checks
+from dbloss.base.static import untraced, untranslated
+from dbloss.base.tensors import without_amp
 from dbloss.batch import arguments
 from dbloss.engine import hard_negatives
-from dbloss.engine.operators import pixel_map
-from dbloss.formulas import (
+from dbloss.engine.formulas import (
     AbsoluteError,
     BinaryCrossEntropy,
     Loss,
@@ -21,7 +19,9 @@ from dbloss.formulas import (
     SquaredError,
     Tversky,
 )
-from dbloss.mining import Balance, Pixels, Term
+from dbloss.engine.mining import Balance, Pixels, Term
+from dbloss.engine.operators import pixel_map
+from dbloss.losses.layer import Further, TermLayer, checked_pixels, total, weighted
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -3,8 +3,8 @@
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from dbloss import checks
-from dbloss._static import untranslated
+from dbloss.base import checks
+from dbloss.base.static import untranslated
 from dbloss.batch import arguments
 
 

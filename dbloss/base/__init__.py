@@ -1,0 +1,1 @@
+"""What all parts stand on: settings, tensors, processes, static graphs, compiling, wheels."""

@@ -1,0 +1,1 @@
+"""The losses as layers: settings, and the terms that an engine evaluates."""
