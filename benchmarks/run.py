@@ -2,10 +2,11 @@
 
     python benchmarks/run.py
 
-measures every provider on every size and loss, then the making of label maps, the finding of boxes
-and their score, appends rows to `results.csv`, prints them and draws `docs/speed.png`.
-`--only losses`, or `targets`, `boxes` or `score`, measures one of them, `--quick` takes a few
-minutes, `--device gpu` needs a CUDA build of Paddle.
+measures every provider on every size and loss, what each loss costs in steps of Dice on pages with
+little and with much text, the first step of a process, the making of label maps, the finding of
+boxes and their score, appends rows to `results.csv`, prints them and draws `docs/speed.png`.
+`--only losses`, or `prices`, `starts`, `targets`, `boxes` or `score`, measures one of them,
+`--quick` takes a few minutes, `--device gpu` needs a CUDA build of Paddle.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
@@ -28,7 +30,9 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu")
     parser.add_argument(
-        "--only", choices=["losses", "targets", "boxes", "score"], help="measure one part"
+        "--only",
+        choices=["losses", "prices", "starts", "targets", "boxes", "score"],
+        help="measure one part",
     )
     parser.add_argument("--quick", action="store_true", help="two sizes and three losses only")
     parser.add_argument("--seconds", type=float, default=12, help="time for a size and a loss")
@@ -57,7 +61,7 @@ except ImportError:
     torch = None
 
 HERE = Path(__file__).parent
-PARTS = ("losses", "targets", "boxes", "score")
+PARTS = ("losses", "prices", "starts", "targets", "boxes", "score")
 SIZES = [
     (1, 64, 64),
     (1, 160, 160),
@@ -73,6 +77,8 @@ LOSSES = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "Euclidean", "MaskL1Loss", "Dic
 PP_OCR_V6 = "PP-OCRv6"
 AUXILIARY = {"aux_maps_p4": 0.2, "aux_maps_p3": 0.3, "aux_maps_p2": 0.4}
 REFERENCE_SIZE = (8, 640, 640)
+PRICED = [*LOSSES[1:3], "TverskyLoss", "DiceBCELoss", "DiceFocalLoss", PP_OCR_V6]
+WORDS = {"6 % text": 6, "36 % text": 40}  # on a page
 PAGE = 640
 TEXTS = {"20 quads": (20, 2), "100 quads": (100, 2), "20 curved": (20, 7)}  # points along a side
 # The maps that a trained detector gave for photographs.
@@ -92,6 +98,24 @@ def make_batch(n: int, h: int, w: int) -> Batch:
     valid = (rng.random((n, h, w), dtype=np.float32) < 0.95).astype(np.float32)
     threshold = 0.3 + 0.4 * rng.random((n, h, w), dtype=np.float32)
     return maps, [threshold, valid, text, valid]
+
+
+def make_pages(words: int) -> Batch:
+    """Return random maps and the labels of pages with some words each, one in seven ignored."""
+    n, h, w = REFERENCE_SIZE
+    rng = np.random.default_rng(931)
+    t, k, g, m = (np.full((n, h, w), value, np.float32) for value in (0.3, 0, 0, 1))
+    for page, word in np.ndindex(n, words):
+        size = rng.uniform(30, 220), rng.uniform(12, 60)
+        centre = rng.uniform(15, w + 65), rng.uniform(6, h + 15)
+        box = cv2.boxPoints((centre, size, rng.uniform(-15, 15))).astype(np.int32)
+        if word % 7 == 6:
+            cv2.fillPoly(m[page], [box], 0)
+        else:
+            cv2.polylines(k[page], [box], True, 1, 9)
+            cv2.polylines(t[page], [box], True, 0.7, 5)
+            cv2.fillPoly(g[page], [box], 1)
+    return rng.random((n, 3, h, w), dtype=np.float32), [t, k, g * m, m]
 
 
 def make_texts(count: int, points: int) -> list[np.ndarray]:
@@ -339,6 +363,61 @@ def measure(
         yield name, "whole", "ms", [1000 * (f + b) for f, b in pairs]
 
 
+def measure_prices(
+    batch: Batch, seconds: float
+) -> Iterator[tuple[str, str, str, str, list[float]]]:
+    """Yield the same after the loss: milliseconds, and how many steps of Dice a step takes.
+
+    The losses take turns, and each is divided by the step of Dice of its own round.
+    """
+    steps = {kind: providers(batch, kind, "cpu")["dbloss fused"] for kind in ("DiceLoss", *PRICED)}
+    times: dict[str, list[float]] = {kind: [] for kind in steps}
+    for count, _ in enumerate(rounds(seconds)):
+        for kind, step in steps.items():
+            begin = perf_counter()
+            step.backward(step.forward())
+            if count >= 2:  # the first warm up
+                times[kind].append(1000 * (perf_counter() - begin))
+            step.clear()
+    for kind, values in times.items():
+        yield kind, "dbloss fused", "whole", "ms", values
+        ratios = np.array(values) / np.array(times["DiceLoss"])
+        yield kind, "dbloss fused", "price", "steps of Dice", ratios.tolist()
+
+
+START = """
+import sys, time
+import paddle
+begin = time.perf_counter()
+import dbloss
+maps = paddle.rand([1, 3, 64, 64])
+maps.stop_gradient = False
+ones = paddle.ones([1, 64, 64])
+labels = [None, 0.5 * ones, ones, (paddle.rand([1, 64, 64]) < 0.1).astype("float32"), ones]
+settings = eval(sys.argv[1])
+maps = {name: maps for name in ("maps", "aux_maps_p4", "aux_maps_p3", "aux_maps_p2")}
+dbloss.DBLoss(check_batches=0, **settings)(maps, labels)["loss"].backward()
+print(time.perf_counter() - begin)
+"""
+
+
+def measure_starts(settings: dict[str, object], repeats: int = 5) -> Iterator[tuple[str, float]]:
+    """Yield the seconds from `import paddle` to the end of a first step, by what is on disk."""
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            environment = os.environ | {
+                "NUMBA_CACHE_DIR": folder,
+                "DBLOSS_ENGINE": "fused",
+                "PYTHONPATH": str(HERE.parent),
+            }
+            for on_disk in ("nothing on disk", "loops on disk"):
+                command = [sys.executable, "-W", "ignore", "-c", START, repr(settings)]
+                done = subprocess.run(
+                    command, env=environment, capture_output=True, text=True, check=True
+                )
+                yield on_disk, float(done.stdout.split()[-1])
+
+
 def rounds(seconds: float) -> Iterator[int]:
     """Count for some seconds, at least to 5 and at most to 200."""
     start = perf_counter()
@@ -520,6 +599,23 @@ def main(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None
             for name, step in steps.items():
                 values = [peak_memory(step, arguments.device) for _ in range(3)]
                 add(case, [(name, "peak memory", "MiB", values)])
+    if "prices" in parts and arguments.device == "cpu":
+        known = environment("cpu") | dict(zip(("images", "height", "width"), REFERENCE_SIZE))
+        for name, words in tqdm(WORDS.items(), desc="prices", unit="case"):
+            seconds = len(PRICED) * arguments.seconds
+            for kind, *result in measure_prices(make_pages(words), seconds):
+                add(known | {"main_loss_type": f"{kind}, {name}"}, [tuple(result)])
+    if "starts" in parts and arguments.device == "cpu":
+        known = environment("cpu") | {"images": 1, "height": 64, "width": 64}
+        v6 = {"main_loss_type": "DiceFocalLoss", "focal_gamma": 2.5}
+        v6 |= {f"aux_weight_{name[-2:]}": weight for name, weight in AUXILIARY.items()}
+        for name, settings in {"DiceLoss": {}, PP_OCR_V6: v6}.items():
+            found: dict[str, list[float]] = {}
+            for on_disk, seconds in measure_starts(settings):
+                found.setdefault(on_disk, []).append(seconds)
+            for on_disk, values in found.items():
+                case = known | {"main_loss_type": name}
+                add(case, [("dbloss fused", f"first step, {on_disk}", "s", values)])
     if "targets" in parts:
         known = environment("cpu")
         for name, (count, points) in tqdm(TEXTS.items(), desc="targets", unit="case"):
