@@ -155,7 +155,7 @@ def _label(name: str, tensor: Any, like: Tensor, like_name: str) -> None:
             f"{name}: expected a float, bool or integer dtype, got {dtype_name(tensor)}."
             " Convert it with .astype('float32')."
         )
-    if len(tensor.shape) != 3 or not sizes_agree(tensor, like, _IMAGE_AXES):
+    if tensor.ndim != 3 or not sizes_agree(tensor, like, _IMAGE_AXES):
         shape = [like.shape[axis] for axis in _IMAGE_AXES]
         raise ValueError(
             f"{name}: expected the shape {shape}, N, H and W of {like_name},"
@@ -200,12 +200,13 @@ def _shape_advice(got: list[int], expected: list[int]) -> str:
 
 
 def _not_empty(name: str, tensor: Tensor) -> None:
-    if 0 in tensor.shape:
+    shape = tensor.shape
+    if 0 in shape:
         raise ValueError(
-            f"{name}: expected at least one image and one pixel, got {list(tensor.shape)}."
+            f"{name}: expected at least one image and one pixel, got {list(shape)}."
             " Skip empty batches in the training loop."
         )
-    if _OPEN in tensor.shape:
+    if _OPEN in shape:
         _when_it_runs((_shape(tensor) > 0).all(), tensor)
 
 
@@ -219,7 +220,10 @@ def _tensor(name: str, value: Any) -> None:
 
 def sizes_agree(tensor: Tensor, like: Tensor, axes: Sequence[int]) -> bool:
     """Tell whether two tensors are equal in these axes; open ones are compared when they run."""
-    pairs = [(tensor.shape[axis], like.shape[axis]) for axis in axes]
+    got, expected = tensor.shape, like.shape  # Paddle makes a new list for each look
+    pairs = [(got[axis], expected[axis]) for axis in axes]
+    if all(a == b != _OPEN for a, b in pairs):
+        return True
     if any(_OPEN in pair for pair in pairs):
         got, expected = _shape(tensor), _shape(like)
         same = [got[axis] == expected[axis] for axis in axes]

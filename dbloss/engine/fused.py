@@ -176,14 +176,15 @@ class _Mining(NamedTuple):
             # The loop of the sweep, once more for these few: now the threshold is known.
             inside = np.zeros(loops.SLOTS)
             as_negatives = between, np.zeros_like(between), np.ones_like(between)
-            loops.mine(loss, *as_negatives, threshold, threshold, between[:0], inside)
+            rows = map(_read_only, as_negatives)
+            loops.mine(loss, *rows, threshold, threshold, between[:0], inside)
             slots += inside
             above += inside[loops.ABOVE]
             equal = inside[loops.AT_HIGH] if threshold > self.low else equal
         share = tie_weight(n, above, equal, np)
         tied.append((threshold, share * equal))
         p, w = np.array([tie for tie in tied if tie[1] > 0], between.dtype).reshape(-1, 2).T.copy()
-        loops.add(loss, p, np.zeros_like(p), w, slots)
+        loops.add(loss, *map(_read_only, (p, np.zeros_like(p), w)), slots)
         return _Choice(threshold, between.dtype.type(share)), slots
 
 
@@ -441,9 +442,9 @@ def _rows(tensor: Tensor, dtype: Any) -> _Array:
 
     The pixels of an image and channel are contiguous. Another layout or dtype is copied.
     """
-    array = np.from_dlpack(tensor.detach().astype(dtype))
-    channels = array.shape[1] if array.ndim == 4 else 1
-    rows = array.reshape(array.shape[0], channels, -1)
+    tensor = tensor if tensor.stop_gradient else tensor.detach()
+    array = np.from_dlpack(tensor if tensor.dtype == dtype else tensor.astype(dtype))
+    rows = array.reshape(array.shape[0], array.shape[1] if array.ndim == 4 else 1, -1)
     return _read_only(rows if rows.strides[2] == rows.itemsize else np.ascontiguousarray(rows))
 
 
