@@ -266,6 +266,11 @@ class _Sweeps:
         ]
         jobs += [_Job(loops.count, (), (self._rows[i].g, self._counted[i])) for i in apart]
         out, self._mined = self._first_sweep(jobs, bounds)
+        fractions = [index for index in self._kept if out[index, loops.IRREGULAR]]
+        if fractions:
+            jobs = [_Job(loops.add, (self._losses[i],), self._rows[i]) for i in fractions]
+            out[fractions], _ = self._first_sweep(jobs, {})
+            self._kept = {i: plane for i, plane in self._kept.items() if i not in fractions}
         self._irregular = out[:, loops.IRREGULAR]
         counted = dict(zip(apart, out[len(self._terms) :]))
         return [

@@ -302,27 +302,25 @@ def count(g, w, out):
 
 @_kernel
 def add_and_keep(loss, p, g, w, slopes, out):
-    """Do what `add` does for a mean; write `w * slope`, which costs less here than on its own."""
-    fractions = 0
-    for i in range(g.size):
-        fractions += (w[i] != 0) & (g[i] != 0) & (g[i] != 1)
-    zero = p.dtype.type(0)
+    """Do what `add` does for a mean; write `w * slope`, which costs less here than on its own.
+
+    It takes targets for 0 or 1. IRREGULAR counts the pixels whose target is neither.
+    """
+    zero, one = p.dtype.type(0), p.dtype.type(1)
     for start in range(0, p.size, _RUN):
         ps, gs, ws = p[start : start + _RUN], g[start : start + _RUN], w[start : start + _RUN]
         kept = slopes[start : start + _RUN]
-        first = total = zero
-        if fractions:
-            for i in range(ps.size):
-                first += ws[i] * loss.hardness(ps[i], gs[i])
-                kept[i] = ws[i] * loss.slope(ps[i], gs[i])
-                total += ws[i]
-        else:
-            for i in range(ps.size):
-                first += ws[i] * loss.hardness(ps[i], gs[i] != 0)
-                kept[i] = ws[i] * loss.slope(ps[i], gs[i] != 0)
-                total += ws[i]
+        first = total = irregular = zero
+        for i in range(ps.size):
+            text = gs[i] != zero
+            first += ws[i] * loss.hardness(ps[i], text)
+            kept[i] = ws[i] * loss.slope(ps[i], text)
+            total += ws[i]
+            regular = (ws[i] == zero) | (gs[i] == zero) | (gs[i] == one)
+            irregular += zero if regular else one
         out[0] += first
         out[TOTAL] += total
+        out[IRREGULAR] += irregular
 
 
 # Negatives that weigh 1 each are as hard as they are predicted. So the loops below compare p, and
