@@ -271,7 +271,7 @@ def test_photographs_are_trained_on_and_drawn(example, monkeypatch, capsys, tmp_
     loss = ["--loss", "DiceBCELoss", "--bce-weight", 1, "--text-balance", 0.5, "--bias", -4]
     run_here(example, monkeypatch, *options, *loss, "--out", tmp_path / "out")
     said = capsys.readouterr().out
-    assert figures(said, "limits") == [0.1, 0.3]  # nothing is found at any
+    assert figures(said, "limits") == [0.3, 0.6]  # nothing is found at any: PaddleOCR's
     assert [figures(said, rate) for rate in ("precision", "recall")] == [[0.5], [1]]
     assert sorted(path.name for path in (tmp_path / "out/photographs").iterdir()) == [
         "0.png",
