@@ -17,7 +17,7 @@ from helpers import (
     value_and_grad,
 )
 
-from dbloss import BalanceLoss
+from dbloss import BalanceLoss, DiceFocalLoss, hard_negative_weights
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -297,3 +297,19 @@ def test_predictions_above_one_are_equally_hard():
     gt, mask = tensors((g, np.ones_like(g)))
     expected = (weight * loss).sum() / 2, weight * slope / 2
     check(lambda x: layer(x, gt, mask), p, expected)
+
+
+def test_less_than_one_text_pixel_is_no_text():
+    """Of half a pixel of text `int(sum(g*m))` is 0, and the fallback takes its place."""
+    p = np.float32([[[0.9, 0.8, 0.7, 0.6]]])
+    g = np.float32([[[0.5, 0, 0, 0]]])
+    weights = hard_negative_weights(*tensors([p, g, np.ones_like(g)]), 3, fallback_negatives=2)
+    np.testing.assert_array_equal(weights, [[[0, 1, 1, 0]]])
+
+
+@pytest.mark.parametrize("layer", [BalanceLoss(False, "BCELoss"), DiceFocalLoss(0, 1, 0.0, 0.0)])
+def test_a_small_prediction_keeps_its_digits(layer):
+    """In float32 `1 - 1e-4` has four digits of 1e-4 left, and the loss has all of them."""
+    p = np.float32([[[1.2345e-4, 2.3456e-4, 3.4567e-4, 4.5678e-4]]])
+    loss = layer(*tensors([p, 0 * p, 1 + 0 * p]))
+    assert float(loss) == pytest.approx(-np.log1p(-p.astype(np.float64)).mean(), rel=2e-6)
