@@ -41,11 +41,11 @@ def slope(loss: Any, p: Any, g: Any) -> Any:
     return loss.slope(p, g)
 
 
-def cross_entropy(q: Any, r: Any, g: Any, least: float) -> Any:
-    """Return `-(g * log q + (1-g) * log r)` with `r = 1 - q`.
+def cross_entropy(q: Any, g: Any, least: float) -> Any:
+    """Return `-(g * log q + (1-g) * log(1-q))`.
 
-    `least` is a number that q and r are not below, 0 if there is none. Then a logarithm below -100,
-    or of a number that is not positive, counts as -100. Nothing infinite arises on the way.
+    `least` is a number that q and 1 - q are not below, 0 if there is none. Then a logarithm below
+    -100, or of a number that is not positive, counts as -100. Nothing infinite arises on the way.
     """
     # Of a small q, 1 - q has lost digits, and log1p has not.
     if least:

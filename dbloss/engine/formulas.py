@@ -203,7 +203,7 @@ class BinaryCrossEntropy(NamedTuple):
 
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
-        return nan_unless_finite(p) + cross_entropy(p, complement(p), g, 0)
+        return nan_unless_finite(p) + cross_entropy(p, g, 0)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
@@ -237,9 +237,9 @@ class Focal(NamedTuple):
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
         q = within(p, self.eps)
-        r = complement(q)
-        weight = power(mix(q, r, g), self.exponent) * between(1 - self.alpha, self.alpha, g, p)
-        return nan_unless_finite(p) + weight * cross_entropy(q, r, g, self.eps)
+        miss = mix(q, complement(q), g)
+        weight = power(miss, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
+        return nan_unless_finite(p) + weight * cross_entropy(q, g, self.eps)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
@@ -247,7 +247,7 @@ class Focal(NamedTuple):
         r = complement(q)
         miss, both = mix(q, r, g), q * r
         weight = power(miss, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
-        through_weight = between(self.gamma, -self.gamma, g, p) * cross_entropy(q, r, g, self.eps)
+        through_weight = between(self.gamma, -self.gamma, g, p) * cross_entropy(q, g, self.eps)
         # One division, which takes as long as all the rest but the logarithm.
         slope = weight * (through_weight * both + mix(q, -r, g) * miss) / (miss * both)
         return where(q == p, slope, nan_unless_finite(p))

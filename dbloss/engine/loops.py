@@ -103,14 +103,18 @@ def exp(x):
 
 
 @_with_body(arithmetic.cross_entropy)
-def _cross_entropy_in_a_loop(q, r, g, least):
-    if isinstance(g, types.Boolean):
-        return lambda q, r, g, least: -_log(q if g else r, r if g else q)
+def _cross_entropy_in_a_loop(q, g, least):
+    one = _dtype(q)(1)
 
-    def body(q, r, g, least):
-        return (g - 1) * _log(r, q) - g * _log(q, r)
+    def of_bool(q, g, least):
+        r = one - q
+        return -_log(q if g else r, r if g else q)
 
-    return body
+    def of_number(q, g, least):
+        r = one - q
+        return (g - one) * _log(r, q) - g * _log(q, r)
+
+    return of_bool if isinstance(g, types.Boolean) else of_number
 
 
 @_with_body(arithmetic.within)
