@@ -47,9 +47,12 @@ def cross_entropy(q: Any, g: Any, least: float) -> Any:
     `least` is a number that q and 1 - q are not below, 0 if there is none. Then a logarithm below
     -100, or of a number that is not positive, counts as -100. Nothing infinite arises on the way.
     """
-    # Of a small q, 1 - q has lost digits, and log1p has not.
+    # Of a small q, 1 - q has lost digits. log1p has them, and no second derivative.
     if least:
-        return (g - 1) * paddle.log1p(-q) - g * paddle.log(q)
+        r = complement(q)
+        with paddle.no_grad():
+            lost = (constant(r) - 1) + constant(q)
+        return (g - 1) * (paddle.log(r) - lost) - g * paddle.log(q)
     return (g - 1) * _log_of_complement(q) - g * _log(q)
 
 

@@ -52,21 +52,25 @@ _SAMPLE = 1 << 14  # pixels that tell where the hardest negatives begin
 def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> tuple[Tensor, ...]:
     """Return what `combine` makes of the losses, 0-D float32, differentiable in the maps, once."""
     graded = paddle.is_grad_enabled()
-    alive: list[weakref.ref[_Sweeps]] = []
+    alive: list[weakref.ref[_Sign]] = []
     losses: tuple[Tensor, ...] = _Layer.apply(
         terms, combine, processes, graded, alive, *maps_of(terms).values()
     )
     if not losses[0].stop_gradient:
-        refuse = functools.partial(_refuse_twice, alive[0])
+        refuse = functools.partial(_refuse_twice, *alive)
         for loss in losses:
             loss.register_hook(refuse)
     return losses
 
 
-def _refuse_twice(sweeps: "weakref.ref[_Sweeps]", gradient: Tensor) -> None:
+class _Sign:
+    """A sign of life: it is there as long as what the layer keeps for its backward."""
+
+
+def _refuse_twice(sign: "weakref.ref[_Sign]", gradient: Tensor) -> None:
     # Running the backward of a PyLayer twice aborts the process: after the first time Paddle has
     # given back what the layer kept. `paddle.grad` runs it on a copy.
-    if sweeps() is None:
+    if sign() is None:
         raise RuntimeError(
             "The fused engine lets backward() run once through the losses of a batch, and this is"
             " the second time (retain_graph=True). Add the losses up and call backward() once, ask"
@@ -83,7 +87,7 @@ class _Layer(PyLayer):  # type: ignore[misc]
         combine: Combine,
         processes: Processes,
         graded: bool,
-        alive: "list[weakref.ref[_Sweeps]]",
+        alive: list[weakref.ref[_Sign]],
         *maps: Tensor,
     ) -> tuple[Tensor, ...]:
         labels = labels_of(terms)
@@ -96,7 +100,8 @@ class _Layer(PyLayer):  # type: ignore[misc]
                 ctx.mix = mix_of(combine, len(terms))
                 ctx.lines = [outcome.line for outcome in found]
         if needed:
-            alive.append(weakref.ref(sweeps))
+            ctx.sign = _Sign()
+            alive.append(weakref.ref(ctx.sign))
             ctx.set_materialize_grads(False)
             ctx.sweeps, ctx.processes = sweeps, processes
             ctx.maps = {id(tensor): tensor.detach() for tensor in maps}
