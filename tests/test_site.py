@@ -133,7 +133,7 @@ def test_the_search_finds_words_within_chinese_text(site):
 
 
 class Labels(HTMLParser):
-    """Collects what the theme says by itself: its labels, its titles, and what its script shows."""
+    """Collects what the theme says by itself, what its script shows, and where its list begins."""
 
     def __init__(self, text):
         super().__init__()
@@ -144,6 +144,8 @@ class Labels(HTMLParser):
         self.labels += re.findall(r'md-nav__title" for="__toc">\s*<span.*?</span>\s*(.+)', text)
         self.labels += re.findall(r"(\S.*)\s+<a href=.+?mkdocs-material", text)
         self.labels += re.findall(r'md-search-result__meta">\s*(.+)', text)
+        entries = text[text.index("md-nav--primary") :]
+        self.labels.append(re.search(r'__list.*?md-ellipsis">\s*(.+?)\n', entries, re.DOTALL)[1])
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
