@@ -158,3 +158,37 @@ def test_both_languages_state_the_same(english, chinese):
         facts = _facts(one, english, CHINESE_OF)
         assert _facts(other, chinese, {}) == facts, f"{one}\n\n{other}"
     assert len(theirs) == len(pieces)
+
+
+chinese_pages = pytest.mark.parametrize(
+    "page", CHINESE_OF.values(), ids=lambda page: page.relative_to(DOCS.parent).as_posix()
+)
+
+
+@chinese_pages
+def test_links_to_pages_in_english_say_so(page):
+    """With "（英文）" behind the link, or "，英文" at the end of what the link is in."""
+    english = re.compile(r"\.(md|cff)$|//dbloss\.github\.io/dbloss/(?!zh/)")
+    for piece in _pieces(page)[2:]:
+        for link in re.finditer(r"\]\(([^)#]*)[^)]*\)", piece):
+            rest = piece[link.end() :]
+            target = (page.parent / link[1]).resolve()
+            if english.search(link[1]) and target not in CHINESE_OF.values():
+                assert re.match(r"（英文|[^（）。；]*，(均为)?英文", rest), piece
+            else:
+                assert not rest.startswith("（英文"), piece
+
+
+@chinese_pages
+def test_chinese_pages_have_the_words_of_the_field(page):
+    prose = FENCED.sub("", page.read_text("utf-8"))
+    words = {
+        "(?<![半合])精度": "精确率",
+        "(?<!近似)二值图": "近似二值图",
+        "(?<!随机)种子": "随机种子",
+        "照片": "图像、自然场景图像",
+        "从背景开始": "以全背景初始化",
+    }
+    assert not {good for bad, good in words.items() if re.search(bad, prose)}
+    for phrase in re.findall(r"\*\*(?!`)(.+?)\*\*", prose):
+        assert len(re.findall("[\u4e00-\u9fff]", phrase)) <= 10, phrase  # bold is for a few words

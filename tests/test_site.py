@@ -130,3 +130,37 @@ def test_the_search_finds_words_within_chinese_text(site):
     assert [part for part in parts if part] == [*"在", "CPU", *"上", "fused", *"会因段错误退出"]
     found = [entry["location"] for entry in index["docs"] if "段错误" in entry["text"]]
     assert any(location.startswith("zh/troubleshooting/#") for location in found)
+
+
+class Labels(HTMLParser):
+    """Collects what the theme says by itself, what its script shows, and where its list begins."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.language, self.labels = "", []
+        self.feed(text)
+        config = re.search(r'<script id="__config".*?>(.*?)</script>', text, re.DOTALL)[1]
+        self.labels += filter(None, json.loads(config)["translations"].values())
+        self.labels += re.findall(r'md-nav__title" for="__toc">\s*<span.*?</span>\s*(.+)', text)
+        self.labels += re.findall(r"(\S.*)\s+<a href=.+?mkdocs-material", text)
+        self.labels += re.findall(r'md-search-result__meta">\s*(.+)', text)
+        entries = text[text.index("md-nav--primary") :]
+        self.labels.append(re.search(r'__list.*?md-ellipsis">\s*(.+?)\n', entries, re.DOTALL)[1])
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.language = attrs["lang"] if tag == "html" else self.language
+        names = ("title", "aria-label", "placeholder")
+        self.labels += [attrs[name] for name in names if name in attrs]
+        if tag == "meta" and attrs.get("name") == "description":
+            self.labels.append(attrs["content"])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_theme_speaks_the_language_of_the_page(site, page):
+    said = Labels(html(site, page))
+    chinese = page.startswith("zh/")
+    assert said.language == ("zh" if chinese else "en")
+    labels = set(said.labels) - {"dbloss"}
+    assert len(labels) > 10
+    assert not [text for text in labels if bool(re.search("[\u4e00-\u9fff]", text)) != chinese]
