@@ -7,7 +7,7 @@ from helpers import tensor, tensors
 
 from dbloss import DBLoss
 
-DICE_LOSSES = ("DiceLoss", "OHEMDiceLoss")
+DICE_LOSSES = ("DiceLoss", "TverskyLoss", "OHEMDiceLoss")
 NO_DICE = tuple(kind for kind in oracle.BALANCED if kind not in DICE_LOSSES)
 SMOOTH, FALLBACK = {"smooth": 1.0}, {"fallback_negatives": 50}
 UNBALANCED = {"balance_loss": False}

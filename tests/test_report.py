@@ -74,6 +74,7 @@ def test_engine_that_the_environment_asks_for(asked, line, monkeypatch, report_o
 
 def test_engine_without_numba(monkeypatch, report_on_small_batch):
     monkeypatch.setattr("dbloss.engine._has_numba", lambda: False)
+    monkeypatch.delenv("DBLOSS_ENGINE", raising=False)
     status, out = report_on_small_batch()
     assert status == 0
     assert "operators, because numba is not installed" in out

@@ -16,16 +16,17 @@ def untranslated(function: _Function) -> _Function:
 
     Its Python runs once, and the graph holds the operators it calls.
     """
-    if paddle.__version__.startswith("3.0."):
+    if not paddle.__version__.startswith("2."):
         function = _outside_traces(function)
     paddle.jit.not_to_static(function)
     return function
 
 
 def _outside_traces(function: Any) -> Any:
-    """Return a function that Paddle 3.0 does not trace, nor what it calls.
+    """Return a function that Paddle does not trace, nor what it calls.
 
-    It has no marker as newer ones have, by which `untraced` leaves a layer out.
+    A layer that `untraced` leaves out of a graph runs between two of them, and what it calls would
+    be traced again.
     """
 
     @functools.wraps(function)

@@ -255,11 +255,14 @@ class _Sweeps:
             if self._terms[index].mined:
                 bounds[index] = self._bounds(index)
                 jobs.append(_Job(loops.mine, (loss,), rows))
-            elif (
-                loops.is_binary(loss) and key in self._written and plane not in self._kept.values()
-            ):
-                self._kept[index] = plane
-                slopes = self._flat(self._written[key])[:, channel]
+            elif loops.is_binary(loss) and plane not in self._kept.values():
+                # Without a gradient too, so that the loss is the same to the last bit.
+                written = self._written.get(key)
+                if written is None:
+                    slopes = _empty(rows.p.shape, rows.p.dtype)
+                else:
+                    self._kept[index] = plane
+                    slopes = self._flat(written)[:, channel]
                 jobs.append(_Job(loops.add_and_keep, (loss,), (*rows, slopes)))
             else:
                 jobs.append(_Job(loops.add, (loss,), rows))
@@ -271,7 +274,8 @@ class _Sweeps:
         ]
         jobs += [_Job(loops.count, (), (self._rows[i].g, self._counted[i])) for i in apart]
         out, self._mined = self._first_sweep(jobs, bounds)
-        fractions = [index for index in self._kept if out[index, loops.IRREGULAR]]
+        binary = [i for i, job in enumerate(jobs) if job.loop is loops.add_and_keep]
+        fractions = [index for index in binary if out[index, loops.IRREGULAR]]
         if fractions:
             jobs = [_Job(loops.add, (self._losses[i],), self._rows[i]) for i in fractions]
             out[fractions], _ = self._first_sweep(jobs, {})

@@ -49,7 +49,7 @@ def plot_limits(limits: "Limits", chosen: tuple[float, float] | None = None) -> 
         >>> hmean = 2 * precision * recall / (precision + recall)
         >>> pairs = np.array([0.3, 0.4]), np.array([0.5, 0.6])
         >>> figure = plot_limits(Limits(*pairs, precision, recall, hmean))
-        >>> figure.legends[0].get_texts()[-1].get_text()
+        >>> [text.get_text() for text in figure.legends[0].get_texts()][-2]
         'best: thresh 0.3, box_thresh 0.5, hmean 0.755'
 
     Source:

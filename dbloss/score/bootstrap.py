@@ -71,7 +71,7 @@ def compare(
         >>> after = [(4, 5, 6), (4, 5, 8), (1, 1, 2), (2, 3, 3)]
         >>> gain = compare(before, after)
         >>> round(gain.hmean, 3), gain.within_noise
-        (0.106, True)
+        (0.104, True)
 
     Source:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13.
