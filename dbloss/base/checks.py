@@ -119,17 +119,6 @@ def group(value: Any, asked_for: bool, option: str = "global_batch") -> Any:
     return value
 
 
-def member(group: Any) -> None:
-    """Raise if this process is not one of the group."""
-    # A group of one process has no rank, not even for that process.
-    if group is not None and paddle.distributed.get_rank() not in group.ranks:
-        raise RuntimeError(
-            f"group: expected one that holds this process, rank {paddle.distributed.get_rank()},"
-            f" got the ranks {group.ranks}. Call it in those processes alone, or leave"
-            " the group out for all processes."
-        )
-
-
 def unknown(
     layer: type, kwargs: Mapping[str, Any], reported: Collection[str] | None = None
 ) -> None:

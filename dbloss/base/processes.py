@@ -86,7 +86,7 @@ def processes_of(group: Any) -> Processes:
     """
     if not paddle.distributed.is_initialized():
         return ALONE
-    checks.member(group)
+    _check_member(group)
     size = paddle.distributed.get_world_size() if group is None else group.nranks
     if size > 1:
         checks.eager(
@@ -94,3 +94,14 @@ def processes_of(group: Any) -> Processes:
             "Compile the model with paddle.jit.to_static, and call the loss on what it returns.",
         )
     return Processes(size, group)
+
+
+def _check_member(group: Any) -> None:
+    """Raise if this process is not one of the group."""
+    # A group of one process has no rank, not even for that process.
+    if group is not None and paddle.distributed.get_rank() not in group.ranks:
+        raise RuntimeError(
+            f"group: expected one that holds this process, rank {paddle.distributed.get_rank()},"
+            f" got the ranks {group.ranks}. Call it in those processes alone, or leave"
+            " the group out for all processes."
+        )
