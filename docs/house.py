@@ -55,7 +55,7 @@ def measure(root: Path = ROOT) -> House:
             if _room(target) != _room(name):
                 found[later].add((_room(name), _room(target)))
     later = found[True] - found[False]
-    arrows, rising = set(found[False]), set()
+    arrows, rising = set(found[False]), set[tuple[str, str]]()
     sorter = _sorter(says, arrows)
     for arrow in sorted(later):
         try:
@@ -106,7 +106,8 @@ def draw(house: House) -> str:
     widest = max(map(len, house.floors))
     width = widest * _ACROSS + 2 * _MARGIN
     height = len(house.floors) * _UP + 2 * _MARGIN
-    centre, floor_of = {}, {}
+    centre: dict[str, float] = {}
+    floor_of: dict[str, int] = {}
     for floor, rooms in enumerate(house.floors):
         left = (width - len(rooms) * _ACROSS) / 2
         for place, room in enumerate(_by_what_stands_above(house, floor, centre)):
