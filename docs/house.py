@@ -54,10 +54,10 @@ def measure(root: Path = ROOT) -> House:
         for target, later in _imports(tree, set(files)):
             if _room(target) != _room(name):
                 found[later].add((_room(name), _room(target)))
-    later = found[True] - found[False]
+    functions = found[True] - found[False]
     arrows, rising = set(found[False]), set[tuple[str, str]]()
     sorter = _sorter(says, arrows)
-    for arrow in sorted(later):
+    for arrow in sorted(functions):
         try:
             sorter = _sorter(says, arrows | {arrow})
             arrows.add(arrow)
@@ -69,7 +69,7 @@ def measure(root: Path = ROOT) -> House:
         ready = sorted(sorter.get_ready())
         sorter.done(*ready)
         floors.append({room: says[room] for room in ready})
-    return House(floors, arrows | rising, later, rising)
+    return House(floors, arrows | rising, functions, rising)
 
 
 def _sorter(rooms: Iterable[str], arrows: set[tuple[str, str]]) -> TopologicalSorter[str]:
