@@ -1,8 +1,14 @@
 """The site builds without a warning, draws its formulas, and takes nothing from another host."""
 
+import functools
+import html as html_module
 import json
 import re
+import shutil
+import subprocess
+import threading
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import programs
@@ -11,23 +17,11 @@ import pytest
 pytest.importorskip("mkdocs", reason='needs pip install ".[docs]"')
 
 ROOT = Path(__file__).parents[1]
-PAGES = [
-    "index",
-    "api",
-    "mathematics",
-    "running",
-    "score",
-    "pictures",
-    "labels",
-    "commands",
-    "training",
-    "which-loss",
-    "speed",
-    "migration",
-    "troubleshooting",
-    "known-limits",
-    *(f"zh/{page.stem}" for page in sorted((ROOT / "docs" / "zh").glob("*.md"))),
-]
+DOCS = ROOT / "docs"
+PAGES = sorted(
+    page.relative_to(DOCS).with_suffix("").as_posix()
+    for page in [*DOCS.glob("*.md"), *DOCS.glob("zh/*.md")]
+)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +111,7 @@ def test_the_style_and_its_font_are_there(site):
 
 def test_messages_are_broken_and_tables_scrolled(site):
     """The style goes by the language of a block: `text` is kept in its lines on a phone."""
-    built = html(site, "troubleshooting")
+    built = html(site, "errors") + html(site, "troubleshooting")
     assert "language-output highlight" in built
     kept = re.findall(r"language-text highlight.*?</pre>", built, re.DOTALL)
     assert kept and all("Error" not in re.sub("<.*?>", "", block) for block in kept)
@@ -164,3 +158,71 @@ def test_the_theme_speaks_the_language_of_the_page(site, page):
     labels = set(said.labels) - {"dbloss"}
     assert len(labels) > 10
     assert not [text for text in labels if bool(re.search("[\u4e00-\u9fff]", text)) != chinese]
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("chrome")
+WIDTHS = (1280, 390)
+# Each page in a frame of each width. What is wider than the column it stands in is written out,
+# and so is what is cut off or scrolled within it.
+MEASURE = """
+<!doctype html><body><pre id="found"></pre><script>
+onload = () => {
+  const found = []
+  for (const frame of document.querySelectorAll("iframe")) {
+    const page = frame.contentDocument
+    const column = page.querySelector(".md-content__inner").getBoundingClientRect()
+    const blocks = page.querySelectorAll(".md-content :is(table, pre, pre > code, img)")
+    found.push({ page: frame.name, blocks: blocks.length, width: frame.contentWindow.innerWidth })
+    for (const block of blocks) {
+      const box = block.getBoundingClientRect()
+      const over = Math.max(box.right - column.right, block.scrollWidth - block.clientWidth)
+      if (over > 1 && !block.matches("img, table") || box.right - column.right > 1)
+        found.push({ page: frame.name, over, block: block.textContent.trim().slice(0, 60) })
+    }
+    if (page.documentElement.scrollWidth > frame.contentWindow.innerWidth)
+      found.push({ page: frame.name, block: "the page" })
+  }
+  document.getElementById("found").textContent = JSON.stringify(found)
+}
+</script>
+"""
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def measured(site):
+    if CHROMIUM is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    frames = "".join(
+        f'<iframe name="{page} {width}" src="/{page.removesuffix("index")}"'
+        f' style="width: {width}px; height: 800px; border: 0"></iframe>'
+        for page in PAGES
+        for width in WIDTHS
+    )
+    (site / "measure.html").write_text(MEASURE + frames, "utf-8")
+    handler = functools.partial(Quiet, directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/measure.html"
+        options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+        dumped = subprocess.run(
+            [CHROMIUM, *options, address], capture_output=True, text=True, timeout=300
+        ).stdout
+        server.shutdown()
+    (site / "measure.html").unlink()
+    (text,) = re.findall(r'<pre id="found">(.*?)</pre>', dumped, re.DOTALL)
+    return json.loads(html_module.unescape(text))
+
+
+def test_no_table_and_no_block_is_wider_than_its_column(measured):
+    """In a browser, on every page, on a screen and on a phone."""
+    looked_at = [entry for entry in measured if "blocks" in entry]
+    assert {(entry["page"], entry["width"]) for entry in looked_at} == {
+        (f"{page} {width}", width) for page in PAGES for width in WIDTHS
+    }
+    assert sum(entry["blocks"] for entry in looked_at) > 100 * len(WIDTHS)
+    assert not [entry for entry in measured if "block" in entry]
