@@ -21,8 +21,9 @@ def _named(table: str) -> str:
     names = [_plain(name) for name in re.findall(r"<th[^>]*>(.*?)</th>", head, re.DOTALL)]
     rows = []
     for row in body.split("</tr>"):
-        column = iter(names)
-        rows.append(_CELL.sub(lambda cell: f'{cell[0]} data-column="{next(column, "")}"', row))
+        before, *cells = _CELL.split(row)
+        named = (f'<td data-column="{name}"{cell}' for name, cell in zip(names, cells))
+        rows.append("".join([before, *named]))
     body = "</tr>".join(rows)
     body = re.sub(r"<code>(?=[^<]{28})", '<code class="long">', body)
     return f"{head}<tbody>{body}"
