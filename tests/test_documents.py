@@ -254,7 +254,8 @@ SHARED = {
         ("docs/which-loss.md", r"`BCELoss` has an hmean of ([\d.]+),\s.*?default it has ([\d.]+)"),
         (
             "docs/loss-study.md",
-            r"\| `DiceLoss` \|  \|(?: \S+ \|){2} (?P<b>[\d.]+) .*?\| `BCELoss` \|.*?\|(?: \S+ \|){2} (?P<a>[\d.]+)",
+            r"\| `DiceLoss` \|  \|(?: \S+ \|){2} (?P<b>[\d.]+) .*?"
+            r"\| `BCELoss` \|.*?\|(?: \S+ \|){2} (?P<a>[\d.]+)",
         ),
     ],
     "Tversky from trained weights, three seeds": [
