@@ -224,3 +224,78 @@ def test_chinese_pages_have_the_words_of_the_field(page):
     assert not {good for bad, good in words.items() if re.search(bad, prose)}
     for phrase in re.findall(r"\*\*(?!`)(.+?)\*\*", prose):
         assert len(re.findall("[\u4e00-\u9fff]", phrase)) <= 10, phrase  # bold is for a few words
+
+
+# What several pages state, with where each has it. A group of an expression is a figure.
+SHARED = {
+    "a step of DiceLoss": [
+        ("README.md", r"\*\*Fast\.\*\* ([\d.]+) ms .*? take ([\d.]+)\."),
+        ("docs/speed.md", r"\| `DiceLoss` \| (?P<b>[\d.]+) ms \| (?P<a>[\d.]+) ms"),
+    ],
+    "the score of 300 boxes": [
+        ("docs/score.md", r"\| 300 \| ([\d.]+) s \| ([\d.]+) ms \| ([\d.]+) x"),
+        ("docs/migration.md", r"of 300 boxes .*?\| ([\d.]+) s \| ([\d.]+) ms \| ([\d.]+) x"),
+    ],
+    "the score of 100 boxes": [
+        ("docs/score.md", r"\| 100 \| ([\d.]+) s \| ([\d.]+) ms \| ([\d.]+) x"),
+        ("docs/migration.md", r"of 100 boxes .*?\| ([\d.]+) s \| ([\d.]+) ms \| ([\d.]+) x"),
+    ],
+    "compiling": [
+        (f"docs/{page}.md", r"(\d+) to\s(\d+) seconds.*?(\d+) to (\d+) where .*?([\d.]+) to (\d+)")
+        for page in ("running", "troubleshooting")
+    ],
+    "configurations run through PaddleOCR's code": [
+        ("README.md", r"(\d+) configurations"),
+        ("docs/migration.md", r"The (\d+) configurations in"),
+        ("docs/known-limits.md", r"(\d+) configurations of the loss"),
+        ("CONTRIBUTING.md", r"each of (\d+) cases of `DBLoss`"),
+    ],
+    "BCELoss and the default from scratch": [
+        ("docs/which-loss.md", r"`BCELoss` has an hmean of ([\d.]+),\s.*?default it has ([\d.]+)"),
+        (
+            "docs/loss-study.md",
+            r"\| `DiceLoss` \|  \|(?: \S+ \|){2} (?P<b>[\d.]+) .*?"
+            r"\| `BCELoss` \|.*?\|(?: \S+ \|){2} (?P<a>[\d.]+)",
+        ),
+    ],
+    "Tversky from trained weights, three seeds": [
+        ("docs/which-loss.md", r"by ([\d.]+) points in the mean at"),
+        ("docs/finetuning.md", r"has ([\d.]+) points after 720 steps"),
+    ],
+}
+
+
+def _figures(page, expression):
+    text = (README.parent / page).read_text("utf-8")
+    found = re.search(expression, text, re.DOTALL)
+    assert found, f"{page} no longer has {expression}: where does it state this now?"
+    return [found[name] for name in sorted(found.groupdict())] or list(found.groups())
+
+
+def _same(one, other):
+    """Tell whether two figures are the same, rounded as the shorter is."""
+    digits = min(len(number.partition(".")[2]) for number in (one, other))
+    return abs(float(one) - float(other)) <= 0.5001 * 10**-digits * (one != other)
+
+
+@pytest.mark.parametrize("claim", SHARED)
+def test_a_figure_is_the_same_on_all_pages(claim):
+    first, *others = [_figures(*place) for place in SHARED[claim]]
+    for figures in others:
+        assert len(figures) == len(first)
+        assert all(map(_same, first, figures)), (first, figures)
+
+
+def test_hmean_is_the_harmonic_mean_wherever_it_is_explained():
+    for page in [*README.parent.glob("*.md"), *DOCS.glob("*.md")]:
+        text = " ".join(page.read_text("utf-8").split())
+        for said in re.findall(r"[^.]*mean of (?:both|precision)[^.]*", text):
+            assert "harmonic mean" in said, (page, said)
+
+
+def test_the_versions_of_python_that_are_claimed_are_those_tested():
+    project = (README.parent / "pyproject.toml").read_text("utf-8")
+    claimed = set(re.findall(r"Python :: (3\.\d+)", project))
+    page = (DOCS / "running.md").read_text("utf-8")
+    tested = set(re.findall(r"3\.1\d(?=,| \|)", page.partition("## Versions tested")[2]))
+    assert claimed == {version for version in tested if version.startswith("3.1")}
