@@ -14,6 +14,8 @@ A loss is a `main_loss_type` of DBLoss, and after colons any of its keywords, an
     text_balance    of `make_targets`
     bias            of the example's DBNet
     rate            of Adam, at its highest
+    frozen_norm     1: batch normalisation keeps its means and variances, as a trained network has
+                    them, in place of those of each batch
     warm            steps that are trained with PaddleOCR's default first
     falling         steps in which the hard negatives for each positive fall from 100, which are
                     all negatives of nine in ten batches of photographs, to `ohem_ratio`
@@ -96,17 +98,16 @@ Key = tuple[str, str, str, int, int]
 
 
 class Network(NamedTuple):
-    """What is trained, and how."""
+    """How a network is trained."""
 
-    build: Callable[[float], nn.Layer]  # from a bias
     crop: int  # side of what is cut out of a photograph
     batch: int
     rate: float
 
 
 NETWORKS = {
-    "small": Network(lambda bias: DBNet(bias=bias), CROP, BATCH, RATE),
-    "ppocrv4": Network(lambda bias: ppocrv4.load(), ppocrv4.CROP, ppocrv4.BATCH, ppocrv4.RATE),
+    "small": Network(CROP, BATCH, RATE),
+    "ppocrv4": Network(ppocrv4.CROP, ppocrv4.BATCH, ppocrv4.RATE),
 }
 
 
@@ -117,13 +118,14 @@ class Setting(NamedTuple):
     text_balance: float
     bias: float
     rate: float  # 0: that of the network
+    frozen_norm: bool
 
 
 def read_loss(text: str) -> Setting:
     name, *pairs = text.split(":")
     keywords = {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
-    options = ("text_balance", "bias", "rate", "warm", "falling")
-    balance, bias, rate, warm, falling = (float(keywords.pop(key, 0)) for key in options)
+    options = ("text_balance", "bias", "rate", "frozen_norm", "warm", "falling")
+    balance, bias, rate, frozen, warm, falling = (float(keywords.pop(key, 0)) for key in options)
     default, loss_fn = DBLoss(), DBLoss(main_loss_type=name, **keywords)
     if falling and name not in MINED_TYPES:
         raise ValueError(f"{name} mines nothing, so falling= has no meaning for it")
@@ -136,13 +138,25 @@ def read_loss(text: str) -> Setting:
             loss_fn.bce_loss.negative_ratio = ALL_NEGATIVES**ahead * ratio ** (1 - ahead)
         return default if step < warm else loss_fn
 
-    return Setting(loss_at, balance, bias, rate)
+    return Setting(loss_at, balance, bias, rate, bool(frozen))
+
+
+def build(network: str, setting: Setting, *first: Any) -> nn.Layer:
+    """Return a network to be trained; `first` is handed to what loads its weights."""
+    model = DBNet(bias=setting.bias) if network == "small" else ppocrv4.load(*first)
+    for layer in model.sublayers():
+        if setting.frozen_norm and isinstance(layer, nn.BatchNorm2D):
+            layer._use_global_stats = True
+    return model
 
 
 def check_loss(text: str, network: str) -> None:
     """Complain about a loss that makes no sense, or none with this network."""
-    if read_loss(text).bias and network != "small":
+    setting = read_loss(text)
+    if setting.bias and network != "small":
         raise ValueError(f"{text}: bias= is where the small network starts; {network} has weights")
+    if setting.frozen_norm and network == "small":
+        raise ValueError(f"{text}: frozen_norm= is for a trained network; this one starts anew")
 
 
 # ---- 1. A training ---------------------------------------------------------------------------
@@ -174,7 +188,7 @@ def run(args: argparse.Namespace, key: Key, line: int = 1) -> list[Row]:
     """
     warnings.filterwarnings("ignore", "When training, we now always track")  # Paddle's BatchNorm
     network, _, loss, steps, seed = key
-    build, crop, batch, rate = NETWORKS[network]
+    crop, batch, rate = NETWORKS[network]
     setting = read_loss(loss)
     data = read_data(args, seed, crop, count=args.held_out, **STYLE)
     pages = Pages(seed, steps * batch, data.draw, setting.text_balance)
@@ -186,7 +200,7 @@ def run(args: argparse.Namespace, key: Key, line: int = 1) -> list[Row]:
         paddle.seed(seed)
         known = {**dict(zip(KEY, key)), "content": describe_data(args)}
         training = Scheduled(
-            build(setting.bias),
+            build(network, setting),
             setting.loss_at,
             pages,
             batch,

@@ -40,6 +40,7 @@ import ppocrv4
 from compare_losses import (
     KEY,
     Scheduled,
+    build,
     check_loss,
     read_loss,
     read_rows,
@@ -83,7 +84,7 @@ def main() -> None:
             data = read_data(args, args.seed, ppocrv4.CROP, count=HELD_OUT)
             paddle.seed(args.seed)
             training = Scheduled(
-                ppocrv4.load(args.weights),
+                build("ppocrv4", setting, args.weights),
                 setting.loss_at,
                 Pages(args.seed, args.steps * ppocrv4.BATCH, data.draw, setting.text_balance),
                 ppocrv4.BATCH,

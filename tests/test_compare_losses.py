@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import paddle
 import programs
 import pytest
 from label_files import write_label_file
@@ -209,10 +210,10 @@ def test_a_loss_is_a_name_and_settings(example):
     text = "DiceBCELoss:bce_weight=0.4:text_balance=0.5:alpha=3:bias=-4:rate=1e-3"
     loss_at, *others = example.read_loss(text)
     loss = loss_at(0)
-    assert others == [0.5, -4, 1e-3] and loss.alpha == 3
+    assert others == [0.5, -4, 1e-3, False] and loss.alpha == 3
     assert loss.bce_loss.main_loss_type == "DiceBCELoss" and loss.bce_loss.bce_weight == 0.4
     loss_at, *others = example.read_loss("DiceLoss")
-    assert others == [0, 0, 0] and loss_at(0).bce_loss.main_loss_type == "DiceLoss"
+    assert others == [0, 0, 0, False] and loss_at(0).bce_loss.main_loss_type == "DiceLoss"
 
 
 def test_a_loss_may_begin_as_another(example, monkeypatch):
@@ -303,6 +304,24 @@ def test_a_trained_network_can_be_compared_too(example, monkeypatch, tmp_path):
     assert seen == [("PPOCRv4", shape, 4, 5e-4), ("PPOCRv4", shape, 4, 1e-3)]
 
 
+@pytest.mark.filterwarnings("ignore:When training, we now always track")  # Paddle's BatchNorm
+def test_a_frozen_norm_keeps_its_statistics(example, monkeypatch):
+    monkeypatch.setattr(example.ppocrv4, "load", example.ppocrv4.PPOCRv4)
+    image = paddle.rand([1, 3, 32, 32])
+    for frozen in (0, 1):
+        model = example.build("ppocrv4", example.read_loss(f"DiceLoss:frozen_norm={frozen}"))
+        before = {name: value.numpy() for name, value in model.state_dict().items()}
+        model.eval()
+        in_use = model(image)["maps"].numpy()
+        model.train()
+        trained_on = model(image)["maps"].numpy()
+        kept = all(
+            (value.numpy() == before[name]).all() for name, value in model.state_dict().items()
+        )
+        assert kept == bool(frozen)
+        assert np.allclose(in_use, trained_on, atol=1e-6) == bool(frozen)
+
+
 def test_a_csv_keeps_columns_of_its_own(example, tmp_path):
     """Where the network is not named, it is the small one."""
     file = tmp_path / "scores.csv"
@@ -358,6 +377,7 @@ def test_help_names_every_option(example, monkeypatch, capsys):
         (["--epochs", "3"], "--epochs"),
         (["--network", "resnet"], "ppocrv4"),
         (["--network", "ppocrv4", "--losses", "BCELoss:bias=-4"], "bias= is where the small"),
+        (["--losses", "DiceLoss:frozen_norm=1"], "frozen_norm= is for a trained network"),
     ],
 )
 def test_a_bad_option_exits_with_2(example, monkeypatch, capsys, options, complaint):
