@@ -12,8 +12,8 @@ What the reader has is made here: a photograph and its label file. What is not r
 
 - the tests run whole for the one reader, and are only collected for the other, which imports them;
 - the training example takes 3 steps in place of 700;
-- what is timed on a GPU is left out, and so is the line of PaddleOCR's file, the block of `diff`,
-  which tests/test_documents.py runs beside a stand-in of PaddleOCR.
+- what is timed on a GPU is left out, and so are PaddleOCR's program and the line of its file, the
+  block of `diff`, which tests/test_paddleocr.py and tests/test_documents.py run beside stand-ins.
 """
 
 import importlib
@@ -32,7 +32,7 @@ SHORTER = {
     "cpu": {"train_text_detector.py": " --steps 3"},
     "gpu": {"train_text_detector.py": " --steps 3", "pytest": " --collect-only -qq"},
 }
-LEFT_OUT = ("--device gpu",)
+LEFT_OUT = ("--device gpu", "tools/train.py")
 
 
 def main(reader: str) -> None:
