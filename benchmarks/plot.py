@@ -21,7 +21,7 @@ def newest(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         steps = [row for row in csv.DictReader(file) if row["what"] == "whole"]
     # Those of the prices are of other pages, which their name says.
-    rows = [row for row in steps if "," not in row["main_loss_type"]]
+    rows = [row for row in steps if "," not in row.get("main_loss_type", "")]
     run = [rows[-1][key] for key in ("date", "commit", "device")]
     return [row for row in rows if [row[key] for key in ("date", "commit", "device")] == run]
 
