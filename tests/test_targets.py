@@ -480,7 +480,10 @@ def work(seed):
 
 def in_workers():
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        return pool.map(work, range(4))
+        done = pool.map(work, range(4))
+        pool.close()  # a signal that ends a worker while it is being forked leaves it waiting
+        pool.join()
+        return done
 
 def threads():
     return cv2.getNumThreads(), len(os.listdir("/proc/self/task"))
