@@ -43,16 +43,16 @@ def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> t
     values = paddle.stack([outcome.value for outcome in outcomes(_Sweeps(terms, processes), terms)])
     # A loss is a sum over a row of numbers times the values. What is not part of a loss must not
     # make it NaN, as 0 * NaN would.
-    mix, is_part, nothing = _constants(mix_of(combine, len(terms)), values.place)
+    mix, is_part, nothing = _constants(mix_of(combine, len(terms)), values)
     losses = paddle.where(is_part, mix * values, nothing).sum(axis=-1)
     cast: list[Tensor] = losses.astype(paddle.float32).unbind()
     return tuple(cast)
 
 
-def _constants(mix: NDArray[Any], place: Any) -> Sequence[Tensor]:
+def _constants(mix: NDArray[Any], like: Tensor) -> Sequence[Tensor]:
     """Return numbers, which of them are not 0, and zeros; in eager mode kept for the next step."""
     if paddle.in_dynamic_mode():
-        return _kept_constants(mix.tobytes(), mix.shape, str(place))
+        return _kept_constants(mix.tobytes(), mix.shape, str(like.place))
     return [paddle.to_tensor(x) for x in (mix, mix != 0, 0 * mix)]
 
 
@@ -183,7 +183,7 @@ class _Sweeps:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
         with paddle.no_grad():
             negative = self.negative(index)
-            sign = paddle.copysign(paddle.ones_like(d), d)
+            sign = 1 - 2 * (d < 0).astype(d.dtype)
             values = negative * sign.astype(negative.dtype)
             if self._on_host(values):
                 array, n = values.numpy(), n.item()
