@@ -67,11 +67,12 @@ def _log(x: Tensor) -> Tensor:
 
 
 def _log_of_complement(x: Tensor) -> Tensor:
-    step = float(paddle.finfo(x.dtype).eps) / 2
-    last = 1 - step  # before 1, and from there to -100 it goes down in a line
-    steepness = (math.log(step) + 100) / step
-    line = paddle.scale(x.clip(last, 1), steepness, -last, bias_after_scale=False)
-    return paddle.log1p(-x.clip(max=last)) - line
+    step = float(paddle.finfo(x.dtype).eps) / 2  # from 1 to the number below it
+    # From there to -100 it goes down in a line, by numbers that stand it that Paddle 2 rounds those
+    # of a scale to float32.
+    short = math.log(step) + 100
+    above = complement(x).clip(0, step) * (1 / step)
+    return paddle.log1p(-x.clip(max=1 - step)) + paddle.scale(above, short, -short)
 
 
 def clip(x: Any, least: float, most: float) -> Any:
