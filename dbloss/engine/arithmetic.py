@@ -68,11 +68,9 @@ def _log(x: Tensor) -> Tensor:
 
 def _log_of_complement(x: Tensor) -> Tensor:
     step = float(paddle.finfo(x.dtype).eps) / 2  # from 1 to the number below it
-    # From there to -100 it goes down in a line, by numbers that stand it that Paddle 2 rounds those
-    # of a scale to float32.
-    short = math.log(step) + 100
-    above = complement(x).clip(0, step) * (1 / step)
-    return paddle.log1p(-x.clip(max=1 - step)) + paddle.scale(above, short, -short)
+    # From there to -100 it goes down in a line. Paddle 2 rounds what is added to float32, and 1 is.
+    above = complement(x).clip(0, step) * (1 / step) - 1
+    return paddle.log1p(-x.clip(max=1 - step)) + above * (math.log(step) + 100)
 
 
 def clip(x: Any, least: float, most: float) -> Any:

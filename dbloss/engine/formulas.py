@@ -94,11 +94,11 @@ class Tversky(NamedTuple):
 
     def _whole(self, sums: Any) -> Any:
         # On a GPU each step is a launch, and Dice takes two.
-        small = (self.smooth + self.eps) / 2
         if self.alpha == self.beta:
-            whole = linear(sums[1] + sums[2], self.alpha, small)
+            whole = linear(sums[1] + sums[2], self.alpha, self.eps / 2)
         else:
-            whole = linear(sums[1], self.alpha, small) + self.beta * sums[2]
+            whole = linear(sums[1], self.alpha, self.eps / 2) + self.beta * sums[2]
+        whole = whole + self.smooth / 2 if self.smooth else whole
         both = 1 - self.alpha - self.beta
         return whole + both * sums[0] if both else whole
 

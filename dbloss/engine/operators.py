@@ -192,8 +192,8 @@ class _Sweeps:
                 return sign * float(hardest.sum(dtype=np.float64))
             if self._processes.size == 1:
                 ordered = paddle.sort(values.flatten(), descending=True)
-                first = paddle.arange(_size(values, n), dtype=n.dtype) < n
-                return sign * (ordered * first.astype(values.dtype)).sum(dtype=n.dtype)
+                first = paddle.arange(_size(values, n), dtype="float64") < n
+                return sign * (ordered * first.astype(values.dtype)).sum(dtype="float64")
             # n times the smallest of them, plus what the others have more.
             threshold = self._nth_largest(values, n)
             (more,) = self._add_up([(values - threshold).clip(min=0)])
