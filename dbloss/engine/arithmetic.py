@@ -69,7 +69,7 @@ def _log(x: Tensor) -> Tensor:
 def _log_of_complement(x: Tensor) -> Tensor:
     step = float(paddle.finfo(x.dtype).eps) / 2  # from 1 to the number below it
     # From there to -100 it goes down in a line. Paddle 2 rounds what is added to float32, and 1 is.
-    above = complement(x).clip(0, step) * (1 / step) - 1
+    above = linear(complement(x).clip(0, step), 1 / step, -1.0)
     return paddle.log1p(-x.clip(max=1 - step)) + above * (math.log(step) + 100)
 
 

@@ -160,6 +160,8 @@ class Mean(NamedTuple):
 
 Loss: TypeAlias = Tversky | Mean
 
+MOST_SUMS = 3  # that a loss may be made of
+
 
 class AbsoluteError(NamedTuple):
     """`l = |p - g|`, `dl/dp = sign(p - g)` with `sign(0) = 0`."""

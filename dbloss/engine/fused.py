@@ -27,11 +27,10 @@ from paddle.autograd import PyLayer
 from dbloss.base.processes import Processes
 from dbloss.base.tensors import computed, hold, unchanged, without_amp
 from dbloss.engine import loops, operators
-from dbloss.engine.formulas import Loss
+from dbloss.engine.formulas import MOST_SUMS, Loss
 from dbloss.engine.mining import (
     Combine,
     Counts,
-    Sums,
     Term,
     labels_of,
     maps_of,
@@ -243,11 +242,12 @@ class _Sweeps:
         self._like = {id(x): (tuple(x.shape), planes[id(x)].dtype) for x in needed}
         self._written = {key: _empty(*like) for key, like in self._like.items()}
         self._kept: dict[int, tuple[int, int]] = {}
+        self._sums: list[tuple[Any, ...]] = []  # before the choice, of a mined term none that holds
         self._mined: Mapping[int, _Mining] = {}
         self._chosen: dict[int, _Choice] = {}
 
-    def sums(self) -> list[Sums]:
-        """Return the sums of every term."""
+    def counts(self) -> list[tuple[Counts, Counts]]:
+        """Return the counts of every term, and the same with the valid mask in place of w."""
         jobs: list[_Job] = []
         bounds: dict[int, tuple[Any, Any]] = {}
         for index, (loss, rows) in enumerate(zip(self._losses, self._rows)):
@@ -281,17 +281,12 @@ class _Sweeps:
             out[fractions], _ = self._first_sweep(jobs, {})
             self._kept = {i: plane for i, plane in self._kept.items() if i not in fractions}
         self._irregular = out[:, loops.IRREGULAR]
-        counted = dict(zip(apart, out[len(self._terms) :]))
-        return [
-            Sums(
-                () if index in bounds else _parts(slots),
-                _counts(slots),
-                _counts(counted.get(index, slots)),
-            )
-            for index, slots in enumerate(out[: len(self._terms)])
-        ]
+        of_valid = dict(zip(apart, out[len(self._terms) :]))
+        out = out[: len(self._terms)]
+        self._sums = [_parts(slots) for slots in out]
+        return [(_counts(x), _counts(of_valid.get(i, x))) for i, x in enumerate(out)]
 
-    def choose(self, index: int, n: Any) -> tuple[Any, ...]:
+    def choose(self, index: int, n: Any) -> None:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
         term, rows = self._terms[index], self._rows[index]
         if self._irregular[index] or self._processes.size > 1:
@@ -299,7 +294,8 @@ class _Sweeps:
             self._rows[index] = rows._replace(w=_rows(weights, weights.dtype)[:, 0])
             job = _Job(loops.add, (term.loss,), self._rows[index])
             ((slots,), _) = self._first_sweep([job], {})
-            return _parts(slots)
+            self._sums[index] = _parts(slots)
+            return
         found = self._mined[index].choice(term.loss, n)
         if found is None:  # the sample has missed
             everything = rows.p.dtype.type(-np.inf), rows.p.dtype.type(np.inf)
@@ -308,7 +304,11 @@ class _Sweeps:
             found = mined[0].choice(term.loss, n)
             assert found is not None
         self._chosen[index], slots = found
-        return _parts(slots)
+        self._sums[index] = _parts(slots)
+
+    def sums(self) -> list[tuple[Any, ...]]:
+        """Return what the parts of every term add up to."""
+        return self._sums
 
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
@@ -441,7 +441,7 @@ def _counts(slots: _Array) -> Counts:
 
 
 def _parts(slots: _Array) -> tuple[Any, ...]:
-    return tuple(slots[: loops.PARTS])
+    return tuple(slots[:MOST_SUMS])
 
 
 def _add_up(numbers: _Array, processes: Processes) -> Any:

@@ -16,6 +16,7 @@ from numba.extending import overload, overload_method
 
 from dbloss.base.compiled import compiled, options
 from dbloss.engine import arithmetic, formulas
+from dbloss.engine.formulas import MOST_SUMS
 
 _RUN = 256  # pixels that are added up in the dtype of the maps, in some 30 sums side by side
 
@@ -243,8 +244,8 @@ def _target_in_a_loop(loss, g):
 # pixels and of the text, how many negatives there are, and what makes choices hard: IRREGULAR is 0
 # where the negatives weigh 0 or 1 each. What a choice counts follows.
 
-PARTS = 3
-TOTAL, POSITIVE, NEGATIVES, IRREGULAR, ABOVE, AT_HIGH, AT_LOW, SLOTS = range(PARTS, PARTS + 8)
+_SLOTS = range(MOST_SUMS, MOST_SUMS + 8)
+TOTAL, POSITIVE, NEGATIVES, IRREGULAR, ABOVE, AT_HIGH, AT_LOW, SLOTS = _SLOTS
 
 
 def _three(parts):
@@ -254,8 +255,8 @@ def _three(parts):
 @_with_body(_three)
 def _three_in_a_loop(parts):
     """Return the parts of a pixel with zeros for those that a loss does not have."""
-    if len(parts) > PARTS:
-        raise TypingError(f"a loss has at most {PARTS} sums, and this one has {len(parts)}")
+    if len(parts) > MOST_SUMS:
+        raise TypingError(f"a loss has at most {MOST_SUMS} sums, and this one has {len(parts)}")
     zero = _dtype(parts[0])(0)
     return {
         1: lambda parts: (parts[0], zero, zero),

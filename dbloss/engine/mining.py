@@ -122,34 +122,33 @@ def labels_of(terms: Sequence[Term]) -> dict[int, Tensor]:
     return {id(tensor): tensor for term in terms for tensor in term.pixels[2:]}
 
 
-class Sums(NamedTuple):
-    """What the pixels of a term add up to, over all processes."""
-
-    parts: tuple[Any, ...]  # those of the loss; of a term to be mined, nothing before the choice
-    counts: Counts
-    counted: Counts  # the same of `Pixels.counted`; read for a balance alone
-
-
 class Sweeps(Protocol):
     """What an engine does with a batch: sums, choices, and the gradient, which is its own affair.
 
-    A term is named by its index in the list of terms. A sum that is infinite is NaN: an infinite
-    prediction must not pass for a large loss, or for none.
+    Its methods are called in this order. A term is named by its index in the list of terms. Sums
+    are over all processes. One that is infinite is NaN: an infinite prediction must not pass for a
+    large loss, or for none.
     """
 
     @property
     def xp(self) -> Any:
         """The library of the numbers, numpy or paddle."""
 
-    def sums(self) -> Sequence[Sums]:
-        """Return the sums of every term."""
+    def counts(self) -> Sequence[tuple[Counts, Counts]]:
+        """Return the counts of every term, and the same with the valid mask in place of w.
 
-    def choose(self, index: int, n: Any) -> tuple[Any, ...]:
+        Both positives, and the second counts, are read for a balance alone.
+        """
+
+    def choose(self, index: int, n: Any) -> None:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on.
 
         Negatives whose hardness is that of the n-th share the places left, each with the
-        `tie_weight`. A pixel weighs `g*m` and `(1-g)*m` times its choice. Returns the parts.
+        `tie_weight`. A pixel weighs `g*m` and `(1-g)*m` times its choice.
         """
+
+    def sums(self) -> Sequence[tuple[Any, ...]]:
+        """Return what the parts of every term add up to."""
 
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
@@ -172,20 +171,23 @@ class Outcome(NamedTuple):
 
 def outcomes(sweeps: Sweeps, terms: Sequence[Term]) -> list[Outcome]:
     """Return what each term comes to."""
+    counts = sweeps.counts()
+    numbers = [
+        (0, 0) if term.balance is None else term.balance.counts(valid, sweeps.xp)
+        for term, (_, valid) in zip(terms, counts)
+    ]
+    for index, term in enumerate(terms):
+        if term.mined:
+            sweeps.choose(index, numbers[index][1])
     found = []
     for index, (term, sums) in enumerate(zip(terms, sweeps.sums())):
-        loss, balance, (parts, counts, counted) = term.loss, term.balance, sums
-        if balance is None:
-            value = loss.value(parts, counts.total)
-            found.append(Outcome(value, loss, parts, counts.total))
-            continue
-        n_pos, n_neg = balance.counts(counted, sweeps.xp)
-        if balance.per_pixel:
-            parts, count = sweeps.choose(index, n_neg), n_pos + n_neg
-            found.append(Outcome(loss.value(parts, count), loss, parts, count))
+        (weights, _), (n_pos, n_neg) = counts[index], numbers[index]
+        count = n_pos + n_neg if term.mined else weights.total
+        value = term.loss.value(sums, count)
+        if term.balance is None or term.mined:
+            found.append(Outcome(value, term.loss, sums, count))
         else:
-            value = loss.value(parts, counts.total)
             largest = sweeps.largest(index, n_neg, value)
-            factor = balance.factor(counts.positive, largest, n_pos, n_neg)
-            found.append(Outcome(factor * value, loss, parts, counts.total, factor))
+            factor = term.balance.factor(weights.positive, largest, n_pos, n_neg)
+            found.append(Outcome(factor * value, term.loss, sums, count, factor))
     return found

@@ -8,6 +8,7 @@ is kept small.
 import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,15 +18,14 @@ from paddle import Tensor
 
 from dbloss.base.processes import ALONE, Processes
 from dbloss.base.tensors import computed, constant, widened
-from dbloss.engine.arithmetic import value
-from dbloss.engine.formulas import PixelLoss
+from dbloss.engine.arithmetic import linear, value
+from dbloss.engine.formulas import MOST_SUMS, PixelLoss
 from dbloss.engine.mining import (
     BY_PREDICTION,
     Balance,
     Combine,
     Counts,
     Pixels,
-    Sums,
     Term,
     labels_of,
     maps_of,
@@ -92,8 +92,8 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     is_negative = (mask - gt * mask) != 0
     hardness = paddle.where(is_negative, hardness, paddle.zeros_like(hardness))
     sweeps = _Sweeps([Term(BY_PREDICTION, Pixels(hardness, 0, gt, mask, mask), balance)], ALONE)
-    ((_, _, counted),) = sweeps.sums()
-    _, n_neg = balance.counts(counted, paddle)
+    ((_, counts),) = sweeps.counts()
+    _, n_neg = balance.counts(counts, paddle)
     chosen = sweeps.chosen(0, sweeps.negative(0), n_neg).reshape(paddle.shape(gt))
     return (chosen * is_negative.astype(dtype)).astype(paddle.float32)
 
@@ -126,32 +126,38 @@ class _Sweeps:
             loss.hardness(planes[id(pixels.maps)][pixels.channel], g)
             for (loss, pixels, _), g in zip(terms, self._g)
         ]
+        self._parts: list[tuple[Tensor, ...]] = []  # before the choice, of a mined term nothing
+        self._sums: dict[int, tuple[Tensor, Tensor]] = {}  # maps and what each adds up to, by `id`
 
-    def sums(self) -> list[Sums]:
-        """Return the sums of every term."""
+    def counts(self) -> list[tuple[Counts, Counts]]:
+        """Return the counts of every term, and the same with the valid mask in place of w."""
         wanted = []
-        for index, (term, w, counted) in enumerate(zip(self._terms, self._weights, self._counted)):
-            g, parts, weighs, counts = self._g[index], (), Counts(None, None), Counts(None, None)
-            if not term.mined:
-                parts = self._parts(index)
-                weighs = Counts(w, None if term.balance is None else self._product(g, w))
-            if term.balance is not None:
-                counts = Counts(counted, self._product(g, counted))
-            wanted.append(Sums(parts, weighs, counts))
-        maps = {id(x): x for sums in wanted for some in sums for x in some if x is not None}
-        added = dict(zip(maps, self._add_up(list(maps.values()))))
-        return [
-            Sums(
-                tuple(added[id(x)] for x in parts),
-                *(Counts(*(added.get(id(x)) for x in some)) for some in counts),
-            )
-            for parts, *counts in wanted
-        ]
+        for index, term in enumerate(self._terms):
+            g, w, valid = self._g[index], self._weights[index], self._counted[index]
+            if term.balance is None:
+                wanted.append([w] * 4)
+            else:
+                wanted.append([w, self._product(g, w), valid, self._product(g, valid)])
+        self._parts = [() if x.mined else self._parts_of(i) for i, x in enumerate(self._terms)]
+        # What a loss adds up of labels alone goes along: one map more in a sum is no operator more.
+        labels = (x for parts in self._parts for x in parts if x.stop_gradient)
+        self._add_up([*chain(*wanted), *labels])
+        counts = [[self._sums[id(x)][1] for x in maps] for maps in wanted]
+        return [(Counts(*four[:2]), Counts(*four[2:])) for four in counts]
 
-    def choose(self, index: int, n: Tensor) -> tuple[Tensor, ...]:
+    def choose(self, index: int, n: Tensor) -> None:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
         self._weights[index] = self.weights(index, n)
-        return tuple(self._add_up(self._parts(index)))
+        self._parts[index] = self._parts_of(index)
+
+    def sums(self) -> list[tuple[Tensor, ...]]:
+        """Return what the parts of every term add up to."""
+        every = [*chain(*self._parts)]
+        # What is not differentiated stands apart: of both together Paddle finds no second
+        # derivative.
+        for fixed in (True, False):
+            self._add_up([x for x in every if x.stop_gradient == fixed])
+        return [tuple(self._sums[id(x)][1] for x in parts) for parts in self._parts]
 
     def weights(self, index: int, n: Tensor) -> Tensor:
         """Return what a pixel weighs where the `n` hardest negatives of a term are chosen."""
@@ -160,12 +166,14 @@ class _Sweeps:
             chosen = self.chosen(index, negative, n)
             return self._product(self._g[index], self._weights[index]) + negative * chosen
 
-    def _parts(self, index: int) -> tuple[Tensor, ...]:
+    def _parts_of(self, index: int) -> tuple[Tensor, ...]:
         """Return what each pixel adds to the sums of a loss."""
         g, w = self._g[index], self._weights[index]
         parts: tuple[Tensor, ...] = self._terms[index].loss.parts(
             self._hardness[index], w, self._product(g, w)
         )
+        if len(parts) > MOST_SUMS:
+            raise TypeError(f"a loss has at most {MOST_SUMS} sums, and this one has {len(parts)}")
         return parts
 
     def chosen(self, index: int, negative: Tensor, n: Tensor) -> Tensor:
@@ -174,7 +182,7 @@ class _Sweeps:
         threshold = self._nth_largest(values, n)
         above = values > threshold
         # A pixel of no negative weight has the value 0 and takes no place.
-        tied = (values == threshold).logical_and(negative != 0)
+        tied = (values == threshold).logical_and(negative.astype(paddle.bool))
         n_above, n_tied = self._count([above, tied])
         share = tie_weight(n, n_above, n_tied, paddle).astype(values.dtype)
         return above.astype(values.dtype) + tied.astype(values.dtype) * share
@@ -183,7 +191,7 @@ class _Sweeps:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
         with paddle.no_grad():
             negative = self.negative(index)
-            sign = 1 - 2 * (d < 0).astype(d.dtype)
+            sign = linear((d < 0).astype(d.dtype), -2.0, 1.0)
             values = negative * sign.astype(negative.dtype)
             if self._on_host(values):
                 array, n = values.numpy(), n.item()
@@ -196,7 +204,7 @@ class _Sweeps:
                 return sign * (ordered * first.astype(values.dtype)).sum(dtype="float64")
             # n times the smallest of them, plus what the others have more.
             threshold = self._nth_largest(values, n)
-            (more,) = self._add_up([(values - threshold).clip(min=0)])
+            (more,) = self._added([(values - threshold).clip(min=0)])
             size = self._over_processes(paddle.full_like(n, _size(values, n)))
             return sign * (n.clip(max=size) * threshold.astype(n.dtype) + more)
 
@@ -217,19 +225,15 @@ class _Sweeps:
             paddle.in_dynamic_mode() and values.place.is_cpu_place() and self._processes.size == 1
         )
 
-    def _add_up(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the sum of each map over all processes, 0-D float64."""
-        added: dict[int, Tensor] = {}
-        # What is not differentiated stands apart: of both together Paddle finds no second
-        # derivative.
-        for fixed in (True, False):
-            some = [x for x in maps if x.stop_gradient == fixed]
-            added.update(zip(map(id, some), self._added(some)))
-        return [added[id(x)] for x in maps]
+    def _add_up(self, maps: Sequence[Tensor]) -> None:
+        """Add up those of the maps that have not been."""
+        new = {id(x): x for x in maps if id(x) not in self._sums}
+        if new:
+            sums = self._added(list(new.values()))
+            self._sums.update(zip(new, zip(new.values(), sums)))
 
     def _added(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
-        if not maps:
-            return []
+        """Return the sum of each map over all processes, 0-D float64."""
         stacked = paddle.stack(list(maps)) if len(maps) > 1 else maps[0]
         sums = stacked.reshape([len(maps), -1, self._row]).sum(axis=-1)
         sums = self._over_processes(sums.sum(axis=-1, dtype="float64"))
