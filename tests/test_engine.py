@@ -147,13 +147,13 @@ class Sums(NamedTuple):
     def parts(self, h, w, wg):
         return (wg * h, w * h, w)
 
-    def at(self, g, line):
-        return line[0] * g + line[1]
+    def at(self, g, partials):
+        return partials[0] * g + partials[1]
 
     def value(self, sums, count):
         return sums[0] * (sums[1] + sums[2]) ** -1
 
-    def line(self, sums, count):
+    def partials(self, sums, count):
         bottom = sums[1] + sums[2]
         return 1 / bottom, -sums[0] / bottom**2
 

@@ -8,9 +8,9 @@ number L of a map. Each pixel brings its `hardness` h, by which mining also rank
 adds its `parts` to some sums. L is a function of these sums and of a count, which is `sum(w)`, or
 the number of pixels that mining has chosen. The parts are linear in h, so that
 
-    dL/dp = w * at(g, line) * slope(p, g)
+    dL/dp = w * at(g, partials) * slope(p, g)
 
-where `line` holds the partial derivatives of L in the sums, `at` weighs them for a target, and
+where `partials` are the partial derivatives of L in the sums, `at` weighs them for a target, and
 `slope` is dh/dp.
 """
 
@@ -66,9 +66,9 @@ class Tversky(NamedTuple):
         """Return what a pixel adds to the sums I, P and G: `(w*g*p, w*p, w*g)`."""
         return wg * h, w * h, wg
 
-    def at(self, g: Any, line: Any) -> Any:
+    def at(self, g: Any, partials: Any) -> Any:
         """Return the derivative of L in `w*p`."""
-        return line[0] * g + line[1]
+        return partials[0] * g + partials[1]
 
     def value(self, sums: Any, count: Any) -> Any:
         """Return L."""
@@ -77,7 +77,7 @@ class Tversky(NamedTuple):
         miss = linear(ratio, -1.0, 1.0)
         return miss if self.gamma == 1 else clip(miss, _LEAST_MISS, math.inf) ** self.gamma
 
-    def line(self, sums: Any, count: Any) -> tuple[Any, ...]:
+    def partials(self, sums: Any, count: Any) -> tuple[Any, ...]:
         """Return the partial derivatives of L in I and P."""
         overlap, whole = self._overlap(sums), self._whole(sums)
         outer = -1.0
@@ -145,15 +145,15 @@ class Mean(NamedTuple):
         """Return what a pixel adds to the sum: `(w*l,)`."""
         return (w * h,)
 
-    def at(self, g: Any, line: Any) -> Any:
+    def at(self, g: Any, partials: Any) -> Any:
         """Return the derivative of L in `w*l`."""
-        return line[0]
+        return partials[0]
 
     def value(self, sums: Any, count: Any) -> Any:
         """Return L."""
         return sums[0] / (count + self.eps)
 
-    def line(self, sums: Any, count: Any) -> tuple[Any, ...]:
+    def partials(self, sums: Any, count: Any) -> tuple[Any, ...]:
         """Return the derivative of L in the sum."""
         return (1 / (count + self.eps),)
 

@@ -97,7 +97,7 @@ class _Layer(PyLayer):  # type: ignore[misc]
             values = np.array(combine([outcome.value for outcome in found]), np.float32)
             if needed:
                 ctx.mix = mix_of(combine, len(terms))
-                ctx.lines = [outcome.line for outcome in found]
+                ctx.partials = [outcome.partials for outcome in found]
         if needed:
             ctx.sign = _Sign()
             alive.append(weakref.ref(ctx.sign))
@@ -118,8 +118,9 @@ class _Layer(PyLayer):  # type: ignore[misc]
         scales = np.array([0.0 if scale is None else scale.item() for scale in upstream]) @ ctx.mix
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
         scales *= ctx.processes.size
-        lines = [tuple(float(scale * x) for x in line) for scale, line in zip(scales, ctx.lines)]
-        written = ctx.sweeps.write(lines)
+        written = ctx.sweeps.write(
+            [tuple(float(k * x) for x in partials) for k, partials in zip(scales, ctx.partials)]
+        )
         with without_amp():
             return tuple(
                 hold(_tensor(written[key]), given) if key in written else None
@@ -185,18 +186,18 @@ class _Mining(NamedTuple):
             slots += inside
             above += inside[loops.ABOVE]
             equal = inside[loops.AT_HIGH] if threshold > self.low else equal
-        share = tie_weight(n, above, equal, np)
-        tied.append((threshold, share * equal))
+        of_tie = tie_weight(n, above, equal, np)
+        tied.append((threshold, of_tie * equal))
         p, w = np.array([tie for tie in tied if tie[1] > 0], between.dtype).reshape(-1, 2).T.copy()
         loops.add(loss, *map(_read_only, (p, np.zeros_like(p), w)), slots)
-        return _Choice(threshold, between.dtype.type(share)), slots
+        return _Choice(threshold, between.dtype.type(of_tie)), slots
 
 
 class _Choice(NamedTuple):
-    """Negatives predicted above a threshold, and a share of those at it."""
+    """Negatives predicted above a threshold, and those at it, each with the weight of a tie."""
 
     threshold: Any
-    share: Any
+    tie_weight: Any
 
 
 def _in_rising_order(values: _Array, index: int) -> Any:
@@ -204,8 +205,9 @@ def _in_rising_order(values: _Array, index: int) -> Any:
     if values.size > _SAMPLE:
         # Between two values of a sample there are few to sort.
         sample = np.sort(values[:: 1 + values.size // 2048])
-        place, margin = index * sample.size / values.size, 2 * np.sqrt(sample.size)
-        low, high = (sample[int(np.clip(place + x, 0, sample.size - 1))] for x in (-margin, margin))
+        middle, margin = index * sample.size / values.size, 2 * np.sqrt(sample.size)
+        ends = np.clip((middle - margin, middle + margin), 0, sample.size - 1)
+        low, high = sample[ends.astype(int)]
         below = np.count_nonzero(values < low)
         inside = values[(values >= low) & (values <= high)]
         if below <= index < below + inside.size:
@@ -236,7 +238,7 @@ class _Sweeps:
         ]
         self._losses = [term.loss for term in terms]
         self._planes = [(id(term.pixels.maps), term.pixels.channel) for term in terms]
-        self._counted = [flat[id(term.pixels.counted)] for term in terms]
+        self._valid = [flat[id(term.pixels.valid)] for term in terms]
         self._blocks = _blocks(*self._rows[0].p.shape)
         # Gradients, in which slopes are kept already, by the `id` of their maps.
         self._like = {id(x): (tuple(x.shape), planes[id(x)].dtype) for x in needed}
@@ -266,13 +268,13 @@ class _Sweeps:
                 jobs.append(_Job(loops.add_and_keep, (loss,), (*rows, slopes)))
             else:
                 jobs.append(_Job(loops.add, (loss,), rows))
-        # What is counted differs from what is weighed where pixels have weights of their own.
+        # The valid mask differs from the weights where pixels have weights of their own.
         apart = [
             index
             for index, (term, rows) in enumerate(zip(self._terms, self._rows))
-            if term.balance is not None and self._counted[index] is not rows.w
+            if term.balance is not None and self._valid[index] is not rows.w
         ]
-        jobs += [_Job(loops.count, (), (self._rows[i].g, self._counted[i])) for i in apart]
+        jobs += [_Job(loops.count, (), (self._rows[i].g, self._valid[i])) for i in apart]
         out, self._mined = self._first_sweep(jobs, bounds)
         binary = [i for i, job in enumerate(jobs) if job.loop is loops.add_and_keep]
         fractions = [index for index in binary if out[index, loops.IRREGULAR]]
@@ -316,10 +318,10 @@ class _Sweeps:
             return n
         return operators.largest(self._terms[index], n, d, self._processes)
 
-    def write(self, lines: Sequence[tuple[float, ...]]) -> Mapping[int, _Array]:
+    def write(self, partials: Sequence[tuple[float, ...]]) -> Mapping[int, _Array]:
         """Return the gradients of the losses by the `id` of their maps.
 
-        The partial derivatives of the losses in their sums are the lines.
+        `partials` are the partial derivatives of each loss in its sums.
         """
         if not self._written:  # a second time, by `paddle.grad`
             self._kept = {}
@@ -333,16 +335,16 @@ class _Sweeps:
             key, channel = plane = self._planes[index]
             if key not in gradients:
                 continue
-            out, line, loss = gradients[key][:, channel], lines[index], self._losses[index]
+            out, inner, loss = gradients[key][:, channel], partials[index], self._losses[index]
             adds = () if index in self._kept else (plane in begun,)
             begun.add(plane)
             if index in self._kept:
-                jobs.append((_Job(loops.scale, (line,), (out,)), adds))
+                jobs.append((_Job(loops.scale, (inner,), (out,)), adds))
             elif index in self._chosen:
-                settings = loss, line, *self._chosen[index]
+                settings = loss, inner, *self._chosen[index]
                 jobs.append((_Job(loops.write_mined, settings, (*self._rows[index], out)), adds))
             else:
-                jobs.append((_Job(loops.write, (loss, line), (*self._rows[index], out)), adds))
+                jobs.append((_Job(loops.write, (loss, inner), (*self._rows[index], out)), adds))
 
         def work(block: _Block) -> None:
             for job, more in jobs:
@@ -373,7 +375,7 @@ class _Sweeps:
             return number(-np.inf), number(np.inf)
         step = p.size // _SAMPLE | 1
 
-        given = {id(rows): rows for rows in (p, g, w, self._counted[index])}
+        given = {id(rows): rows for rows in (p, g, w, self._valid[index])}
 
         def sample(image: int) -> list[_Array]:
             start = (-image * p.shape[1]) % step
@@ -381,17 +383,17 @@ class _Sweeps:
 
         sampled = zip(*_spread(sample, range(len(p))))
         values, text, weights, *more = (np.concatenate(rows) for rows in sampled)
-        counted = more[0] if more else weights
+        valid = more[0] if more else weights
         balance = self._terms[index].balance
         assert balance is not None
-        positive, total = float((counted * text).sum()), float(counted.sum())
+        positive, total = float((valid * text).sum()), float(valid.sum())
         scale = p.size / values.size
         _, n = balance.counts(Counts(total * scale, positive * scale), np)
         others = weights == weights * text
         values[others] = -np.inf
         negatives = values.size - np.count_nonzero(others)
         wanted = min(n / scale, negatives)
-        # Three standard deviations of the rank of a value, and of what is counted as text.
+        # Three standard deviations of the rank of a value, and of the number of text pixels.
         variance = wanted * (1 - wanted / max(negatives, 1))
         variance += balance.ratio**2 * positive * (1 - positive / max(total, 1.0))
         margin = 3 * np.sqrt(variance) + 1

@@ -219,7 +219,7 @@ def _with_method(name: str, find: Callable[..., Any]) -> None:
 _with_method("hardness", lambda self, p, g: self.instance_class.hardness)
 _with_method("slope", lambda self, p, g: self.instance_class.slope)
 _with_method("parts", lambda self, h, w, wg: self.instance_class.parts)
-_with_method("at", lambda self, g, line: self.instance_class.at)
+_with_method("at", lambda self, g, partials: self.instance_class.at)
 
 
 def is_binary(loss: formulas.Loss) -> bool:
@@ -393,48 +393,49 @@ def mine(loss, p, g, w, low, high, between, out):
     return found
 
 
-# The loops of the second sweep: `line` holds the partial derivatives of the loss in its sums.
+# The loops of the second sweep: `partials` are the partial derivatives of
+# the loss in its sums.
 
 
-def _in_dtype(line, one):
+def _in_dtype(partials, one):
     raise NotImplementedError
 
 
 @_with_body(_in_dtype)
-def _line_in_dtype(line, one):
-    if len(line) == 1:
-        return lambda line, one: (type(one)(line[0]),)
-    return lambda line, one: (type(one)(line[0]), type(one)(line[1]))
+def _partials_in_dtype(partials, one):
+    if len(partials) == 1:
+        return lambda partials, one: (type(one)(partials[0]),)
+    return lambda partials, one: (type(one)(partials[0]), type(one)(partials[1]))
 
 
 @_kernel
-def write(loss, line, p, g, w, out, adds):
-    """Write the gradient `w * at(g, line) * slope`, or add it."""
-    line = _in_dtype(line, p[0])
+def write(loss, partials, p, g, w, out, adds):
+    """Write the gradient `w * at(g, partials) * slope`, or add it."""
+    partials = _in_dtype(partials, p[0])
     if adds:
         for i in range(p.size):
-            out[i] += w[i] * loss.at(g[i], line) * loss.slope(p[i], g[i])
+            out[i] += w[i] * loss.at(g[i], partials) * loss.slope(p[i], g[i])
     else:
         for i in range(p.size):
-            out[i] = w[i] * loss.at(g[i], line) * loss.slope(p[i], g[i])
+            out[i] = w[i] * loss.at(g[i], partials) * loss.slope(p[i], g[i])
 
 
 @_kernel
-def write_mined(loss, line, threshold, share, p, g, w, out, adds):
-    """Do the same for the text, the negatives above the threshold, and a share of those at it."""
+def write_mined(loss, partials, threshold, tie_weight, p, g, w, out, adds):
+    """Do the same for the text, the negatives above the threshold, and the ties at it."""
     zero, one = p.dtype.type(0), p.dtype.type(1)
-    line, share = _in_dtype(line, p[0]), p.dtype.type(share)
+    partials, tie_weight = _in_dtype(partials, p[0]), p.dtype.type(tie_weight)
     for i in range(p.size):
         wg = w[i] * g[i]
-        chosen = one if p[i] > threshold else (share if p[i] == threshold else zero)
+        chosen = one if p[i] > threshold else (tie_weight if p[i] == threshold else zero)
         weight = wg + (w[i] - wg) * chosen
-        gradient = weight * loss.at(g[i], line) * loss.slope(p[i], g[i])
+        gradient = weight * loss.at(g[i], partials) * loss.slope(p[i], g[i])
         out[i] = out[i] + gradient if adds else gradient
 
 
 @_kernel
-def scale(line, out):
+def scale(partials, out):
     """Multiply what `add_and_keep` has written."""
-    (factor,) = _in_dtype(line, out[0])
+    (factor,) = _in_dtype(partials, out[0])
     for i in range(out.size):
         out[i] *= factor

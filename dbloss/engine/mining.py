@@ -75,18 +75,18 @@ BY_PREDICTION = Tversky(1.0, 0.0)  # a loss that ranks negatives by what is pred
 
 
 class Pixels(NamedTuple):
-    """A channel of predicted maps, its target, what a pixel weighs and the mask that is counted.
+    """A channel of predicted maps, its target, what a pixel weighs, and the valid mask.
 
     `maps` is `[N, C, H, W]`, or `[N, H, W]`, which is channel 0. The others are `[N, H, W]` and
     constant. `mask` is what every sum over pixels weighs by; `n_pos` and `n_neg` are counted with
-    `counted`, the valid mask, which is the same where pixels have no weights of their own.
+    `valid`, which is the same where pixels have no weights of their own.
     """
 
     maps: Tensor
     channel: int
     target: Tensor
     mask: Tensor
-    counted: Tensor
+    valid: Tensor
 
 
 class Term(NamedTuple):
@@ -164,9 +164,9 @@ class Outcome(NamedTuple):
     factor: Any = 1.0
 
     @property
-    def line(self) -> tuple[Any, ...]:
+    def partials(self) -> tuple[Any, ...]:
         """The partial derivatives of the value in the sums."""
-        return tuple(self.factor * x for x in self.loss.line(self.sums, self.count))
+        return tuple(self.factor * x for x in self.loss.partials(self.sums, self.count))
 
 
 def outcomes(sweeps: Sweeps, terms: Sequence[Term]) -> list[Outcome]:

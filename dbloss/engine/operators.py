@@ -120,7 +120,7 @@ class _Sweeps:
         labels = {key: constant(tensor.astype(dtype)) for key, tensor in labels_of(terms).items()}
         self._g = [labels[id(term.pixels.target)] for term in terms]
         self._weights = [labels[id(term.pixels.mask)] for term in terms]
-        self._counted = [labels[id(term.pixels.counted)] for term in terms]
+        self._valid = [labels[id(term.pixels.valid)] for term in terms]
         self._positives: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._hardness = [
             loss.hardness(planes[id(pixels.maps)][pixels.channel], g)
@@ -133,7 +133,7 @@ class _Sweeps:
         """Return the counts of every term, and the same with the valid mask in place of w."""
         wanted = []
         for index, term in enumerate(self._terms):
-            g, w, valid = self._g[index], self._weights[index], self._counted[index]
+            g, w, valid = self._g[index], self._weights[index], self._valid[index]
             if term.balance is None:
                 wanted.append([w] * 4)
             else:
@@ -181,11 +181,11 @@ class _Sweeps:
         values = constant(self._hardness[index]) * negative
         threshold = self._nth_largest(values, n)
         above = values > threshold
-        # A pixel of no negative weight has the value 0 and takes no place.
+        # A pixel that is no negative has the value 0 too, and is not to be chosen.
         tied = (values == threshold).logical_and(negative.astype(paddle.bool))
         n_above, n_tied = self._count([above, tied])
-        share = tie_weight(n, n_above, n_tied, paddle).astype(values.dtype)
-        return above.astype(values.dtype) + tied.astype(values.dtype) * share
+        of_tie = tie_weight(n, n_above, n_tied, paddle).astype(values.dtype)
+        return above.astype(values.dtype) + tied.astype(values.dtype) * of_tie
 
     def largest(self, index: int, n: Tensor, d: Tensor) -> Tensor:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
@@ -245,8 +245,8 @@ class _Sweeps:
         counts = [mask.sum(dtype="float64") for mask in masks]
         if self._processes.size == 1:
             return counts
-        counted: Sequence[Tensor] = self._over_processes(paddle.stack(counts)).unbind()
-        return counted
+        numbers: Sequence[Tensor] = self._over_processes(paddle.stack(counts)).unbind()
+        return numbers
 
     def _over_processes(self, numbers: Tensor) -> Tensor:
         """Return the sum of `numbers` over all processes."""
@@ -269,8 +269,8 @@ class _Sweeps:
             array.partition(nth)
             return paddle.to_tensor(array[nth], values.dtype, values.place)
         ordered = paddle.sort(values.flatten(), descending=True)
-        place = (n - 1).clip(0, _size(values, n) - 1)
-        return paddle.gather(ordered, place.astype(paddle.int64))
+        index = (n - 1).clip(0, _size(values, n) - 1)
+        return paddle.gather(ordered, index.astype(paddle.int64))
 
 
 def _nan_for_infinity(sums: Tensor) -> Tensor:

@@ -211,17 +211,6 @@ class BalanceLoss(TermLayer):
         dice, cross_entropy = losses
         return total([dice, weighted(self.bce_weight, cross_entropy)])
 
-    def extra_repr(self) -> str:
-        """Return the settings, for `print(layer)`."""
-        return (
-            f"balance_loss={self.balance_loss}, main_loss_type={self.main_loss_type!r},"
-            f" negative_ratio={self.negative_ratio}, return_origin={self.return_origin},"
-            f" eps={self.eps}, fallback_negatives={self.fallback_negatives}, smooth={self.smooth},"
-            f" tversky_alpha={self.tversky_alpha}, tversky_beta={self.tversky_beta},"
-            f" tversky_gamma={self.tversky_gamma},"
-            f" bce_weight={self.bce_weight}"
-        )
-
 
 @untranslated
 def hard_negative_weights(

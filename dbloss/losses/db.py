@@ -375,9 +375,9 @@ class DBLoss(LossLayer):
             if _shares_sweeps(layer, processes):
                 terms[key] = layer._terms(pixels)
             else:
-                plane, weighs = pixels.maps[:, pixels.channel], pixels.mask is not pixels.counted
+                plane, weighs = pixels.maps[:, pixels.channel], pixels.mask is not pixels.valid
                 further = {"weights": text_weights} if weighs else {}
-                others[key] = layer(plane, pixels.target, pixels.counted, **further)
+                others[key] = layer(plane, pixels.target, pixels.valid, **further)
 
         def by_layer(losses: Sequence[Any]) -> dict[_Key, Any]:
             left = iter(losses)
@@ -388,14 +388,6 @@ class DBLoss(LossLayer):
             return evaluate(every, lambda losses: combine(by_layer(losses)), processes)
         mixed = evaluate(every, lambda losses: list(by_layer(losses).values()), processes)
         return combine(dict(zip(terms, mixed)) | others)
-
-    def extra_repr(self) -> str:
-        """Return the settings, for `print(layer)`."""
-        return (
-            f"alpha={self.alpha}, beta={self.beta}, aux_weight_p4={self.aux_weight_p4},"
-            f" aux_weight_p3={self.aux_weight_p3}, aux_weight_p2={self.aux_weight_p2},"
-            f" global_batch={self.global_batch}"
-        )
 
 
 def _shares_sweeps(layer: nn.Layer, processes: Processes) -> bool:

@@ -1,18 +1,15 @@
 """The Dice loss."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from paddle import Tensor
-
-from dbloss.base import checks
-from dbloss.base.static import untraced, untranslated
+from dbloss.base.static import untraced
 from dbloss.engine.formulas import Tversky
 from dbloss.engine.mining import Pixels, Term
-from dbloss.losses.layer import TermLayer, checked_pixels
+from dbloss.losses.layer import OverlapLoss
 
 
 @untraced
-class DiceLoss(TermLayer):
+class DiceLoss(OverlapLoss):
     """Dice loss over the pixels of a mask.
 
     `L = 1 - (2*I + smooth) / (U + smooth)` with `I = sum(w*p*g)`,
@@ -50,43 +47,7 @@ class DiceLoss(TermLayer):
         global_batch: bool = False,
         group: Any = None,
     ) -> None:
-        super().__init__(global_batch, group)
-        self.eps = checks.number("eps", eps, above=0)
-        self.smooth = checks.number("smooth", smooth, least=0)
-
-    @untranslated
-    def forward(
-        self, pred: Tensor, gt: Tensor, mask: Tensor, weights: Tensor | None = None
-    ) -> Tensor:
-        """Return the loss of a batch.
-
-        Args:
-            pred: predicted probabilities, float `[N, H, W]`, in [0, 1].
-            gt: targets, `[N, H, W]`, 1 on text and 0 elsewhere; float, bool or integer.
-            mask: `[N, H, W]`, 0 on pixels to ignore and 1 elsewhere; float, bool or integer.
-            weights: what a pixel weighs beside, `[N, H, W]`, above 0; float, bool or integer. They
-                multiply the mask in every sum over pixels.
-
-        Returns:
-            The loss, 0-D float32.
-
-        Raises:
-            TypeError: an argument is not a tensor of one of those dtypes.
-            ValueError: shapes differ, a map is empty, a label requires a gradient, or
-                `DBLOSS_ENGINE` names no engine.
-            RuntimeError: this process is not one of the group, or `DBLOSS_ENGINE` asks for an
-                engine that cannot run.
-        """
-        return self._evaluate(
-            self._terms(checked_pixels(pred, gt, mask, weights, mask_needed=True))
-        )
-
-    if TYPE_CHECKING:
-        __call__ = forward
+        super().__init__(eps, smooth, global_batch, group)
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         return (Term(Tversky(self.eps, self.smooth), pixels),)
-
-    def extra_repr(self) -> str:
-        """Return the settings, for `print(layer)`."""
-        return f"eps={self.eps}, smooth={self.smooth}"

@@ -112,11 +112,3 @@ class DiceFocalLoss(TermLayer):
     def _combine(self, losses: Sequence[Any]) -> Any:
         dice, focal = losses
         return total([weighted(self.dice_weight, dice), weighted(self.focal_weight, focal)])
-
-    def extra_repr(self) -> str:
-        """Return the settings, for `print(layer)`."""
-        return (
-            f"dice_weight={self.dice_weight}, focal_weight={self.focal_weight},"
-            f" focal_alpha={self.focal_alpha}, focal_gamma={self.focal_gamma}, eps={self.eps},"
-            f" smooth={self.smooth}"
-        )

@@ -71,7 +71,3 @@ class MaskL1Loss(TermLayer):
 
     def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
         return (Term(Mean(AbsoluteError(), self.eps), pixels),)
-
-    def extra_repr(self) -> str:
-        """Return the settings, for `print(layer)`."""
-        return f"eps={self.eps}"
