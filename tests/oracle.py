@@ -80,7 +80,7 @@ def counts(g, m, ratio=3, fallback=0):
 
 
 def hard_negative_weights(hardness, g, m, ratio=3, fallback=0, weights=1.0):
-    """1 above the n_neg-th largest value of v; the negatives equal to it share the places left."""
+    """1 above the n_neg-th largest value of v; those equal to it the tie weight."""
     hardness, g, m = _f64(hardness, g, m)
     negative = (1 - g) * m * weights
     v, n = negative * hardness, counts(g, m, ratio, fallback)[1]

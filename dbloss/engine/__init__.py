@@ -1,4 +1,4 @@
-"""Who evaluates the terms of a batch.
+"""Chooses the engine that evaluates the terms of a batch.
 
 An engine is a module with a function `evaluate(terms, combine, processes)`. It makes `Sweeps` of
 the batch, leaves the way from sums to losses to `dbloss.engine.mining.outcomes`, and returns what

@@ -47,7 +47,7 @@ def cross_entropy(q: Any, g: Any, least: float) -> Any:
     `least` is a number that q and 1 - q are not below, 0 if there is none. Then a logarithm below
     -100, or of a number that is not positive, counts as -100. Nothing infinite arises on the way.
     """
-    # Of a small q, 1 - q has lost digits. log1p has them, and no second derivative.
+    # For a small q, 1 - q has lost digits. log1p would keep them, but has no second derivative.
     if least:
         r = complement(q)
         with paddle.no_grad():
@@ -62,13 +62,14 @@ def _log(x: Tensor) -> Tensor:
     short = math.log(tiny) + 100
     if short < 1:
         return log
-    # Below the numbers that float32 holds in full it goes down in a line.
+    # Below the smallest normal number of float32 a straight line leads down to -100.
     return log + paddle.scale(x.clip(0, tiny) * (1 / tiny), short, -short)
 
 
 def _log_of_complement(x: Tensor) -> Tensor:
     step = float(paddle.finfo(x.dtype).eps) / 2  # from 1 to the number below it
-    # From there to -100 it goes down in a line. Paddle 2 rounds what is added to float32, and 1 is.
+    # From there a straight line leads down to -100. Paddle 2 rounds an added number to float32,
+    # which changes no 1.
     above = linear(complement(x).clip(0, step), 1 / step, -1.0)
     return paddle.log1p(-x.clip(max=1 - step)) + above * (math.log(step) + 100)
 
@@ -99,7 +100,7 @@ def complement(x: Any) -> Any:
 
 
 def nan_unless_finite(x: Any) -> Any:
-    """Return 0, and NaN for what is not finite, which a clip would have lost."""
+    """Return 0, or NaN where x is not finite, which a clip of x would hide."""
     return linear(x, 0.0, 0.0)
 
 

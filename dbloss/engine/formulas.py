@@ -89,11 +89,11 @@ class Tversky(NamedTuple):
         return outer * (1 / whole - both * by_whole), -outer * self.alpha * by_whole
 
     def _overlap(self, sums: Any) -> Any:
-        # On a GPU a 0 that is added is a launch too.
+        # On a GPU adding 0 costs a kernel launch.
         return sums[0] + self.smooth / 2 if self.smooth else sums[0]
 
     def _whole(self, sums: Any) -> Any:
-        # On a GPU each step is a launch, and Dice takes two.
+        # On a GPU each step is a kernel launch: Dice gets by with two.
         if self.alpha == self.beta:
             whole = linear(sums[1] + sums[2], self.alpha, self.eps / 2)
         else:

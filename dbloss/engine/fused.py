@@ -63,12 +63,12 @@ def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> t
 
 
 class _Sign:
-    """A sign of life: it is there as long as what the layer keeps for its backward."""
+    """Lives as long as what the layer keeps for its backward pass; a weak reference tells."""
 
 
 def _refuse_twice(sign: "weakref.ref[_Sign]", gradient: Tensor) -> None:
     # Running the backward of a PyLayer twice aborts the process: after the first time Paddle has
-    # given back what the layer kept. `paddle.grad` runs it on a copy.
+    # freed what the layer kept. `paddle.grad` runs it on a copy.
     if sign() is None:
         raise RuntimeError(
             "The fused engine lets backward() run once through the losses of a batch, and this is"
@@ -156,13 +156,13 @@ class _Mining(NamedTuple):
     slots: _Array
 
     def choice(self, loss: Loss, n: Any) -> "tuple[_Choice, _Array] | None":
-        """Return which the `n` negatives of the highest predictions are, None if it is unknown.
+        """Return the choice of the `n` negatives predicted highest, None if the sweep cannot tell.
 
-        With them come the sums over the text and all that is chosen.
+        With it come the sums over the text and the chosen negatives.
         """
         slots = self.slots.copy()
         above, at_high, at_low = slots[[loops.ABOVE, loops.AT_HIGH, loops.AT_LOW]]
-        # What is no negative stands at minus infinity.
+        # Pixels that are no negatives have the value minus infinity.
         at_high = 0.0 if np.isneginf(self.high) else at_high
         at_low = 0.0 if np.isneginf(self.low) or self.low == self.high else at_low
         n = min(n, slots[loops.NEGATIVES])
@@ -258,7 +258,7 @@ class _Sweeps:
                 bounds[index] = self._bounds(index)
                 jobs.append(_Job(loops.mine, (loss,), rows))
             elif loops.is_binary(loss) and plane not in self._kept.values():
-                # Without a gradient too, so that the loss is the same to the last bit.
+                # Also where no gradient is wanted, so that the loss is the same to the last bit.
                 written = self._written.get(key)
                 if written is None:
                     slopes = _empty(rows.p.shape, rows.p.dtype)
@@ -330,7 +330,8 @@ class _Sweeps:
         gradients = {key: self._flat(array) for key, array in written.items()}
         jobs: list[tuple[_Job, tuple[Any, ...]]] = []
         begun = set()
-        # What is kept stands where the gradient goes, and is overwritten first.
+        # Slopes kept by the first sweep lie where the gradient is to be: they are turned into it
+        # before anything is added.
         for index in sorted(range(len(self._terms)), key=lambda index: index not in self._kept):
             key, channel = plane = self._planes[index]
             if key not in gradients:
@@ -364,8 +365,8 @@ class _Sweeps:
     def _bounds(self, index: int) -> tuple[Any, Any]:
         """Return between which two predictions the last chosen negative of a term lies.
 
-        A sample tells, but for rare cases. Both are minus infinity where all negatives are chosen,
-        and infinity where the choice is made by other means.
+        They are estimated from a sample, which rarely misses. Both are minus infinity where all
+        negatives are chosen, and infinity where the choice is made by other means.
         """
         p, g, w = self._rows[index]
         number = p.dtype.type
@@ -412,7 +413,7 @@ class _Sweeps:
 
         Those with bounds mine between them; what they find comes by the index of the job.
         """
-        # As much as there may be: memory that is not written to costs nothing.
+        # Room for every pixel: memory that is never written to costs nothing.
         room = {
             index: np.empty((len(self._blocks), _BLOCK_PIXELS), jobs[index].rows[0].dtype)
             for index in bounds

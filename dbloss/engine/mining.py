@@ -1,7 +1,7 @@
 """Which negatives count, and what follows for a loss: the way from sums to losses.
 
-`outcomes` goes it for every engine. It asks one for three things, those of `Sweeps`; numbers may be
-NumPy's or 0-D tensors.
+`outcomes` is that way, the same for every engine. What differs between engines are the methods of
+`Sweeps`; numbers may be NumPy's or 0-D tensors.
 """
 
 from collections.abc import Callable, Sequence
@@ -56,9 +56,10 @@ class Balance(NamedTuple):
 
 
 def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
-    """Return the weight of a value equal to the threshold: an equal share of the places left.
+    """Return the weight of each value equal to the threshold, at most 1.
 
-    It is at most 1: where there are more places than values, each value counts fully.
+    The `n_neg - n_above` negatives that are still to be chosen are spread evenly over the `n_equal`
+    values that tie.
     """
     return xp.clip((n_neg - n_above) / xp.clip(n_equal, 1, None), 0, 1)
 
@@ -143,8 +144,8 @@ class Sweeps(Protocol):
     def choose(self, index: int, n: Any) -> None:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on.
 
-        Negatives whose hardness is that of the n-th share the places left, each with the
-        `tie_weight`. A pixel weighs `g*m` and `(1-g)*m` times its choice.
+        Negatives whose hardness equals that of the n-th have the `tie_weight`. A pixel weighs `g*m`
+        and `(1-g)*m` times its choice.
         """
 
     def sums(self) -> Sequence[tuple[Any, ...]]:

@@ -1,8 +1,8 @@
 """Sums and choices in Paddle's operators: any device, any float width, any graph. The reference.
 
 Paddle differentiates what is written here; the choice of negatives has no gradient. Values are read
-on the host only of tensors that are there. On a GPU each operator is a launch, so that their number
-is kept small.
+on the host only in eager mode on a CPU: elsewhere that would wait for the device. On a GPU each
+operator is a kernel launch, so that their number is kept small.
 """
 
 import functools
@@ -41,8 +41,8 @@ _ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows
 def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> tuple[Tensor, ...]:
     """Return what `combine` makes of the losses of the terms, 0-D float32, differentiable."""
     values = paddle.stack([outcome.value for outcome in outcomes(_Sweeps(terms, processes), terms)])
-    # A loss is a sum over a row of numbers times the values. What is not part of a loss must not
-    # make it NaN, as 0 * NaN would.
+    # A loss is a row of numbers times the values, added up. A value that is no part of a loss must
+    # not make it NaN, as 0 * NaN would.
     mix, is_part, nothing = _constants(mix_of(combine, len(terms)), values)
     losses = paddle.where(is_part, mix * values, nothing).sum(axis=-1)
     cast: list[Tensor] = losses.astype(paddle.float32).unbind()
@@ -50,7 +50,7 @@ def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> t
 
 
 def _constants(mix: NDArray[Any], like: Tensor) -> Sequence[Tensor]:
-    """Return numbers, which of them are not 0, and zeros; in eager mode kept for the next step."""
+    """Return the numbers, a mask of those that are not 0, and zeros; cached in eager mode."""
     if paddle.in_dynamic_mode():
         return _kept_constants(mix.tobytes(), mix.shape, str(like.place))
     return [paddle.to_tensor(x) for x in (mix, mix != 0, 0 * mix)]
@@ -88,7 +88,7 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
     dtype = computed(hardness)
     hardness, gt, mask = (constant(tensor.astype(dtype)) for tensor in (hardness, gt, mask))
-    # What counts as no negative must not matter, not even where infinity times 0 would be NaN.
+    # The hardness of pixels that are no negatives must not matter: infinity times 0 would be NaN.
     is_negative = (mask - gt * mask) != 0
     hardness = paddle.where(is_negative, hardness, paddle.zeros_like(hardness))
     sweeps = _Sweeps([Term(BY_PREDICTION, Pixels(hardness, 0, gt, mask, mask), balance)], ALONE)
@@ -153,7 +153,7 @@ class _Sweeps:
     def sums(self) -> list[tuple[Tensor, ...]]:
         """Return what the parts of every term add up to."""
         every = [*chain(*self._parts)]
-        # What is not differentiated stands apart: of both together Paddle finds no second
+        # Sums of labels alone are added up apart: stacked with the others, Paddle finds no second
         # derivative.
         for fixed in (True, False):
             self._add_up([x for x in every if x.stop_gradient == fixed])
@@ -177,7 +177,7 @@ class _Sweeps:
         return parts
 
     def chosen(self, index: int, negative: Tensor, n: Tensor) -> Tensor:
-        """Return 1 for each of the `n` hardest negatives, a tie's weight for a tie, or 0."""
+        """Return 1 for each of the `n` hardest negatives, the tie weight for a tie, 0 elsewhere."""
         values = constant(self._hardness[index]) * negative
         threshold = self._nth_largest(values, n)
         above = values > threshold
@@ -202,7 +202,7 @@ class _Sweeps:
                 ordered = paddle.sort(values.flatten(), descending=True)
                 first = paddle.arange(_size(values, n), dtype="float64") < n
                 return sign * (ordered * first.astype(values.dtype)).sum(dtype="float64")
-            # n times the smallest of them, plus what the others have more.
+            # n times the smallest of them, plus what the larger ones exceed it by.
             threshold = self._nth_largest(values, n)
             (more,) = self._added([(values - threshold).clip(min=0)])
             size = self._over_processes(paddle.full_like(n, _size(values, n)))
@@ -212,7 +212,7 @@ class _Sweeps:
         """Return `g*w`, which is made once for all terms of one target and one mask."""
         key = id(g), id(w)
         if key not in self._positives:
-            self._positives[key] = g, w, g * w  # while it holds them, no other has their `id`
+            self._positives[key] = g, w, g * w  # kept alive, so that no other gets their `id`
         return self._positives[key][-1]
 
     def negative(self, index: int) -> Tensor:

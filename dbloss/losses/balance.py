@@ -46,8 +46,8 @@ class BalanceLoss(TermLayer):
 
     - `BCELoss`, `CrossEntropy` (the same) and `Euclidean` (squared error) have a loss `l` at each
       pixel. `L = (sum(g*m*l) + S) / (n_pos + n_neg + eps)`, where S is the sum of the `n_neg`
-      largest values of `(1-g)*m*l`. Values equal to the smallest of these share the places left,
-      so neither L nor its gradient depends on the order of the pixels.
+      largest values of `(1-g)*m*l`. Where several tie for the last of these, each counts with the
+      same weight below 1, so neither L nor its gradient depends on the order of the pixels.
     - `OHEMDiceLoss` is Dice over the positives and the `n_neg` negatives of the highest predicted
       probability.
     - `DiceLoss`, `TverskyLoss` and `MaskL1Loss` are one number `d` for the batch. The same formula
@@ -224,8 +224,8 @@ def hard_negative_weights(
 
     With `v = (1-g) * m * hardness`, `n_pos = int(sum(g*m))` and
     `n_neg = int(min(sum((1-g)*m), n_pos * negative_ratio))`, a negative has the weight 1 where its
-    v is among the `n_neg` largest. Negatives whose v equals the smallest of these share the places
-    left: each has the weight `(n_neg - n_above) / n_equal`.
+    v is among the `n_neg` largest. Where several negatives tie for the last of these, each has the
+    tie weight `(n_neg - n_above) / n_equal`.
 
     Args:
         hardness: what the negatives are ranked by, float `[N, H, W]`: the loss of each pixel
@@ -252,7 +252,7 @@ def hard_negative_weights(
         >>> probability = paddle.to_tensor([[[0.9, 0.2, 0.7, 0.2, 0.1]]])
         >>> text = paddle.to_tensor([[[1.0, 0.0, 0.0, 0.0, 0.0]]])
         >>> weights = hard_negative_weights(probability, text, paddle.ones_like(text), 2)
-        >>> weights.tolist()  # two places: one for 0.7, one shared by the two of 0.2
+        >>> weights.tolist()  # two are chosen: 0.7, and half of each 0.2
         [[[0.0, 0.5, 1.0, 0.5, 0.0]]]
 
     Source:

@@ -17,7 +17,7 @@ from dbloss.engine.mining import Pixels, Term
 
 
 def weighted(weight: float, loss: Any) -> Any:
-    """Return `weight * loss`; a weight of 1 does without the product, on a GPU a launch."""
+    """Return `weight * loss`; a weight of 1 saves the product, on a GPU a kernel launch."""
     return loss if weight == 1 else weight * loss
 
 
