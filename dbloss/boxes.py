@@ -166,7 +166,7 @@ def _search(
         thresh=checks.number("thresh", thresh, least=0, most=1),
         box_thresh=checks.number("box_thresh", box_thresh, least=0, most=1),
         unclip_ratio=checks.number("unclip_ratio", unclip_ratio, least=0, most=100),
-        max_candidates=checks.number("max_candidates", max_candidates, least=1, whole=True),
+        max_candidates=checks.whole("max_candidates", max_candidates, least=1),
         min_size=checks.number("min_size", min_size, least=0),
         use_dilation=checks.flag("use_dilation", use_dilation),
         slow=checks.choice("score_mode", score_mode, get_args(ScoreMode)) == "slow",
@@ -218,9 +218,8 @@ def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
             " axis of a single channel."
         )
     if 0 in shape:
-        raise ValueError(
-            f"probability: expected at least one image and one pixel, got {shape}."
-            " Leave out empty batches."
+        raise checks.wrong(
+            "probability", "at least one image and one pixel", shape, "Leave out empty batches."
         )
     chosen = value[None] if single else value[:, 0]
     if paddle.is_tensor(value):

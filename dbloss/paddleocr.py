@@ -49,7 +49,7 @@ class _LabelStep:
     """A step whose shrink ratio grows with the epoch, which a sample has or the constructor."""
 
     def __init__(self, shrink_ratio: Any, total_epoch: Any, epoch: Any) -> None:
-        self._least: float = checks.number("shrink_ratio", shrink_ratio)
+        self._least = checks.number("shrink_ratio", shrink_ratio)
         self._total = _number("total_epoch", total_epoch, above=0)
         self.shrink_ratio = self._grown(_number("epoch", epoch))
         if self.shrink_ratio >= 1:

@@ -35,57 +35,80 @@ FARTHEST = 2.0**24
 LOGGER = logging.getLogger("dbloss")
 
 
+# Messages
+
+
+def wrong(name: str, expected: str, got: Any, advice: str) -> ValueError:
+    """Return the error for an argument whose type is right and whose value is not.
+
+    A message too long for one line of code is clearer written out as a single text, in this form.
+    """
+    return ValueError(f"{name}: expected {expected}, got {got}. {advice}")
+
+
+def wrong_type(name: str, expected: str, value: Any, advice: str) -> TypeError:
+    """Return the error for an argument of the wrong type."""
+    return TypeError(f"{name}: expected {expected}, got {describe(value)}. {advice}")
+
+
+def describe(value: Any) -> str:
+    """Return what a message says of a value: its type, and as much of it as is short."""
+    if value is None:
+        return "None"
+    if paddle.is_tensor(value):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, bool | int | float | str):
+        return f"{type(value).__name__} {value!r}"
+    return f"an object of type {type(value).__module__}.{type(value).__qualname__}"
+
+
 # Settings
 
 
-def number(
+def number(name: str, value: Any, **bounds: float) -> float:
+    """Return `value` as a float if it is finite and within the bounds, raise otherwise.
+
+    The bounds are those of `_within`. A number written as text is read: YAML takes 1e-6 for text.
+    """
+    return _within(name, value, "finite", **bounds)
+
+
+def whole(name: str, value: Any, **bounds: float) -> int:
+    """Return `value` as an int if it is a whole number within the bounds, raise otherwise."""
+    return int(_within(name, value, "whole", **bounds))
+
+
+def _within(
     name: str,
     value: Any,
+    kind: str,
     *,
-    above: float | None = None,
-    below: float | None = None,
-    least: float | None = None,
-    most: float | None = None,
-    whole: bool = False,
-) -> Any:
-    """Return `value` as a float, an int where `whole`, if it is finite and within the bounds.
-
-    A number written as text is read: YAML takes 1e-6 for text.
-    """
-    bounds = [f"above {above:g}"] if above is not None else []
-    bounds += [f"below {below:g}"] if below is not None else []
-    bounds += [f"at least {least:g}"] if least is not None else []
-    bounds += [f"at most {most:g}"] if most is not None else []
-    expected = f"a {'whole' if whole else 'finite'} number {' and '.join(bounds)}".strip()
+    above: float = -math.inf,
+    below: float = math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> float:
+    bounds = {"above": above, "below": below, "at least": least, "at most": most}
+    limits = [f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound)]
+    expected = f"a {kind} number {' and '.join(limits)}".strip()
     if isinstance(value, str):
         value = _read_number(value)
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"{name}: expected {expected}, got {describe(value)}. Pass a Python number."
-        )
+        raise wrong_type(name, expected, value, "Pass a Python number.")
     try:
         as_float = float(value)
     except OverflowError:
         as_float = math.inf
-    fits = (
-        math.isfinite(as_float)
-        and (above is None or as_float > above)
-        and (below is None or as_float < below)
-        and (least is None or as_float >= least)
-        and (most is None or as_float <= most)
-        and (not whole or as_float.is_integer())
-    )
-    if not fits:
-        raise ValueError(f"{name}: expected {expected}, got {value}. Change {name}.")
-    return int(as_float) if whole else as_float
+    fits = above < as_float < below and least <= as_float <= most and math.isfinite(as_float)
+    if not fits or (kind == "whole" and not as_float.is_integer()):
+        raise wrong(name, expected, value, f"Change {name}.")
+    return as_float
 
 
 def flag(name: str, value: Any) -> bool:
     """Return `value` as a bool if it is True, False, 1 or 0, raise otherwise."""
     if not isinstance(value, np.bool_ | Real) or value not in (0, 1):
-        raise TypeError(
-            f"{name}: expected True or False, got {describe(value)}. Pass a Python bool."
-        )
+        raise wrong_type(name, "True or False", value, "Pass a Python bool.")
     return bool(value)
 
 
@@ -256,9 +279,8 @@ def ignored(name: str, values: Any, count: int) -> NDArray[np.bool_]:
             f"{name}: expected a sequence of bool, got {got}. Pass True or False per polygon."
         )
     if len(flags) != count:
-        raise ValueError(
-            f"{name}: expected one bool per polygon, {count}, got {len(flags)}."
-            " Pass as many flags as polygons."
+        raise wrong(
+            name, f"one bool per polygon, {count}", len(flags), "Pass as many flags as polygons."
         )
     return flags.astype(bool)
 
@@ -272,13 +294,3 @@ def _read_number(text: str) -> Any:
         with suppress(ValueError):
             return kind(text)
     return text
-
-
-def describe(value: Any) -> str:
-    if value is None:
-        return "None"
-    if paddle.is_tensor(value):
-        return f"a tensor of shape {list(value.shape)}"
-    if isinstance(value, bool | int | float | str):
-        return f"{type(value).__name__} {value!r}"
-    return f"an object of type {type(value).__module__}.{type(value).__qualname__}"

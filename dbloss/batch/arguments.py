@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 from paddle import Tensor
 
-from dbloss.base.checks import describe
+from dbloss.base import checks
 
 _FLOATS = (paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64)
 _LABEL_DTYPES = (
@@ -37,7 +37,7 @@ def maps(
     """
     if not isinstance(predicts, Mapping):
         raise TypeError(
-            f'predicts: expected a dict that holds "{name}", got {describe(predicts)}.'
+            f'predicts: expected a dict that holds "{name}", got {checks.describe(predicts)}.'
             f' Pass {{"{name}": tensor}}, as a DB head returns it.'
         )
     if name not in predicts:
@@ -55,7 +55,7 @@ def maps(
         _channels_advice(shape) if exact else "Add the axis of a single channel with .unsqueeze(1)."
     )
     if len(shape) != 4:
-        raise ValueError(f"{where}: expected the shape [N, {wanted}, H, W], got {shape}. {advice}")
+        raise checks.wrong(where, f"the shape [N, {wanted}, H, W]", shape, advice)
     if exact and shape[1] == 1:
         raise ValueError(
             f"{where}: expected 3 channels (probability, threshold, binary), got 1 ({shape})."
@@ -65,7 +65,7 @@ def maps(
             " build the network that it was exported from, and load its .pdparams."
         )
     if (shape[1] not in (channels, _OPEN)) if exact else (0 <= shape[1] < channels):
-        raise ValueError(f"{where}: expected the shape [N, {wanted}, H, W], got {shape}. {advice}")
+        raise checks.wrong(where, f"the shape [N, {wanted}, H, W]", shape, advice)
     if exact and shape[1] == _OPEN:
         _when_it_runs(_shape(tensor)[1] == channels, tensor)
     _not_empty(where, tensor)
@@ -87,7 +87,7 @@ def labels(values: Any, like: Tensor | None = None) -> tuple[Tensor, ...]:
     if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
         raise TypeError(
             f"labels: expected a list of 5 tensors [{', '.join(LABEL_NAMES)}],"
-            f" got {describe(values)}. Pass the batch as PaddleOCR's data loader gives it."
+            f" got {checks.describe(values)}. Pass the batch as PaddleOCR's data loader gives it."
         )
     if len(values) not in (5, 6):
         raise ValueError(
@@ -212,10 +212,7 @@ def _not_empty(name: str, tensor: Tensor) -> None:
 
 def _tensor(name: str, value: Any) -> None:
     if not paddle.is_tensor(value):
-        raise TypeError(
-            f"{name}: expected a paddle.Tensor, got {describe(value)}."
-            " Convert it with paddle.to_tensor."
-        )
+        raise checks.wrong_type(name, "a paddle.Tensor", value, "Convert it with paddle.to_tensor.")
 
 
 def sizes_agree(tensor: Tensor, like: Tensor, axes: Sequence[int]) -> bool:

@@ -164,7 +164,7 @@ def _checked_size(size: Any) -> tuple[int, int]:
             f"size: expected height and width, got {len(sides)} numbers, {sides!r}."
             " Pass (640, 640), or 640 for a square."
         )
-    height, width = (checks.number("size", side, least=1, whole=True) for side in sides)
+    height, width = (checks.whole("size", side, least=1) for side in sides)
     return height, width
 
 

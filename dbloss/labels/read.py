@@ -166,9 +166,7 @@ def brief(value: Any, most: int = 60) -> str:
 
 def _checked_delimiter(delimiter: Any) -> str:
     if not isinstance(delimiter, str):
-        raise TypeError(
-            f"delimiter: expected text, got {checks.describe(delimiter)}. Pass a str, as '\\t'."
-        )
+        raise checks.wrong_type("delimiter", "text", delimiter, "Pass a str, as '\\t'.")
     if not delimiter or "\n" in delimiter:
         raise ValueError(
             f"delimiter: expected text without a line break, got {delimiter!r}."

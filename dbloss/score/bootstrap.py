@@ -76,8 +76,8 @@ def compare(
     Source:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13.
     """
-    samples = checks.number("samples", samples, least=1, whole=True)
-    seed = checks.number("seed", seed, least=0, whole=True)
+    samples = checks.whole("samples", samples, least=1)
+    seed = checks.whole("seed", seed, least=0)
     first, second = _checked_counts("before", before), _checked_counts("after", after)
     if not np.array_equal(first[:, 2], second[:, 2]):
         got = " and ".join(

@@ -168,9 +168,8 @@ def quotient(above: Any, below: Any) -> _Floats:
 
 def _boxes(found: Any) -> Geometries:
     if hasattr(found, "polygons"):
-        raise TypeError(
-            f"found: expected a sequence of [k, 2] arrays, got {checks.describe(found)}."
-            " Pass its `polygons`."
+        raise checks.wrong_type(
+            "found", "a sequence of [k, 2] arrays", found, "Pass its `polygons`."
         )
     return geometries("found", found)
 

@@ -78,17 +78,14 @@ def _with_progress(maps: Iterable[Any], what: str, total: int | None) -> Iterabl
 def checked_axis(name: str, values: Any, **bounds: Any) -> list[float]:
     """Return the numbers of an axis of the table in ascending order, each of them once."""
     if isinstance(values, str | Real) or not np.iterable(values):
-        raise TypeError(
-            f"{name}: expected a sequence of numbers, got {checks.describe(values)}."
-            f" Pass a list, as {name}=[0.3, 0.4]."
+        raise checks.wrong_type(
+            name, "a sequence of numbers", values, f"Pass a list, as {name}=[0.3, 0.4]."
         )
     numbers = sorted(
         {checks.number(f"{name}[{i}]", value, **bounds) for i, value in enumerate(values)}
     )
     if not numbers:
-        raise ValueError(
-            f"{name}: expected at least one number, got an empty list. Pass some to try."
-        )
+        raise checks.wrong(name, "at least one number", "an empty list", "Pass some to try.")
     return numbers
 
 

@@ -186,7 +186,7 @@ def stack_targets(targets: Sequence[Sequence[Maps]], image: Any = None) -> list[
             " Pass [make_targets(...)] for a batch of one image."
         )
     if not pages:
-        raise ValueError("targets: expected those of at least one image, got none. Skip the batch.")
+        raise checks.wrong("targets", "those of at least one image", "none", "Skip the batch.")
     size = np.shape(pages[0][0])
     for i, page in enumerate(pages):
         if len(page) != len(pages[0]):

@@ -77,8 +77,7 @@ def mover(path: list[list[int]]) -> Any:
 
 def checked_ratio(value: Any) -> float:
     """Return `value` if it is a shrink ratio, raise otherwise."""
-    ratio: float = checks.number("shrink_ratio", value, least=0.01, below=1)
-    return ratio
+    return checks.number("shrink_ratio", value, least=0.01, below=1)
 
 
 def checked_size(name: str, value: Any) -> int:
@@ -93,7 +92,5 @@ def checked_size(name: str, value: Any) -> int:
             " Pass an int, as in image.shape."
         )
     if pixels < 1:
-        raise ValueError(
-            f"{name}: expected at least 1 pixel, got {pixels}. Pass the size of the image."
-        )
+        raise checks.wrong(name, "at least 1 pixel", pixels, "Pass the size of the image.")
     return pixels

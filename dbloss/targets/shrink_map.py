@@ -37,18 +37,17 @@ def shrink_half(shrink_ratio: Any, min_text_size: Any, text_balance: Any) -> Hal
     """Return the half that draws the shrink map, without weights where `text_balance` is None."""
     ratio = checked_ratio(shrink_ratio)
     least = checks.number("min_text_size", min_text_size, least=0)
-    settings = {"shrink_ratio": ratio, "min_text_size": least}
+    draw = partial(_draw_shrunk, shrink_ratio=ratio, min_text_size=least)
     blank = {"shrink_map": 0.0, "shrink_mask": 1.0}
     if text_balance is not None:
-        settings["text_balance"] = checked_balance(text_balance)
+        draw = partial(draw, text_balance=checked_balance(text_balance))
         blank["text_weights"] = 1.0
-    return Half(blank, partial(_draw_shrunk, **settings))
+    return Half(blank, draw)
 
 
 def checked_balance(value: Any) -> float:
     """Return `value` if it is an exponent of text weights, raise otherwise."""
-    balance: float = checks.number("text_balance", value, least=0, most=_STEEPEST)
-    return balance
+    return checks.number("text_balance", value, least=0, most=_STEEPEST)
 
 
 def shrink(
