@@ -540,7 +540,7 @@ def test_it_says_where_the_gain_over_paddleocrs_limits_is_within_noise(caplog, p
 
     (*_, remark), got = said(caplog, *pages_of(gains), **grid)
     assert remark.endswith(
-        "gain +100.0 points of hmean on this image, and one image says nothing of others. Choose on"
+        "gain +100.0 points of hmean on this image, and one image tells little of others. Choose on"
         " more images."
     )
     # The same on two pages of three is no noise, whether or not 0.3 and 0.6 are in the table.
