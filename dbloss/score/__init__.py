@@ -1,4 +1,4 @@
-"""Precision, recall and hmean of boxes, and the thresholds or calibration that make them best."""
+"""Precision, recall and hmean of boxes, and the thresholds that make them best."""
 
 from dbloss.score.bootstrap import Gain, compare
 from dbloss.score.calibration import (
