@@ -204,18 +204,15 @@ def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
         try:
             value = np.asarray(value)
         except ValueError:
-            raise ValueError(
-                "probability: expected an array or a tensor, got rows of different lengths."
-                " Pass maps of one size, or one map at a time."
-            ) from None
+            got = "rows of different lengths"
+            advice = "Pass maps of one size, or one map at a time."
+            raise checks.wrong("probability", "an array or a tensor", got, advice) from None
     shape = list(value.shape)
     single = len(shape) == 2
     if not single and (len(shape) != 4 or shape[1] not in (1, 3)):
-        raise ValueError(
-            "probability: expected the shape [H, W], [N, 1, H, W] or [N, 3, H, W], got"
-            f' {shape}. Pass predicts["maps"] of a DB head; .unsqueeze(1) or [:, None] adds the'
-            " axis of a single channel."
-        )
+        expected = "the shape [H, W], [N, 1, H, W] or [N, 3, H, W]"
+        advice = 'Pass predicts["maps"] of a DB head; [:, None] adds the axis of a channel.'
+        raise checks.wrong("probability", expected, shape, advice)
     if 0 in shape:
         raise checks.wrong(
             "probability", "at least one image and one pixel", shape, "Leave out empty batches."
@@ -224,11 +221,8 @@ def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
     if paddle.is_tensor(value):
         chosen = to_array(chosen)
     if chosen.dtype.kind != "f":
-        raise TypeError(
-            f"probability: expected a float dtype, got {chosen.dtype}. Pass probabilities in"
-            " [0, 1]; convert a map of 0 and 1 with .astype('float32'), divide one of 0 to 255"
-            " by 255."
-        )
+        advice = "Convert 0 and 1 with .astype('float32'), divide 0 to 255 by 255."
+        raise checks.wrong("probability", "a float dtype", chosen.dtype, advice, TypeError)
     # OpenCV takes float32 and float64 only.
     dtype = np.float32 if chosen.dtype.itemsize <= 4 else np.float64
     maps = np.ascontiguousarray(chosen, dtype)
@@ -236,10 +230,9 @@ def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
         finite = np.isfinite(probability)
         if not finite.all():
             y, x = np.argwhere(~finite)[0].tolist()
-            raise ValueError(
-                f"probability: expected finite numbers, got {probability[y, x]} in image {image}"
-                f" at (y, x) = ({y}, {x}). The training has diverged, or the input image holds NaN."
-            )
+            got = f"{probability[y, x]} in image {image} at (y, x) = ({y}, {x})"
+            advice = "The training has diverged, or the input image holds NaN."
+            raise checks.wrong("probability", "finite numbers", got, advice)
     return maps, single
 
 
@@ -252,10 +245,9 @@ def _checked_sizes(name: str, value: Any, default: int, count: int) -> list[Any]
     if np.ndim(value) == 0:
         return [_checked_size(name, value)] * count
     if len(value) != count:
-        raise ValueError(
-            f"{name}: expected a number, or {count}, one for each image, got {len(value)}."
-            f" With PaddleOCR's shape_list pass shape_list[:, {0 if name == 'height' else 1}]."
-        )
+        column = 0 if name == "height" else 1
+        advice = f"With PaddleOCR's shape_list pass shape_list[:, {column}]."
+        raise checks.wrong(name, f"a number, or {count}, one for each image", len(value), advice)
     return [_checked_size(f"{name}[{i}]", each) for i, each in enumerate(value)]
 
 

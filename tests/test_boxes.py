@@ -349,7 +349,7 @@ def test_maps_of_any_layout_and_nothing_is_written_to():
     ("given", "error", "parts"),
     [
         (np.zeros(5, np.float32), ValueError, [r"\[H, W\]", r"got \[5\]", "predicts"]),
-        (np.zeros((2, 5, 5), np.float32), ValueError, [r"\[2, 5, 5\]", "unsqueeze"]),
+        (np.zeros((2, 5, 5), np.float32), ValueError, [r"\[2, 5, 5\]", r"\[:, None\]"]),
         (np.zeros((2, 2, 5, 5), np.float32), ValueError, [r"\[N, 3, H, W\]", r"\[2, 2, 5, 5\]"]),
         (np.zeros((2, 5, 5, 3), np.float32), ValueError, [r"\[2, 5, 5, 3\]"]),
         (np.zeros((0, 5), np.float32), ValueError, ["one pixel", r"\[0, 5\]"]),

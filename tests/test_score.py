@@ -698,7 +698,7 @@ class Found(tuple):
     ("changed", "error", "parts"),
     [
         ({"found": 3}, TypeError, ["found", "sequence", "int"]),
-        ({"found": None}, TypeError, ["found", "NoneType"]),
+        ({"found": None}, TypeError, ["found", "got None"]),
         ({"found": Found(([BOX], [1.0]))}, TypeError, ["found", "polygons"]),
         ({"found": [BOX, BOX[:2]]}, ValueError, [r"found\[1\]", r"k >= 3", r"\[2, 2\]"]),
         ({"found": [BOX, []]}, ValueError, [r"found\[1\]", r"\[0\]"]),

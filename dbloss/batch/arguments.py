@@ -32,16 +32,12 @@ def maps(
 
     N, H and W have to be those of the maps `like`, if these are given.
     """
+    advice = f'Pass {{"{name}": tensor}}, as a DB head returns it.'
     if not isinstance(predicts, Mapping):
-        raise TypeError(
-            f'predicts: expected a dict that holds "{name}", got {checks.describe(predicts)}.'
-            f' Pass {{"{name}": tensor}}, as a DB head returns it.'
-        )
+        raise checks.wrong_type("predicts", f'a dict that holds "{name}"', predicts, advice)
     if name not in predicts:
-        raise ValueError(
-            f'predicts: expected the key "{name}", got the keys {sorted(map(str, predicts))}.'
-            f' Pass {{"{name}": tensor}}, as a DB head returns it.'
-        )
+        got = f"the keys {sorted(map(str, predicts))}"
+        raise checks.wrong("predicts", f'the key "{name}"', got, advice)
     tensor = predicts[name]
     where = f'predicts["{name}"]'
     prediction(where, tensor)
@@ -50,13 +46,14 @@ def maps(
     wanted = "3" if exact else f"C >= {channels}"
     advice = _channels_advice(shape) if exact else "Add the axis of the channel with .unsqueeze(1)."
     if exact and len(shape) == 4 and shape[1] == 1:
-        raise ValueError(
-            f"{where}: expected 3 channels (probability, threshold, binary), got 1 ({shape})."
-            " A DB head in evaluation mode returns the probability map alone:"
-            " call model.train() before the forward pass whose loss you want. An inference model,"
-            " as paddle.jit.load returns one, holds the probability map alone in either mode:"
-            " build the network that it was exported from, and load its .pdparams."
+        expected, got = "3 channels (probability, threshold, binary)", f"1 ({shape})"
+        advice = (
+            "A DB head in evaluation mode returns the probability map alone: call model.train()"
+            " before the forward pass whose loss you want. An inference model, as paddle.jit.load"
+            " returns one, holds the probability map alone in either mode: build the network that"
+            " it was exported from, and load its .pdparams."
         )
+        raise checks.wrong(where, expected, got, advice)
     fits = len(shape) == 4 and (
         shape[1] in (channels, _OPEN) or (not exact and shape[1] > channels)
     )
@@ -65,13 +62,10 @@ def maps(
     if exact and shape[1] == _OPEN:
         _when_it_runs(_shape(tensor)[1] == channels, tensor)
     _not_empty(where, tensor)
-    if like is not None:
-        expected = [like.shape[0], shape[1], *like.shape[2:]]
-        if not sizes_agree(tensor, like, _IMAGE_AXES):
-            raise ValueError(
-                f'{where}: expected the shape {expected}, N, H and W of predicts["maps"],'
-                f" got {shape}. Upsample it to the size of the labels."
-            )
+    if like is not None and not sizes_agree(tensor, like, _IMAGE_AXES):
+        fitting = [like.shape[0], shape[1], *like.shape[2:]]
+        expected = f'the shape {fitting}, N, H and W of predicts["maps"]'
+        raise checks.wrong(where, expected, shape, "Upsample it to the size of the labels.")
     return tensor
 
 
@@ -81,27 +75,25 @@ def labels(values: Any, like: Tensor | None = None) -> tuple[Tensor, ...]:
     If `like` is None all must have the shape of the first label.
     """
     if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
-        raise TypeError(
-            f"labels: expected a list of 5 tensors [{', '.join(LABEL_NAMES)}],"
-            f" got {checks.describe(values)}. Pass the batch as PaddleOCR's data loader gives it."
-        )
+        expected = f"a list of 5 tensors [{', '.join(LABEL_NAMES)}]"
+        advice = "Pass the batch as PaddleOCR's data loader gives it."
+        raise checks.wrong_type("labels", expected, values, advice)
     if len(values) not in (5, 6):
-        raise ValueError(
-            f"labels: expected 5 entries [{', '.join(LABEL_NAMES)}], or text_weights as the"
-            f" sixth, got {len(values)}. The image comes first and is not read: None will do for"
-            " it."
-        )
+        expected = f"5 entries [{', '.join(LABEL_NAMES)}], or text_weights as the sixth"
+        advice = "The image comes first and is not read: None will do for it."
+        raise checks.wrong("labels", expected, len(values), advice)
     if any(isinstance(value, Sequence | np.ndarray) for value in values[1:]):
-        raise TypeError(
-            f"labels: expected a paddle.Tensor for each of {', '.join(LABEL_NAMES[1:])}, got"
-            f" {' and '.join(sorted({type(value).__name__ for value in values[1:]}))}."
-            " dbloss.targets.stack_targets makes the labels of a batch of what make_targets"
-            " returns for each image; convert arrays [N, H, W] with paddle.to_tensor."
+        got = " and ".join(sorted({type(value).__name__ for value in values[1:]}))
+        advice = (
+            "dbloss.targets.stack_targets makes the labels of a batch of what make_targets returns"
+            " for each image; convert arrays [N, H, W] with paddle.to_tensor."
         )
+        expected = f"a paddle.Tensor for each of {', '.join(LABEL_NAMES[1:])}"
+        raise checks.wrong("labels", expected, got, advice, TypeError)
     like_name = 'predicts["maps"]'
     if like is None:
         like, like_name = values[1], label_name(1)
-        _tensor(like_name, like)
+        _check_tensor(like_name, like)
         if len(like.shape) != 3:
             shape = list(like.shape)
             advice = _shape_advice(shape, [_OPEN] * 3)
@@ -121,10 +113,8 @@ def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:
     """Check what a single loss takes: a prediction, `gt` and the masks, each `[N, H, W]`."""
     prediction(name, pred)
     if len(pred.shape) != 3:
-        raise ValueError(
-            f"{name}: expected the shape [N, H, W], got {list(pred.shape)}."
-            f" Take one channel, {name}[:, 0], or add the batch axis with {name}.unsqueeze(0)."
-        )
+        advice = f"Take one channel, {name}[:, 0], or add the batch axis with {name}.unsqueeze(0)."
+        raise checks.wrong(name, "the shape [N, H, W]", list(pred.shape), advice)
     _not_empty(name, pred)
     for label_name, label in {"gt": gt, **masks}.items():
         _label(label_name, label, pred, name)
@@ -132,37 +122,22 @@ def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:
 
 def prediction(name: str, tensor: Any) -> None:
     """Check that `tensor` is a tensor of floats."""
-    _tensor(name, tensor)
-    if tensor.dtype not in _FLOATS:
-        raise TypeError(
-            f"{name}: expected a float dtype (float16, bfloat16, float32, float64),"
-            f" got {dtype_name(tensor)}. Convert it with .astype('float32')."
-        )
+    _check_dtype(name, tensor, _FLOATS, "a float dtype (float16, bfloat16, float32, float64)")
 
 
 # What these share
 
 
 def _label(name: str, tensor: Any, like: Tensor, like_name: str) -> None:
-    _tensor(name, tensor)
-    if tensor.dtype not in _LABEL_DTYPES:
-        raise TypeError(
-            f"{name}: expected a float, bool or integer dtype, got {dtype_name(tensor)}."
-            " Convert it with .astype('float32')."
-        )
+    _check_dtype(name, tensor, _LABEL_DTYPES, "a float, bool or integer dtype")
     if tensor.ndim != 3 or not sizes_agree(tensor, like, _IMAGE_AXES):
-        got, shape = list(tensor.shape), [like.shape[axis] for axis in _IMAGE_AXES]
-        expected, advice = (
-            f"the shape {shape}, N, H and W of {like_name}",
-            _shape_advice(got, shape),
-        )
-        raise checks.wrong(name, expected, got, advice)
+        shape, fitting = list(tensor.shape), [like.shape[axis] for axis in _IMAGE_AXES]
+        expected = f"the shape {fitting}, N, H and W of {like_name}"
+        raise checks.wrong(name, expected, shape, _shape_advice(shape, fitting))
     # In a static graph inputs require a gradient unless told otherwise.
     if paddle.in_dynamic_mode() and not tensor.stop_gradient:
-        raise ValueError(
-            f"{name}: expected a constant, got a tensor that requires a gradient"
-            " (stop_gradient is False). Labels get no gradient: pass its .detach()."
-        )
+        got = "a tensor that requires a gradient (stop_gradient is False)"
+        raise checks.wrong(name, "a constant", got, "Labels get no gradient: pass its .detach().")
 
 
 def _channels_advice(shape: list[int]) -> str:
@@ -205,9 +180,16 @@ def _not_empty(name: str, tensor: Tensor) -> None:
         _when_it_runs((_shape(tensor) > 0).all(), tensor)
 
 
-def _tensor(name: str, value: Any) -> None:
+def _check_tensor(name: str, value: Any) -> None:
     if not paddle.is_tensor(value):
         raise checks.wrong_type(name, "a paddle.Tensor", value, "Convert it with paddle.to_tensor.")
+
+
+def _check_dtype(name: str, value: Any, dtypes: Sequence[Any], expected: str) -> None:
+    _check_tensor(name, value)
+    if value.dtype not in dtypes:
+        advice = "Convert it with .astype('float32')."
+        raise checks.wrong(name, expected, dtype_name(value), advice, TypeError)
 
 
 def sizes_agree(tensor: Tensor, like: Tensor, axes: Sequence[int]) -> bool:

@@ -69,7 +69,7 @@ class FirstBatches:
         self._said.update(each.kind for each in found)
         if new:
             checks.LOGGER.warning(
-                "What DBLoss sees in a first batch (check_batches=0 keeps it from looking):%s",
+                "DBLoss checked a first batch and found (check_batches=0 turns this off):%s",
                 "".join(f"\n- {text}" for text in new),
             )
 

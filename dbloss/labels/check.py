@@ -160,9 +160,8 @@ def _checked_size(size: Any) -> tuple[int, int]:
     """Return height and width of the training crops."""
     sides = size if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
     if len(sides) != 2:
-        raise checks.wrong(
-            "size", "height and width", f"{sides!r}", "Pass (640, 640), or 640 for a square."
-        )
+        advice = "Pass (640, 640), or 640 for a square."
+        raise checks.wrong("size", "height and width", repr(sides), advice)
     height, width = (checks.whole("size", side, least=1) for side in sides)
     return height, width
 

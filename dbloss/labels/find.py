@@ -5,6 +5,7 @@ import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from dbloss.base import checks
 from dbloss.labels.read import FaultyEntry, Page, read_labels, read_texts, shown
 
 _MOST = 10  # lines that a message lists
@@ -70,7 +71,8 @@ def _read_list(annotations: Path, content: bytes, image: Path) -> Page:
     try:
         texts = read_texts(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise ValueError(f"{annotations}: expected UTF-8. Save the file as UTF-8.") from None
+        got, advice = "another encoding", "Save the file as UTF-8."
+        raise checks.wrong(annotations, "UTF-8", got, advice) from None
     except FaultyEntry as error:
         entry = "" if error.entry is None else f", entry {error.entry}"
         raise ValueError(f"{annotations}{entry}: {error}.") from None

@@ -112,11 +112,9 @@ def read_labels(file: str | os.PathLike[str], delimiter: str = "\t") -> list[Pag
     lines = content.removesuffix(b"\n").split(b"\n")
     pages = [_read_line(number, line, delimiter) for number, line in enumerate(lines, start=1)]
     if all(page.fault for page in pages):
-        raise ValueError(
-            f"{file}: expected lines of an image's path, {_named(delimiter)} and a list in JSON,"
-            f" got none among {len(pages)}; line 1: {pages[0].fault}."
-            " Pass the label file of a detector."
-        )
+        expected = f"lines of an image's path, {_named(delimiter)} and a list in JSON"
+        got = f"none among {len(pages)}; line 1: {pages[0].fault}"
+        raise checks.wrong(file, expected, got, "Pass the label file of a detector.")
     return pages
 
 

@@ -103,7 +103,7 @@ def of_mark(file: str, mark: str, count: int, pages: Sequence[Page]) -> Problem:
 def of_pages(
     problems: list[Problem], sheets: dict[int, Sheet], pages: list[Page], ignore: frozenset[str]
 ) -> list[Problem]:
-    """Return the problems, where those that most texts of a page share become one."""
+    """Return the problems, with those that most texts of a page share merged into one."""
     by_line: dict[Any, list[Problem]] = defaultdict(list)
     for problem in problems:
         by_line[problem.line].append(problem)
@@ -128,7 +128,7 @@ def of_pages(
 
 
 def of_file(problems: list[Problem], file: str, pages: list[Page]) -> list[Problem]:
-    """Return the problems, where those that most pages of the file share become one."""
+    """Return the problems, with those that most pages of the file share merged into one."""
     lines = sum(page.fault is None for page in pages)
     for kind in dict.fromkeys(p.kind for p in problems):
         whole = [p for p in problems if p.kind == kind and p.entry is None and p.line is not None]

@@ -1,4 +1,4 @@
-"""Whether the difference of two scores is more than what another set of images could give."""
+"""Whether the difference of two scores is more than noise."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -83,10 +83,8 @@ def compare(
         got = " and ".join(
             f"{len(each)} images with {each[:, 2].sum():g} texts" for each in (first, second)
         )
-        raise ValueError(
-            f"before, after: expected the same images in the same order, got {got}. Pass what"
-            " `update` returned for each image of one set."
-        )
+        advice = "Pass what `update` returned for each image of one set."
+        raise checks.wrong("before, after", "the same images in the same order", got, advice)
     both = np.stack((first, second), axis=1)
     (gain,) = np.diff(hmean_of(both.sum(axis=0)))
     return Gain(float(gain), *_interval(np.diff(_resampled(both, samples, seed)), len(both)))
@@ -141,8 +139,7 @@ def _checked_counts(name: str, given: Any) -> _Floats:
     except (TypeError, ValueError):
         counts = np.zeros(0)
     if counts.ndim != 2 or counts.shape[1] != 3 or not len(counts):
-        raise ValueError(
-            f"{name}: expected (hits, found, truth) for each of at least one image, got"
-            f" {checks.describe(given)}. Pass a list of what `Hmean.update` or `match` returned."
-        )
+        expected = "(hits, found, truth) for each of at least one image"
+        advice = "Pass a list of what `Hmean.update` or `match` returned."
+        raise checks.wrong(name, expected, checks.describe(given), advice)
     return counts

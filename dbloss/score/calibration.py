@@ -45,7 +45,7 @@ class Calibrations(NamedTuple):
     def best(self) -> Calibration | None:
         """The calibration with the highest hmean; among equals the one that changes P least.
 
-        None where every hmean is 0.
+        None if every hmean is 0.
         """
         if not self.hmean.any():
             return None
@@ -121,7 +121,7 @@ def search_calibration(
         own_thresh: the values of P that may become `thresh`, each above 0 and below 1.
         a: the slopes, each above 0.
         iou: the overlap that a hit exceeds, in [0, 1].
-        sizes: the (height, width) of each image, in pixels; None where they are those of the maps.
+        sizes: the (height, width) of each image, in pixels; None if they are those of the maps.
         progress: whether to show a progress bar, with tqdm.
         **settings: other keywords of `find_boxes`, for every map.
 
@@ -134,7 +134,7 @@ def search_calibration(
         ImportError: `find_boxes` or the progress bar needs a library that is not installed.
         TypeError: an argument is of the wrong type.
         ValueError: a number is out of range, there are not as many maps, texts, flags and sizes, or
-            `find_boxes` or `match` refuse those of an image, which is named.
+            `find_boxes` or `match` refuses an image, which is then named.
 
     Example:
         >>> import numpy as np
@@ -246,13 +246,11 @@ def calibrate(probability: Any, a: float, b: float) -> Any:
     Source:
         Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
     """
-    a, b = _checked_line(a, b)
+    a, b = _checked_parameters(a, b)
     values = to_array(probability) if paddle.is_tensor(probability) else np.asarray(probability)
     if values.dtype.kind != "f":
-        raise TypeError(
-            f"probability: expected a float dtype, got {values.dtype}. Pass the probability map of"
-            " a DB head, in [0, 1]."
-        )
+        advice = "Pass the probability map of a DB head, in [0, 1]."
+        raise checks.wrong("probability", "a float dtype", values.dtype, advice, TypeError)
     dtype = np.float64 if values.dtype.itemsize > 4 else np.float32
     return sigmoid(a * logit(values) + b).astype(dtype)
 
@@ -296,7 +294,7 @@ def fold_calibration(layer: Any, a: float, b: float) -> Any:
         Platt, "Probabilistic Outputs for Support Vector Machines", 1999; PaddleOCR
         `ppocr/modeling/heads/det_db_head.py`.
     """
-    a, b = _checked_line(a, b)
+    a, b = _checked_parameters(a, b)
     last = _last_layer(layer)
     with paddle.no_grad():
         folded = [
@@ -304,16 +302,15 @@ def fold_calibration(layer: Any, a: float, b: float) -> Any:
             for parameter, shift in ((last.weight, 0.0), (last.bias, b))
         ]
         if not all(bool(paddle.isfinite(value).all()) for _, value in folded):
-            raise ValueError(
-                f"a, b: expected parameters that stay finite in {last.weight.dtype}, got an"
-                f" overflow with a = {a:g} and b = {b:g}. Fold them into the float32 weights."
-            )
+            expected = f"parameters that stay finite in {last.weight.dtype}"
+            got = f"an overflow with a = {a:g} and b = {b:g}"
+            raise checks.wrong("a, b", expected, got, "Fold them into the float32 weights.")
         for parameter, value in folded:
             parameter.set_value(value)
     return last
 
 
-def _checked_line(a: Any, b: Any) -> tuple[float, float]:
+def _checked_parameters(a: Any, b: Any) -> tuple[float, float]:
     return checks.number("a", a, above=0), checks.number("b", b)
 
 
@@ -322,25 +319,20 @@ def _last_layer(layer: Any) -> Any:
     head = getattr(layer, "_layers", layer)  # of a DataParallel
     head = getattr(head, "head", head)
     if hasattr(head, "cbn_layer"):
-        raise ValueError(
-            f"layer: expected a DBHead, whose P is one sigmoid, got {type(head).__name__}, whose P"
-            " is the mean of two maps, so that no calibration can be folded in. Choose limits for"
-            " it with search_limits, or apply dbloss.score.calibrate to its maps."
-        )
+        expected = "a DBHead, whose P is one sigmoid"
+        got = f"{type(head).__name__}, whose P is the mean of two: no calibration can be folded in"
+        advice = "Choose limits with search_limits, or apply dbloss.score.calibrate to its maps."
+        raise checks.wrong("layer", expected, got, advice)
     branch = getattr(head, "binarize", head)
     last = getattr(branch, "conv3", branch)
     weight: Any = getattr(last, "weight", None)
     bias: Any = getattr(last, "bias", None)
     if not paddle.is_tensor(weight) or not paddle.is_tensor(bias):
-        raise TypeError(
-            "layer: expected a DBHead, or the last layer of a probability branch with a weight and"
-            f" a bias, got {type(last).__name__}. Pass model.head, or the convolution right before"
-            " the sigmoid."
-        )
+        expected = "a DBHead, or the last layer of a probability branch with a weight and a bias"
+        advice = "Pass model.head, or the convolution right before the sigmoid."
+        raise checks.wrong("layer", expected, type(last).__name__, advice, TypeError)
     channels = int(np.prod(bias.shape))
     if channels != 1:
-        raise ValueError(
-            f"layer: expected one output channel, the logits of P, got {channels}. Pass the last"
-            " layer of the probability branch alone."
-        )
+        advice = "Pass the last layer of the probability branch alone."
+        raise checks.wrong("layer", "one output channel, the logits of P", channels, advice)
     return last

@@ -38,7 +38,7 @@ class Limits(NamedTuple):
     def best(self) -> Limit | None:
         """The pair of limits with the highest hmean; among equals the one with the lowest limits.
 
-        None where every hmean is 0: then no pair is better than another.
+        None if every hmean is 0: then no pair is better than another.
         """
         return self.at(*self._best()) if np.any(self.hmean) else None
 
@@ -99,18 +99,16 @@ def _index(name: str, values: Floats, wanted: Any) -> int:
     except TypeError:
         pass  # a value
     except IndexError:
-        raise IndexError(
-            f"{name}: expected an index below {len(values)}, got {wanted}. An int is an index:"
-            f" for the value {wanted} pass {float(wanted)}."
-        ) from None
+        expected = f"an index below {len(values)}"
+        advice = f"An int is an index: for the value {wanted} pass {float(wanted)}."
+        raise checks.wrong(name, expected, wanted, advice, IndexError) from None
     wanted = checks.number(name, wanted)
     for i, value in enumerate(values):
         if np.isclose(value, wanted):
             return i
-    raise ValueError(
-        f"{name}: expected a {name} of the table, {', '.join(f'{value:g}' for value in values)},"
-        f" got {wanted:g}. Choose one of these, or search with it among {name}."
-    )
+    expected = f"a {name} of the table, {', '.join(f'{value:g}' for value in values)}"
+    advice = f"Choose one of these, or search with it among {name}."
+    raise checks.wrong(name, expected, f"{wanted:g}", advice)
 
 
 def search_limits(
@@ -150,7 +148,7 @@ def search_limits(
         thresh: the thresholds of a pixel, each in [0, 1].
         box_thresh: the thresholds of a box's score, each in [0, 1].
         iou: the overlap that a hit exceeds, in [0, 1].
-        sizes: the (height, width) of each image, in pixels; None where they are those of the maps.
+        sizes: the (height, width) of each image, in pixels; None if they are those of the maps.
         progress: whether to show a progress bar, with tqdm.
         **settings: other keywords of `find_boxes`, for every map.
 
@@ -164,7 +162,7 @@ def search_limits(
         ImportError: `find_boxes` or the progress bar needs a library that is not installed.
         TypeError: an argument is of the wrong type.
         ValueError: a limit is out of range, there are none, there are not as many maps, truths,
-            flags and sizes, or `find_boxes` or `match` refuse those of an image, which is named.
+            flags and sizes, or `find_boxes` or `match` refuses an image, which is then named.
 
     Example:
         >>> import numpy as np

@@ -155,10 +155,9 @@ class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
 
         super().__init__()
         for size in {"height", "width"} & set(settings):
-            raise TypeError(
-                f"{size}: expected no size, since MapHmean measures in pixels of the maps, got"
-                f" {checks.describe(settings[size])}. Leave it out, or score with Hmean."
-            )
+            expected = "no size, since MapHmean measures in pixels of the maps"
+            advice = "Leave it out, or score with Hmean."
+            raise checks.wrong_type(size, expected, settings[size], advice)
         self._name = str(name)
         self._hmean = Hmean(iou)
         self._find: Callable[..., Any] = partial(find_boxes, **settings)

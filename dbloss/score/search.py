@@ -205,7 +205,7 @@ def _why_zero(counts: Counts | None) -> str:
 
 
 def remark_on_gain(what: str, over: str, gain: Gain, images: int) -> list[str]:
-    """Return the remark on a gain over the usual that is within noise, none for another."""
+    """Return a remark if a gain over the usual settings is within noise."""
     if gain.low > 0:
         return []
     points, low, high = (f"{100 * each:+.1f}" for each in gain)
