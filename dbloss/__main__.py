@@ -1,4 +1,4 @@
-"""What runs here, and whether it computes what it should: the text for a bug report.
+"""Reports what runs here, and whether it computes correctly: the text for a bug report.
 
     python -m dbloss
 
@@ -36,8 +36,9 @@ if TYPE_CHECKING or not _help.ALONE:
 
 _SHAPE = (2, 640, 640)
 _KINDS: tuple[MainLossType, ...] = ("DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss")
-_VALUE, _GRADIENT = 1e-5, 1e-4  # the greatest errors, of the gradient relative to its largest
-_STEPS = 5
+# The greatest relative error of the loss, and of the gradient relative to its largest value.
+_VALUE, _GRADIENT = 1e-5, 1e-4
+_STEPS = 5  # that are timed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _batch() -> tuple[Tensor, list[Tensor]]:
-    """Return maps and labels: pages with a text on a tenth of them, part of it ignored."""
+    """Return maps and labels: pages with text on a tenth of the pixels, and some ignored ones."""
     paddle.seed(0)
     n, h, w = _SHAPE
     maps = paddle.uniform([n, 3, h, w], min=0.01, max=0.99)
@@ -109,12 +110,12 @@ def _version(package: str) -> str:
 
 
 def _check(kind: MainLossType, names: list[str], maps: Tensor, labels: list[Tensor]) -> bool:
-    """Print how a loss differs from the formulas on each engine; tell whether it is too much."""
+    """Print the error of a loss on each engine; return whether one is too large."""
     wide = [label.astype("float64") for label in labels]
     value, gradient = _step(lambda x: _plain.db_loss(x, wide, kind), maps.astype("float64"))
     largest = float(gradient.abs().max())
     plain = _milliseconds(lambda: _step(lambda x: _plain.db_loss(x, labels, kind), maps))
-    layer = dbloss.DBLoss(main_loss_type=kind, check_batches=0)  # these maps are no detector's
+    layer = dbloss.DBLoss(main_loss_type=kind, check_batches=0)  # random maps would be reported
 
     def step() -> tuple[float, Tensor]:
         return _step(lambda x: layer({"maps": x}, labels)["loss"], maps)
@@ -141,7 +142,7 @@ def _step(loss: Callable[[Tensor], Tensor], maps: Tensor) -> tuple[float, Tensor
 
 
 def _milliseconds(step: _Step) -> float:
-    """Return the median time of a step, which reads its loss and so waits for the device."""
+    """Return the median time of a step. A step reads its loss, and so waits for the device."""
     times = []
     for _ in range(_STEPS):
         start = time.perf_counter()

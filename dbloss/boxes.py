@@ -1,4 +1,4 @@
-"""A probability map to the polygons of its words, and their scores."""
+"""From a probability map to the polygons of its words and their scores."""
 
 from collections.abc import Sequence
 from inspect import signature
@@ -20,7 +20,7 @@ BoxType = Literal["quad", "poly"]
 _Floats = NDArray[np.float64]
 _Map = NDArray[Any]  # `[H, W]`, float32 or float64
 _Points = NDArray[Any]  # `[k, 2]`, or `[n, k, 2]`
-_Window = Sequence[int]  # left, top, right and bottom; the last two are beyond it
+_Window = Sequence[int]  # left, top, right and bottom, the last two exclusive
 
 
 class Boxes(NamedTuple):
@@ -47,24 +47,24 @@ def find_boxes(
     """Return the boxes that PaddleOCR's `DBPostProcess` finds, to the pixel and in its order.
 
     Pixels above `thresh` are text. The outline of each region of text, and that of each hole in
-    one, gives a box: the rectangle of least area around it, which may be turned, or, for
+    one, gives a box: the rectangle of least area around it, at any angle, or, for
     `box_type="poly"`, the outline itself, simplified. Its score is the mean of the map inside the
     box. A box whose score is at least `box_thresh` grows by `D = area * unclip_ratio / length` on
     all sides, since a DB detector learns shrunk text, and is scaled from the map to the image.
-    Outlines are those of OpenCV, whose versions differ by a pixel here and there; with them differ
-    the boxes, with PaddleOCR too.
+    OpenCV finds the outlines, and its versions differ by a pixel here and there; so the boxes
+    differ too, as PaddleOCR's do.
 
-    With `box_type="poly"` a region that has several outlines after it has grown is left out, as in
+    With `box_type="poly"` a region that has several outlines after it has grown is dropped, as in
     PaddleOCR. So a ring of text with a gap gives no polygon where the gap is narrower than 2 D: its
-    ends meet, and it has an outer and an inner outline. A polygon may cross itself, by the
-    simplification or by the rounding to pixels; `dbloss.score` leaves such polygons out, as
-    PaddleOCR's score does.
+    ends meet, and it has an outer and an inner outline. Simplifying a polygon and rounding it to
+    pixels can make it cross itself; `dbloss.score` leaves such polygons out, as PaddleOCR's score
+    does.
 
-    The score is that of the box before it grows, and all that `box_thresh` does is to drop boxes by
-    it. So to try several values of `box_thresh`, find the boxes once with `box_thresh=0`, and for
-    each value take those with `scores >= box_thresh`: the same boxes in the same order, whatever
-    `max_candidates` is, which limits the outlines and not the boxes. For another `thresh` the boxes
-    have to be found again.
+    The score is taken before a box grows, and `box_thresh` only drops boxes with a lower one. So to
+    try several values of `box_thresh`, find the boxes once with `box_thresh=0`, and for each value
+    take those with `scores >= box_thresh`: they are the same boxes in the same order, whatever
+    `max_candidates` is, which limits outlines and not boxes. Each value of `thresh` needs a search
+    of its own.
 
     Args:
         probability: one map, float `[H, W]`, or those of a batch, `[N, 1, H, W]` or
@@ -73,8 +73,7 @@ def find_boxes(
         thresh: the probability above which a pixel is text, in [0, 1].
         box_thresh: the least score of a box, in [0, 1].
         unclip_ratio: how far a box grows, in [0, 100].
-        max_candidates: the most outlines that are looked at, in the order in which OpenCV gives
-            them.
+        max_candidates: how many outlines are looked at, the first ones in OpenCV's order.
         min_size: the least length of the shorter side of a box before it grows, in pixels of the
             map; after it has grown its shorter side must be at least `min_size + 2`. A polygon has
             to pass only the second.
@@ -84,10 +83,10 @@ def find_boxes(
             region, which is higher for ragged regions and takes longer. With `box_type="poly"` both
             are the mean inside the polygon.
         box_type: `"quad"`, or `"poly"` for curved text.
-        height: that of the image, in whose pixels the polygons are returned; None where it is that
+        height: height of the image, in whose pixels the polygons are returned; None if it is that
             of the map. For a batch one number, or one for each image. With PaddleOCR's
             `shape_list`, rows of (src_h, src_w, ratio_h, ratio_w), pass `shape_list[:, 0]`.
-        width: the same; `shape_list[:, 1]`.
+        width: width of the image, likewise; `shape_list[:, 1]`.
 
     Returns:
         `Boxes(polygons, scores)` for one map, a list of them for a batch. `polygons` is a list of
@@ -134,15 +133,15 @@ def find_boxes(
 def boxes_with_pixels(probability: Any, **settings: Any) -> tuple[Boxes, list[NDArray[Any]]]:
     """Return `find_boxes` of one map, and for each box the pixels whose mean is its score.
 
-    So the boxes need not be found again where the map changes and its outlines do not.
+    A change of the map that leaves its outlines where they are needs no new search: the scores are
+    the means of the changed pixels.
     """
     asked = signature(find_boxes).bind(probability, **settings)
     asked.apply_defaults()
     (found, *_), (one, *_), single = _search(**asked.arguments)
     if not single:
-        raise ValueError(
-            "maps: expected one map [H, W] per image, got a batch. Pass its maps one by one, as"
-            " maps[0, 0]."
+        raise checks.wrong(
+            "maps", "one map [H, W] per image", "a batch", "Pass maps[i, 0] for each image i."
         )
     return found.boxes, [_inside(one, *each) for each in zip(found.outlines, found.windows)]
 
@@ -161,12 +160,12 @@ def _search(
     score_mode: Any,
     box_type: Any,
 ) -> tuple[list["_Found"], NDArray[Any], bool]:
-    """Return what is found in each map, the maps, and whether it was one map without N."""
+    """Return what is found in each map, the maps, and whether one map without axis N was given."""
     settings = _Settings(
         thresh=checks.number("thresh", thresh, least=0, most=1),
         box_thresh=checks.number("box_thresh", box_thresh, least=0, most=1),
         unclip_ratio=checks.number("unclip_ratio", unclip_ratio, least=0, most=100),
-        max_candidates=checks.number("max_candidates", max_candidates, least=1, whole=True),
+        max_candidates=checks.whole("max_candidates", max_candidates, least=1),
         min_size=checks.number("min_size", min_size, least=0),
         use_dilation=checks.flag("use_dilation", use_dilation),
         slow=checks.choice("score_mode", score_mode, get_args(ScoreMode)) == "slow",
@@ -192,61 +191,53 @@ class _Settings(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """The boxes of one map, and over which pixels the score of each was taken."""
+    """The boxes of one map, and the outlines inside which their scores were taken."""
 
     boxes: Boxes
     outlines: list[_Points]  # each int32 `[k, 2]`, on the map
-    windows: list[_Window]  # around each
+    windows: list[_Window]  # one around each outline
 
 
 def _checked_maps(value: Any) -> tuple[NDArray[Any], bool]:
-    """Return the probability maps `[N, H, W]`, and whether it was one map without N."""
+    """Return the probability maps `[N, H, W]`, and whether one map without axis N was given."""
     if not paddle.is_tensor(value):
         try:
             value = np.asarray(value)
         except ValueError:
-            raise ValueError(
-                "probability: expected an array or a tensor, got rows of different lengths."
-                " Pass one map after the other, or maps of one size."
-            ) from None
+            got = "rows of different lengths"
+            advice = "Pass maps of one size, or one map at a time."
+            raise checks.wrong("probability", "an array or a tensor", got, advice) from None
     shape = list(value.shape)
     single = len(shape) == 2
     if not single and (len(shape) != 4 or shape[1] not in (1, 3)):
-        raise ValueError(
-            "probability: expected the shape [H, W], [N, 1, H, W] or [N, 3, H, W], got"
-            f' {shape}. Pass predicts["maps"] of a DB head; .unsqueeze(1) or [:, None] adds the'
-            " axis of a single channel."
-        )
+        expected = "the shape [H, W], [N, 1, H, W] or [N, 3, H, W]"
+        advice = 'Pass predicts["maps"] of a DB head; [:, None] adds the axis of a channel.'
+        raise checks.wrong("probability", expected, shape, advice)
     if 0 in shape:
-        raise ValueError(
-            f"probability: expected at least one image and one pixel, got {shape}."
-            " Leave out empty batches."
+        raise checks.wrong(
+            "probability", "at least one image and one pixel", shape, "Leave out empty batches."
         )
     chosen = value[None] if single else value[:, 0]
     if paddle.is_tensor(value):
         chosen = to_array(chosen)
     if chosen.dtype.kind != "f":
-        raise TypeError(
-            f"probability: expected a float dtype, got {chosen.dtype}. Pass probabilities in"
-            " [0, 1]; convert a map of 0 and 1 with .astype('float32'), divide one of 0 to 255"
-            " by 255."
-        )
-    # OpenCV takes float32 and float64, and no other.
+        advice = "Convert 0 and 1 with .astype('float32'), divide 0 to 255 by 255."
+        raise checks.wrong("probability", "a float dtype", chosen.dtype, advice, TypeError)
+    # OpenCV takes float32 and float64 only.
     dtype = np.float32 if chosen.dtype.itemsize <= 4 else np.float64
     maps = np.ascontiguousarray(chosen, dtype)
     for image, probability in enumerate(maps):
         finite = np.isfinite(probability)
         if not finite.all():
             y, x = np.argwhere(~finite)[0].tolist()
-            raise ValueError(
-                f"probability: expected finite numbers, got {probability[y, x]} in image {image}"
-                f" at (y, x) = ({y}, {x}). The training has diverged, or the input image holds NaN."
-            )
+            got = f"{probability[y, x]} in image {image} at (y, x) = ({y}, {x})"
+            advice = "The training has diverged, or the input image holds NaN."
+            raise checks.wrong("probability", "finite numbers", got, advice)
     return maps, single
 
 
 def _checked_sizes(name: str, value: Any, default: int, count: int) -> list[Any]:
-    """Return the height or width of each image, raise where it is none."""
+    """Return the height or width of each image, raise if one is not a size."""
     if value is None:
         return [default] * count
     if paddle.is_tensor(value):
@@ -254,10 +245,9 @@ def _checked_sizes(name: str, value: Any, default: int, count: int) -> list[Any]
     if np.ndim(value) == 0:
         return [_checked_size(name, value)] * count
     if len(value) != count:
-        raise ValueError(
-            f"{name}: expected a number, or one for each image, {count}, got {len(value)}."
-            f" With PaddleOCR's shape_list pass shape_list[:, {0 if name == 'height' else 1}]."
-        )
+        column = 0 if name == "height" else 1
+        advice = f"With PaddleOCR's shape_list pass shape_list[:, {column}]."
+        raise checks.wrong(name, f"a number, or {count}, one for each image", len(value), advice)
     return [_checked_size(f"{name}[{i}]", each) for i, each in enumerate(value)]
 
 
@@ -265,8 +255,8 @@ def _checked_size(name: str, value: Any) -> Any:
     if isinstance(value, np.ndarray) and value.ndim == 0:
         value = value[()]
     number = checks.number(name, value, above=0, most=checks.FARTHEST)
-    # PaddleOCR's shape_list holds NumPy's float64. With NumPy 2 a float32 coordinate times one of
-    # these is a float64, times a Python float a float32: so the number keeps its type.
+    # PaddleOCR's shape_list holds NumPy's float64. In NumPy 2 a float32 coordinate times one of
+    # these gives a float64, and times a Python float a float32: so the number keeps its type.
     return value if isinstance(value, np.generic) else number
 
 
@@ -315,7 +305,7 @@ def _find(probability: _Map, height: Any, width: Any, settings: _Settings) -> _F
 
 
 def _rectangles(contours: Sequence[_Points], min_size: float) -> tuple[_Points, list[_Points]]:
-    """Return the rectangles around the contours that are large enough, `[n, 4, 2]`, and those."""
+    """Return the rectangles that are large enough, `[n, 4, 2]`, and the contours inside them."""
     rectangles, around = [], []
     for contour in contours:
         rectangle = cv2.minAreaRect(contour)
@@ -336,7 +326,7 @@ def _corners(rectangles: list[Any]) -> _Points:
     points = np.array([cv2.boxPoints(each) for each in rectangles], np.float32).reshape(-1, 4, 2)
     each = np.arange(len(points))[:, None]
     points = points[each, points[..., 0].argsort(axis=1, kind="stable")]
-    # Of the two leftmost the upper is the first and the lower the last.
+    # Of the two leftmost points the upper one comes first and the lower one last.
     left, right = points[:, 1, 1] <= points[:, 0, 1], points[:, 3, 1] <= points[:, 2, 1]
     clockwise = np.array((left, 2 + right, 3 - right, 1 - left), int).T
     corners: _Points = points[each, clockwise]
@@ -344,7 +334,7 @@ def _corners(rectangles: list[Any]) -> _Points:
 
 
 def _windows(outlines: _Points, shape: tuple[int, ...]) -> list[_Window]:
-    """Return the window of each outline, no larger than the map."""
+    """Return the smallest window around each outline, cut off at the border of the map."""
     last = np.array(shape[::-1]) - 1
     low = np.floor(outlines.min(axis=1)).clip(0, last)
     high = np.ceil(outlines.max(axis=1)).clip(0, last)
@@ -353,7 +343,7 @@ def _windows(outlines: _Points, shape: tuple[int, ...]) -> list[_Window]:
 
 
 def _windows_of_pixels(outlines: Sequence[_Points]) -> list[_Window]:
-    """Return the window of each outline of pixels of the map."""
+    """Return the smallest window around each outline, whose points are pixels of the map."""
     boxes = map(cv2.boundingRect, outlines)
     return [(x, y, x + w, y + h) for x, y, w, h in boxes]
 
@@ -373,14 +363,14 @@ def _mean_inside(values: _Map, outline: _Points, window: _Window) -> float:
 
 
 def _inside(values: _Map, outline: _Points, window: _Window) -> NDArray[Any]:
-    """Return the pixels whose mean `_mean_inside` is."""
+    """Return the pixels that `_mean_inside` takes the mean of."""
     left, top, right, bottom = window
     inside: NDArray[Any] = values[top:bottom, left:right][_mask(outline, window) != 0]
     return inside
 
 
 def share_inside(marked: NDArray[np.bool_], polygon: NDArray[np.int32]) -> float:
-    """Return the share of the pixels of a polygon, of those in the map, that are marked."""
+    """Return which share of the pixels inside both the polygon and the map is marked."""
     (window,) = _windows(polygon[None], marked.shape)
     return _mean_inside(marked.view(np.uint8), polygon, window)
 
@@ -389,8 +379,8 @@ def _distance(outlines: _Points, unclip_ratio: float) -> Any:
     """Return how far an outline `[k, 2]` grows, or each of several, `[n, k, 2]`."""
     closed = np.concatenate((outlines, outlines[..., :1, :]), axis=-2, dtype=np.float64)
     x, y = closed[..., 0], closed[..., 1]
-    # The terms are those of GEOS, which shapely calls, and are added up in its order: an area that
-    # differs in its last bit can round a corner of the grown box to another pixel.
+    # PaddleOCR asks shapely, and so GEOS. The terms here are those of GEOS, added up in its order:
+    # an area that differs in its last bit can round a corner of the grown box to another pixel.
     sides = np.sqrt((x[..., 1:] - x[..., :-1]) ** 2 + (y[..., 1:] - y[..., :-1]) ** 2)
     products = (x[..., 1:-1] - x[..., :1]) * (y[..., :-2] - y[..., 2:])
     length, twice_area = (terms.cumsum(axis=-1)[..., -1] for terms in (sides, products))
@@ -399,7 +389,9 @@ def _distance(outlines: _Points, unclip_ratio: float) -> Any:
 
 def _grow(outline: _Points, distance: float) -> Any:
     """Return the outlines of a polygon that has grown by a distance, with round joins."""
-    path = outline.astype(np.int64).tolist()  # pyclipper does the same, more slowly
+    path = outline.astype(
+        np.int64
+    ).tolist()  # pyclipper would cut off the decimals too, more slowly
     offset = pyclipper.PyclipperOffset()
     offset.AddPath(path, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
     return offset.Execute(distance)
@@ -408,7 +400,7 @@ def _grow(outline: _Points, distance: float) -> Any:
 def _scaled(
     outlines: Sequence[_Points], size: tuple[int, ...], target: tuple[Any, Any]
 ) -> list[NDArray[np.int32]]:
-    """Return outlines on a map, given with its width and height, as pixels of the image."""
+    """Scale outlines from a map of (width, height) `size` to the pixels of an image."""
     if not len(outlines):
         return []
     points = np.concatenate(outlines)

@@ -1,4 +1,4 @@
-"""Labels, loss, boxes and score in the place of PaddleOCR's, with its signatures.
+"""Labels, loss, boxes and score with PaddleOCR's signatures, to replace its own.
 
     python -m dbloss.paddleocr tools/train.py -c configuration.yml -o Global.epoch_num=100
 
@@ -46,14 +46,14 @@ __all__ = [
 
 
 class _LabelStep:
-    """A step whose shrink ratio grows with the epoch, which a sample has or the constructor."""
+    """A step whose shrink ratio grows with the epoch, given by a sample or to the constructor."""
 
     def __init__(self, shrink_ratio: Any, total_epoch: Any, epoch: Any) -> None:
-        self._least: float = checks.number("shrink_ratio", shrink_ratio)
+        self._least = checks.number("shrink_ratio", shrink_ratio)
         self._total = _number("total_epoch", total_epoch, above=0)
         self.shrink_ratio = self._grown(_number("epoch", epoch))
         if self.shrink_ratio >= 1:
-            # No error yet: PaddleOCR may build a loader with its seed and never draw with it.
+            # No error yet: PaddleOCR may build a loader with its seed as the epoch and not use it.
             checks.LOGGER.warning(self._too_much(epoch))
 
     def _ratio(self, data: Mapping[str, Any]) -> float:
@@ -76,13 +76,13 @@ class _LabelStep:
         return (
             f"{type(self).__name__}: shrink_ratio is {self._grown(epoch):g} at epoch {epoch:g} of"
             f" {total:g}, and has to stay below 1. Some versions of PaddleOCR pass Global.seed as"
-            f" the epoch, 1024 if there is none: set one below {(1 - self._least) / 0.2 * total:g},"
-            " or leave total_epoch out."
+            " the epoch, 1024 if there is none: set a seed below"
+            f" {(1 - self._least) / 0.2 * total:g}, or leave total_epoch out."
         )
 
 
 def _number(name: str, value: Any, **bounds: Any) -> float | None:
-    """Return a number, or None for what PaddleOCR writes where there is none."""
+    """Return a number, or None for None and "None", which PaddleOCR passes for no number."""
     return None if value in (None, "None") else checks.number(name, value, **bounds)
 
 
@@ -90,17 +90,17 @@ class MakeBorderMap(_LabelStep):
     """Draw threshold map and mask: the half of `make_targets` that is PaddleOCR's border-map step.
 
     Args:
-        shrink_ratio: as in `make_targets`. It grows by `0.2 * epoch / total_epoch` where both are
+        shrink_ratio: as in `make_targets`. It grows by `0.2 * epoch / total_epoch` if both are
             given.
         thresh_min: as in `make_targets`.
         thresh_max: as in `make_targets`.
-        total_epoch: the epochs over which it grows, above 0. None, also as text, is none.
-        epoch: the epoch that it has grown to, for a sample that has none of its own; the same.
+        total_epoch: the number of epochs over which it grows, above 0; None or "None": no growth.
+        epoch: the epoch for samples without one of their own; None or "None": no growth.
         **kwargs: left unused: PaddleOCR passes the whole of `Global`. The logger `dbloss` names
-            what stands before that.
+            those that come before it.
 
     Raises:
-        TypeError: a setting is no number, or a keyword is close to a known one and not it, such as
+        TypeError: a setting is no number, or a keyword looks like a known one misspelt, such as
             `shrink_ration`.
         ValueError: a setting is out of range.
 
@@ -129,7 +129,7 @@ class MakeBorderMap(_LabelStep):
         **kwargs: Any,
     ) -> None:
         _check_keywords(MakeBorderMap, kwargs)
-        # Checked now: an error in the worker of a data loader is swallowed by PaddleOCR.
+        # Checked here, since PaddleOCR swallows errors in the workers of a data loader.
         border_half(shrink_ratio, thresh_min, thresh_max)
         super().__init__(shrink_ratio, total_epoch, epoch)
         self.thresh_min = thresh_min
@@ -140,15 +140,15 @@ class MakeBorderMap(_LabelStep):
 
         Args:
             data: holds `image`, an array `[H, W, ...]`; `polys`, one `[k, 2]` array of points
-                (x, y) in pixels per text; `ignore_tags`, one flag per text. With `epoch` it says
-                the epoch. None of these is changed. A text with a coordinate that is not finite is
-                left out, and the logger `dbloss` says so once.
+                (x, y) in pixels per text; `ignore_tags`, one flag per text; and perhaps `epoch`.
+                None of these is changed. A text with a coordinate that is not finite is left out,
+                and the logger `dbloss` says so once.
 
         Returns:
             The same dict.
 
         Raises:
-            TypeError: a polygon or a tag is none.
+            TypeError: a polygon or a tag is of the wrong type.
             ValueError: as `make_targets` does, or `shrink_ratio` has grown to 1.
         """
         half = border_half(self._ratio(data), self.thresh_min, self.thresh_max)
@@ -160,19 +160,19 @@ class MakeBorderMap(_LabelStep):
 class MakeShrinkMap(_LabelStep):
     """Draw shrink map and mask: the half of `make_targets` that is PaddleOCR's shrink-map step.
 
-    PaddleOCR's own writes into `polys`, which it clips to the image, and into `ignore_tags`, which
-    it sets for texts that are too small; the border-map step reads both if it comes after it. This
-    one puts new arrays with that content into the data, and leaves those that were there alone.
+    PaddleOCR's own step clips `polys` to the image and sets `ignore_tags` for texts that are too
+    small, both in place; if the border-map step comes after it, it reads both. This one puts new
+    arrays with the same content into the data, and leaves the old ones unchanged.
 
     Args:
         min_text_size: as in `make_targets`.
         shrink_ratio: as in `MakeBorderMap`.
         total_epoch: as in `MakeBorderMap`.
         epoch: as in `MakeBorderMap`.
-        text_balance: as in `make_targets`, in [0, 2]. Where it is given it adds `text_weights` to
-            the data, all 1 with 0. PaddleOCR's `KeepKeys` must then name them as the sixth, after
-            `shrink_mask`; with `install`, building the steps fails where one is there without the
-            other.
+        text_balance: as in `make_targets`, in [0, 2]. If it is given it adds `text_weights` to the
+            data, which are all 1 with 0. PaddleOCR's `KeepKeys` must then name them as the sixth,
+            after `shrink_mask`; with `install`, building the steps fails if only one of the two is
+            configured.
         **kwargs: as in `MakeBorderMap`.
 
     Raises:
@@ -209,8 +209,8 @@ class MakeShrinkMap(_LabelStep):
     def __call__(self, data: dict[str, Any]) -> dict[str, Any]:
         """Add `shrink_map` and `shrink_mask`, each float32 `[H, W]`, to the data of an image.
 
-        Where `text_balance` is given, also `text_weights`. `polys` and `ignore_tags` become new
-        arrays, or lists where they were lists.
+        If `text_balance` is given it adds `text_weights` too. `polys` and `ignore_tags` become new
+        arrays, or lists if they were lists.
 
         Args:
             data: as in `MakeBorderMap`. A text with a coordinate that is not finite counts as
@@ -220,7 +220,7 @@ class MakeShrinkMap(_LabelStep):
             The same dict.
 
         Raises:
-            TypeError: a polygon or a tag is none.
+            TypeError: a polygon or a tag is of the wrong type.
             ValueError: as `make_targets` does, or `shrink_ratio` has grown to 1.
         """
         half = shrink_half(self._ratio(data), self.min_text_size, self.text_balance)
@@ -241,7 +241,7 @@ class MakeShrinkMap(_LabelStep):
 
 
 def _drawn(data: Mapping[str, Any], half: Half) -> tuple[dict[str, Any], Texts | None, set[int]]:
-    """Return the maps of a step, the texts after it, and the indices of those it cannot draw."""
+    """Return the maps of a step, the texts after it, and the indices of texts it cannot draw."""
     polygons, tags = data["polys"], [bool(tag) for tag in data["ignore_tags"]]
     undrawable = {i for i, polygon in enumerate(polygons) if _is_undrawable(polygon)}
     if undrawable:
@@ -256,16 +256,16 @@ def _is_undrawable(polygon: Any) -> bool:
     """Tell whether a polygon has a coordinate that is NaN, infinite or too far out."""
     try:
         array = np.asarray(polygon)
-    except ValueError:  # rows of different lengths, which are refused later
+    except ValueError:  # rows of different lengths, which raise an error later
         return False
     return array.dtype.kind == "f" and not bool((np.abs(array) <= checks.FARTHEST).all())
 
 
-_said: set[str] = set()  # the messages that come once in a process
+_said: set[str] = set()  # which of the messages that come once in a process were logged
 
 
 def _warn_once_of(data: Mapping[str, Any], i: int) -> None:
-    """Warn of text i, whose coordinates cannot be drawn, if it is the first one in this process."""
+    """Log that text i cannot be drawn, if it is the first such text in this process."""
     if "undrawable" in _said:
         return
     _said.add("undrawable")
@@ -273,7 +273,7 @@ def _warn_once_of(data: Mapping[str, Any], i: int) -> None:
     named = f", {texts[i]!r}," if isinstance(texts, Sequence) and i < len(texts) else ""
     checks.LOGGER.warning(
         "Text %d%s of %s has a coordinate that is not finite, or further out than %d pixels:"
-        " %s. It counts as ignored, and so does every other like it, without a further message."
+        " %s. It counts as ignored, and so do all others like it, without another message."
         " python -m dbloss.labels lists them all.",
         i,
         named,
@@ -283,17 +283,17 @@ def _warn_once_of(data: Mapping[str, Any], i: int) -> None:
     )
 
 
-# Names with which PaddleOCR's configurations begin `Global`, or which all of them have there.
+# Names that come first in `Global` in PaddleOCR's configurations, or that are in all of them.
 _GLOBAL = {"debug", "model_name", "use_gpu", "use_xpu", "use_npu", "use_mlu", "epoch_num"}
 _GLOBAL |= {"log_smooth_window", "print_batch_step", "save_model_dir", "save_epoch_step"}
 _GLOBAL |= {"eval_batch_step", "distributed"}
 
 
 def _check_keywords(step: type, kwargs: Mapping[str, Any]) -> None:
-    """Report keywords of a step that nothing reads, and raise for a misspelt one.
+    """Log keywords of a step that nothing reads, and raise for a misspelt one.
 
-    PaddleOCR appends all of `Global` to the step's own keywords, which are those before it. Its
-    inference programs have keywords that begin with `det_`.
+    PaddleOCR passes the step's own keywords first and then all of `Global`, which is not logged,
+    nor are keywords of its inference programs, which begin with `det_`.
     """
     own = list(takewhile(lambda name: name not in _GLOBAL, kwargs))
     checks.unknown(step, kwargs, reported=[name for name in own if not name.startswith("det_")])
@@ -313,7 +313,7 @@ class DBPostProcess:
         **kwargs: as in `MakeBorderMap`.
 
     Raises:
-        TypeError: a setting is of the wrong type, or a keyword is close to a known one and not it,
+        TypeError: a setting is of the wrong type, or a keyword looks like a known one misspelt,
             such as `box_tresh`.
         ValueError: a setting is out of range.
 
@@ -361,12 +361,12 @@ class DBPostProcess:
 
         Args:
             outs_dict: holds `maps`, `[N, 1, H, W]` or `[N, 3, H, W]`, a Paddle tensor or an array.
-            shape_list: for each image its height and width, and the two ratios of the maps' size
-                to these, which are not read.
+            shape_list: for each image its height and width, and two ratios of sizes, which are not
+                read.
 
         Returns:
-            For each image `{"points": boxes}`: an int32 array `[n, 4, 2]`, `[0]` without boxes;
-            with `box_type="poly"` a list of lists of points.
+            For each image `{"points": boxes}`: an int32 array `[n, 4, 2]`, or `[0]` if there are no
+            boxes; with `box_type="poly"` a list of lists of points.
 
         Raises:
             TypeError: the maps are of the wrong type.
@@ -398,17 +398,18 @@ class DBPostProcess:
 class DetMetric:
     """Score the boxes of any number of batches, by `Hmean`.
 
-    As PaddleOCR's own it counts the images of its own process: PaddleOCR evaluates in one alone.
+    Like PaddleOCR's own it counts the images of its process only, since PaddleOCR evaluates in one
+    process.
 
     Args:
-        main_indicator: the rate by which PaddleOCR tells the best model.
-        **kwargs: left unused, and the logger `dbloss` names it.
+        main_indicator: the rate by which PaddleOCR chooses the best model.
+        **kwargs: left unused, and the logger `dbloss` names them.
 
     Attributes:
         main_indicator: the same.
 
     Raises:
-        TypeError: a keyword is close to a known one and not it.
+        TypeError: a keyword looks like a known one misspelt.
 
     Example:
         >>> from dbloss.paddleocr import DetMetric
@@ -483,18 +484,18 @@ def install(loss: bool = True, labels: bool = True, boxes: bool = True, score: b
 
         import dbloss.paddleocr; dbloss.paddleocr.install()
 
-    No configuration changes. Every module that has PaddleOCR's class by name gets the one of this
-    package, and so does every module that is imported later. In the place of the classes that
-    derive from its `DBLoss`, those of distillation, come their like that derive from
-    `dbloss.DBLoss`. What is built before keeps its class. The logger `dbloss` says what was
-    replaced, and what was not, and why; what it says goes into PaddleOCR's log file as well. A
-    second call finds nothing left to do.
+    No configuration changes. In every module that has imported one of PaddleOCR's classes it is
+    replaced by the one of this package, and so it is in modules that are imported later. Classes
+    that derive from PaddleOCR's `DBLoss`, those of distillation, are replaced by copies that derive
+    from `dbloss.DBLoss`. Objects that were built before keep their class. The logger `dbloss` says
+    what was replaced, what was not, and why, in PaddleOCR's log file as well. A second call finds
+    nothing left to do.
 
     Args:
         loss: `DBLoss`.
         labels: `MakeBorderMap` and `MakeShrinkMap`. `create_operators`, which builds the steps of a
-            loader, refuses a `text_balance` whose `text_weights` no `KeepKeys` keeps, and weights
-            to keep that no step makes.
+            loader, then raises if `text_weights` are made by `text_balance` and not kept by
+            `KeepKeys`, or kept and not made.
         boxes: `DBPostProcess`, which `DistillationDBPostProcess` builds for itself.
         score: `DetMetric`, which `DistillationMetric` builds for itself.
 
@@ -510,7 +511,7 @@ def install(loss: bool = True, labels: bool = True, boxes: bool = True, score: b
 
     Source:
         PaddleOCR `build_loss`, `create_operators`, `build_post_process` and `build_metric`, which
-        look a class up by its name among those that their module has imported.
+        look up a class by its name in their own module.
     """
     options = {"loss": loss, "labels": labels, "boxes": boxes, "score": score}
     wanted = {name for name, value in options.items() if checks.flag(name, value)}
@@ -536,7 +537,7 @@ def install(loss: bool = True, labels: bool = True, boxes: bool = True, score: b
 
 
 def _put(ours: type, home: str) -> bool:
-    """Put a class in the place of the one of its name in a module; tell whether it was done."""
+    """Replace the class of the same name in a module by `ours`; tell whether it was done."""
     name = ours.__name__
     try:
         module = import_module(home)
@@ -566,7 +567,7 @@ def _put(ours: type, home: str) -> bool:
 
 
 def _replace(theirs: Any, ours: Any) -> None:
-    """Replace an object under every name that it has in any module."""
+    """Replace an object in every module, under every name that it has there."""
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType):
             for name in [name for name, value in list(vars(module).items()) if value is theirs]:
@@ -574,7 +575,7 @@ def _replace(theirs: Any, ours: Any) -> None:
 
 
 class _Distilled(DBLoss):
-    """`DBLoss` as the losses of distillation derive from it."""
+    """The `DBLoss` that the losses of distillation derive from."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -582,14 +583,14 @@ class _Distilled(DBLoss):
             _said.add("distilled")
             checks.LOGGER.warning(
                 "PaddleOCR's distillation losses build DBLoss without arguments: balance_loss,"
-                " main_loss_type, alpha, beta, ohem_ratio and eps of their configuration reach"
-                " nothing, with dbloss or without."
+                " main_loss_type, alpha, beta, ohem_ratio and eps of their configuration have no"
+                " effect, with dbloss or without."
             )
 
     def __call__(self, *inputs: Any, **kwargs: Any) -> Any:
-        """Return what `forward` does, of labels without text weights where it knows none."""
+        """Return what `forward` does, without text weights if it cannot take them."""
         if type(self).__name__ == "DistillationDilaDBLoss" and len(inputs) == 2:
-            # It unpacks the labels itself, into four beside the image.
+            # It unpacks the labels itself: the image and four others.
             predicts, batch = inputs
             inputs = predicts, batch[:5]
         return super().__call__(*inputs, **kwargs)
@@ -598,7 +599,7 @@ class _Distilled(DBLoss):
 def _derive(theirs: type) -> None:
     """Replace each class that derives from PaddleOCR's loss by a copy that derives from `DBLoss`.
 
-    The class itself keeps its bases: instances that are there go on working.
+    The class itself keeps its bases, so that existing instances go on working.
     """
     derived: list[type] = []
     waiting = [theirs]
@@ -617,8 +618,8 @@ def _derive(theirs: type) -> None:
 def _copied(original: type, bases: tuple[type, ...]) -> type:
     """Return a copy of a class with other bases.
 
-    `super()` without arguments takes the class from a cell of the method's closure. So a method is
-    copied too, with a cell that holds the copied class, and with it what its decorators hold.
+    `super()` without arguments takes the class from a cell of the method's closure. So methods are
+    copied too, with a cell that holds the copied class, and so are functions inside decorators.
     """
     functions: dict[FunctionType, FunctionType] = {}
     of_class: list[CellType] = []
@@ -657,10 +658,11 @@ def _copied(original: type, bases: tuple[type, ...]) -> type:
 
 
 def _check_built_steps() -> None:
-    """Let PaddleOCR's `create_operators` check that the text weights are both made and kept.
+    """Let PaddleOCR's `create_operators` check that text weights are made if and only if kept.
 
-    Made and not kept, they would be dropped in silence. Kept and not made, each image would end in
-    a KeyError, for which PaddleOCR's data set takes another image, until a RecursionError.
+    If they were made and not kept they would be dropped without a word. If they were kept and not
+    made each image would raise a KeyError, and PaddleOCR's data set would try another image each
+    time, until a RecursionError.
     """
     theirs = getattr(import_module("ppocr.data.imaug"), "create_operators", None)
     if theirs is None:
@@ -684,23 +686,22 @@ def _check_weights(steps: Iterable[Any]) -> None:
     kept = any("text_weights" in each for each in keys)
     given = [each for each in balances if each is not None]
     if kept and not given:
-        raise ValueError(
-            "MakeShrinkMap: expected a text_balance, since KeepKeys keeps text_weights, got none."
-            " Give it, 0 for weights that are all 1, or take text_weights out of keep_keys."
-        )
+        expected = "a text_balance, since KeepKeys keeps text_weights"
+        advice = "Set it, to 0 for weights that are all 1, or remove text_weights from keep_keys."
+        raise checks.wrong("MakeShrinkMap", expected, "none", advice)
     if not kept and any(checks.number("text_balance", each) > 0 for each in given):
-        raise ValueError(
-            f"KeepKeys: expected text_weights among its keep_keys, after shrink_mask, since"
-            f" MakeShrinkMap has text_balance={given[0]}, got {keys[0]}. Add it there, or"
-            " take text_balance out."
+        expected = (
+            "text_weights among its keep_keys, after shrink_mask, since MakeShrinkMap has"
+            f" text_balance={given[0]}"
         )
+        raise checks.wrong("KeepKeys", expected, keys[0], "Add it there, or remove text_balance.")
 
 
 # The log ----------------------------------------------------------------------------------------
 
 
 class _IntoPaddleOCRLog(logging.Handler):
-    """Writes what `dbloss` says into PaddleOCR's log file too, which may be opened later."""
+    """Writes what `dbloss` logs into PaddleOCR's log file too, which may be opened later."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -708,15 +709,15 @@ class _IntoPaddleOCRLog(logging.Handler):
         self._theirs = logging.getLogger("ppocr")
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, or keep it until PaddleOCR has a log; to stderr as well."""
+        """Write a record, or keep it until PaddleOCR has a log file; to stderr as well."""
         others = [*logging.getLogger().handlers, *checks.LOGGER.handlers]
-        if logging.lastResort and others == [self]:  # which Python would do without this handler
+        if logging.lastResort and others == [self]:  # as Python would do without this handler
             logging.lastResort.handle(record)
         self._kept.append(record)
         self.write()
 
     def write(self, record: logging.LogRecord | None = None) -> bool:
-        """Write what was kept. As a filter of PaddleOCR's logger it lets every record pass."""
+        """Write what was kept. It serves as a filter of PaddleOCR's logger: every record passes."""
         if self._theirs.handlers:
             kept, self._kept = self._kept, []
             files = [x for x in self._theirs.handlers if isinstance(x, logging.FileHandler)]
@@ -734,21 +735,21 @@ def _log_to_paddleocr() -> None:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return names as a sentence has them."""
+    """Return names with commas and "and"."""
     *first, last = names
     return f"{', '.join(first)} and {last}" if first else last
 
 
 # The command ------------------------------------------------------------------------------------
 
-_PROGRAM = "DBLOSS_PADDLEOCR_PROGRAM"  # in the environment, for the processes that it spawns
+_PROGRAM = "DBLOSS_PADDLEOCR_PROGRAM"  # environment variable for processes that it spawns
 
 
 def _run(main: dict[str, Any]) -> None:
     """Run a program in the namespace of the main module, as Python itself does with a script.
 
-    A process that is spawned, as `__mp_main__`, runs the module that its parent was started with:
-    this one.
+    A spawned process runs the module that its parent was started with, which is this one, under
+    the name `__mp_main__`.
     """
     spawned = main["__name__"] == "__mp_main__"
     if not spawned:
@@ -760,7 +761,7 @@ def _run(main: dict[str, Any]) -> None:
             print(_help.OF_PADDLEOCR, end="", file=sys.stderr)
             sys.exit(2)
         os.environ[_PROGRAM] = os.path.abspath(sys.argv[0])
-        if not getattr(sys.flags, "safe_path", False):  # which Python 3.11 has
+        if not getattr(sys.flags, "safe_path", False):  # new in Python 3.11
             sys.path[0] = os.path.dirname(os.path.realpath(sys.argv[0]))
     path = os.environ[_PROGRAM]
     try:
@@ -783,7 +784,7 @@ def _run(main: dict[str, Any]) -> None:
 
 
 def _install_beside(path: str) -> None:
-    """Install into the checkout that a program belongs to."""
+    """Install into the checkout of PaddleOCR that a program belongs to."""
     roots = [str(each) for each in Path(path).parents if (each / "ppocr/__init__.py").is_file()]
     sys.path[:0] = roots[:1]
     try:
@@ -802,14 +803,14 @@ def _show(
     error: BaseException,
     trace: TracebackType | None,
 ) -> None:
-    """Show an error from the first line of the program on, without what has started it."""
+    """Show an error with the program's own frames only, without those that started it."""
     while trace and trace.tb_frame.f_code.co_filename != path:
         trace = trace.tb_next
     show(kind, error.with_traceback(trace), trace)
 
 
 if __name__ in ("__main__", "__mp_main__"):
-    # That of the package, whose classes are the ones that are put in place.
+    # The module of the package, not this copy of it: its classes are the ones to install.
     from dbloss import paddleocr
 
     paddleocr._run(globals())

@@ -349,7 +349,7 @@ def test_maps_of_any_layout_and_nothing_is_written_to():
     ("given", "error", "parts"),
     [
         (np.zeros(5, np.float32), ValueError, [r"\[H, W\]", r"got \[5\]", "predicts"]),
-        (np.zeros((2, 5, 5), np.float32), ValueError, [r"\[2, 5, 5\]", "unsqueeze"]),
+        (np.zeros((2, 5, 5), np.float32), ValueError, [r"\[2, 5, 5\]", r"\[:, None\]"]),
         (np.zeros((2, 2, 5, 5), np.float32), ValueError, [r"\[N, 3, H, W\]", r"\[2, 2, 5, 5\]"]),
         (np.zeros((2, 5, 5, 3), np.float32), ValueError, [r"\[2, 5, 5, 3\]"]),
         (np.zeros((0, 5), np.float32), ValueError, ["one pixel", r"\[0, 5\]"]),
@@ -400,7 +400,11 @@ def test_a_number_that_is_none_is_named_with_its_pixel(wrong):
         ({"height": 0}, ValueError, ["height", "above 0"]),
         ({"width": 2**25}, ValueError, ["width", "at most"]),
         ({"width": True}, TypeError, ["width", "bool"]),
-        ({"height": [32, 32]}, ValueError, ["height", "1, got 2", r"shape_list\[:, 0\]"]),
+        (
+            {"height": [32, 32]},
+            ValueError,
+            ["height", "or 1, one for each image, got 2", r"shape_list\[:, 0\]"],
+        ),
         ({"width": np.ones((1, 4))}, TypeError, [r"width\[0\]", "number"]),
         ({"width": [math.nan]}, ValueError, [r"width\[0\]", "nan"]),
         ({"height": {1: 2}}, TypeError, ["height", "dict"]),

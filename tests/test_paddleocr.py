@@ -704,7 +704,7 @@ def test_the_note_on_distillation_comes_where_such_a_loss_is_built(checkout, cap
     distillation_loss.DistillationDilaDBLoss()
     assert said(caplog) == [
         "PaddleOCR's distillation losses build DBLoss without arguments: balance_loss,"
-        " main_loss_type, alpha, beta, ohem_ratio and eps of their configuration reach nothing,"
+        " main_loss_type, alpha, beta, ohem_ratio and eps of their configuration have no effect,"
         " with dbloss or without."
     ]
 
@@ -733,7 +733,7 @@ def test_what_is_said_stands_in_the_log_of_paddleocr(opened, checkout, capsys):
     replaced = f"dbloss WARNING: dbloss {dbloss.__version__} takes the place of PaddleOCR's DBLoss."
     assert lines[0] == replaced and lines.count(replaced) == 1
     assert opened == "before" or lines[1] == "ppocr WARNING: the configuration"
-    assert sum("What DBLoss sees in a first batch" in line for line in lines) == 1
+    assert sum("DBLoss checked a first batch" in line for line in lines) == 1
     # The console has it once, by the way it had it before.
     assert "takes the place" not in capsys.readouterr().out
 

@@ -540,7 +540,7 @@ def test_it_says_where_the_gain_over_paddleocrs_limits_is_within_noise(caplog, p
 
     (*_, remark), got = said(caplog, *pages_of(gains), **grid)
     assert remark.endswith(
-        "gain +100.0 points of hmean on this image, and one image says nothing of others. Choose on"
+        "gain +100.0 points of hmean on this image, and one image tells little of others. Choose on"
         " more images."
     )
     # The same on two pages of three is no noise, whether or not 0.3 and 0.6 are in the table.
@@ -698,7 +698,7 @@ class Found(tuple):
     ("changed", "error", "parts"),
     [
         ({"found": 3}, TypeError, ["found", "sequence", "int"]),
-        ({"found": None}, TypeError, ["found", "NoneType"]),
+        ({"found": None}, TypeError, ["found", "got None"]),
         ({"found": Found(([BOX], [1.0]))}, TypeError, ["found", "polygons"]),
         ({"found": [BOX, BOX[:2]]}, ValueError, [r"found\[1\]", r"k >= 3", r"\[2, 2\]"]),
         ({"found": [BOX, []]}, ValueError, [r"found\[1\]", r"\[0\]"]),

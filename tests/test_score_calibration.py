@@ -278,7 +278,7 @@ def test_what_does_not_fold_is_named_and_nothing_changes():
             PFHeadLocal(),
             2,
             ValueError,
-            "PFHeadLocal.*mean of two maps.*does not fold.*search_limits",
+            "PFHeadLocal.*mean of two: no calibration can be folded in.*search_limits",
         ),
         (nn.Conv2D(4, 2, 1), 2, ValueError, "one output channel.*got 2"),
         (nn.Conv2D(4, 1, 1, bias_attr=False), 2, TypeError, "weight and a bias, got Conv2D"),

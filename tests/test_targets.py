@@ -596,7 +596,7 @@ def test_a_wrong_polygon_is_named(polygon, error, parts):
     ("changed", "error", "parts"),
     [
         ({"polygons": 3}, TypeError, ["polygons", "sequence", "int"]),
-        ({"polygons": None}, TypeError, ["polygons", "NoneType"]),
+        ({"polygons": None}, TypeError, ["polygons", "got None"]),
         ({"polygons": BOX, "ignored": [False] * 4}, ValueError, [r"polygons\[0\]", r"\[2\]"]),
         ({"ignored": []}, ValueError, ["ignored", "1, got 0"]),
         ({"ignored": [False, True]}, ValueError, ["ignored", "1, got 2"]),
@@ -608,7 +608,7 @@ def test_a_wrong_polygon_is_named(polygon, error, parts):
         ({"width": -3}, ValueError, ["width", "got -3"]),
         ({"height": 64.0}, TypeError, ["height", "whole number", "float"]),
         ({"width": True}, TypeError, ["width", "bool"]),
-        ({"width": None}, TypeError, ["width", "NoneType"]),
+        ({"width": None}, TypeError, ["width", "got None"]),
         ({"shrink_ratio": 0}, ValueError, ["shrink_ratio", "at least 0.01", "got 0"]),
         ({"shrink_ratio": 1}, ValueError, ["shrink_ratio", "below 1"]),
         ({"shrink_ratio": math.nan}, ValueError, ["shrink_ratio", "finite"]),
@@ -647,7 +647,7 @@ def test_a_batch_is_the_image_and_then_the_maps_in_their_order():
         (one(BOX), TypeError, ["a single image", r"\[make_targets"]),
         ([one(BOX).shrink_map], TypeError, ["ndarray"]),
         ([], ValueError, ["at least one image"]),
-        ([one(BOX), one(BOX, height=50)], ValueError, [r"\[48, 64\]", r"\[50, 64\] of image 1"]),
+        ([one(BOX), one(BOX, height=50)], ValueError, [r"\[48, 64\]", r"\[50, 64\] for image 1"]),
     ],
 )
 def test_what_makes_no_batch(pages, error, parts):
@@ -757,7 +757,7 @@ def test_a_batch_of_weighted_targets_is_of_them_alone():
     *_, weights = stack_targets([weighted, weighted])
     np.testing.assert_array_equal(weights[1].numpy(), weighted.text_weights)
     for pages in ([weighted, plain], [plain, weighted]):
-        with pytest.raises(ValueError, match=r"of image 1\. Make all of them with text_balance"):
+        with pytest.raises(ValueError, match=r"for image 1\. Make all of them with text_balance"):
             stack_targets(pages)
     with pytest.raises(TypeError, match="got that of a single image"):
         stack_targets(weighted)

@@ -1,1 +1,1 @@
-"""What all parts stand on: settings, tensors, processes, static graphs, compiling, wheels."""
+"""What all other parts need: checks, tensors, processes, static graphs, compiling, wheels."""

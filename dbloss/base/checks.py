@@ -1,7 +1,7 @@
-"""What several modules check.
+"""What several modules check, and the errors that they raise.
 
-Every message says what was expected, what came and what to do. One about an argument of a single
-module stands in that module.
+Every message says what was expected, what was given and what to do: "expected ..., got ...: do
+...". A check of one module's arguments is in that module.
 """
 
 import inspect
@@ -24,68 +24,91 @@ if TYPE_CHECKING or not _help.ALONE:
 
     from dbloss.base.wheels import check_opencv
 
-# A slip of one letter in a name of five or more, two swapped ones included, is as close as this.
-# `bbce_loss`, which another DB loss reads, is not as close to `balance_loss`, and is no slip.
+# Names are taken for a typing error of each other from this similarity on: one wrong letter, or two
+# swapped, in a name of five or more letters. `bbce_loss`, a setting of another DB loss, is less
+# similar to `balance_loss`.
 _CLOSE = 0.8
 
-# Beyond this float32 does not tell one pixel from the next.
+# Beyond this coordinate float32 cannot tell one pixel from the next.
 FARTHEST = 2.0**24
 
-# For what a user must see though PaddleOCR's data code has Python's warnings ignored.
+# A logger, since PaddleOCR's data code switches Python's warnings off.
 LOGGER = logging.getLogger("dbloss")
+
+
+# Messages
+
+
+def wrong(
+    name: Any, expected: str, got: Any, advice: str, error: type[Exception] = ValueError
+) -> Exception:
+    """Return the error for a wrong argument: what was expected, what was given, what to do."""
+    return error(f"{name}: expected {expected}, got {got}. {advice}")
+
+
+def wrong_type(name: str, expected: str, value: Any, advice: str) -> Exception:
+    """Return the error for an argument of the wrong type."""
+    return wrong(name, expected, describe(value), advice, TypeError)
+
+
+def describe(value: Any) -> str:
+    """Return what a message says about a value: its type, and the value itself if it is short."""
+    if value is None:
+        return "None"
+    if paddle.is_tensor(value):
+        return f"a tensor of shape {list(value.shape)}"
+    if isinstance(value, bool | int | float | str):
+        return f"{type(value).__name__} {value!r}"
+    return f"an object of type {type(value).__module__}.{type(value).__qualname__}"
 
 
 # Settings
 
 
-def number(
+def number(name: str, value: Any, **bounds: float) -> float:
+    """Return `value` as a float if it is finite and within the bounds of `_within`, or raise.
+
+    Text is read as a number, since YAML takes 1e-6 for text.
+    """
+    return _within(name, value, "finite", **bounds)
+
+
+def whole(name: str, value: Any, **bounds: float) -> int:
+    """Return `value` as an int if it is a whole number within the bounds of `_within`, or raise."""
+    return int(_within(name, value, "whole", **bounds))
+
+
+def _within(
     name: str,
     value: Any,
+    kind: str,
     *,
-    above: float | None = None,
-    below: float | None = None,
-    least: float | None = None,
-    most: float | None = None,
-    whole: bool = False,
-) -> Any:
-    """Return `value` as a float, an int where `whole`, if it is finite and within the bounds.
-
-    A number written as text is read: YAML takes 1e-6 for text.
-    """
-    bounds = [f"above {above:g}"] if above is not None else []
-    bounds += [f"below {below:g}"] if below is not None else []
-    bounds += [f"at least {least:g}"] if least is not None else []
-    bounds += [f"at most {most:g}"] if most is not None else []
-    expected = f"a {'whole' if whole else 'finite'} number {' and '.join(bounds)}".strip()
+    above: float = -math.inf,
+    below: float = math.inf,
+    least: float = -math.inf,
+    most: float = math.inf,
+) -> float:
+    bounds = {"above": above, "below": below, "at least": least, "at most": most}
+    limits = [f"{words} {bound:g}" for words, bound in bounds.items() if math.isfinite(bound)]
+    expected = f"a {kind} number {' and '.join(limits)}".strip()
     if isinstance(value, str):
         value = _read_number(value)
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(
-            f"{name}: expected {expected}, got {describe(value)}. Pass a Python number."
-        )
+        raise wrong_type(name, expected, value, "Pass a Python number.")
     try:
         as_float = float(value)
     except OverflowError:
         as_float = math.inf
-    fits = (
-        math.isfinite(as_float)
-        and (above is None or as_float > above)
-        and (below is None or as_float < below)
-        and (least is None or as_float >= least)
-        and (most is None or as_float <= most)
-        and (not whole or as_float.is_integer())
-    )
-    if not fits:
-        raise ValueError(f"{name}: expected {expected}, got {value}. Change {name}.")
-    return int(as_float) if whole else as_float
+    fits = above < as_float < below and least <= as_float <= most and math.isfinite(as_float)
+    if not fits or (kind == "whole" and not as_float.is_integer()):
+        raise wrong(name, expected, value, f"Change {name}.")
+    return as_float
 
 
 def flag(name: str, value: Any) -> bool:
     """Return `value` as a bool if it is True, False, 1 or 0, raise otherwise."""
     if not isinstance(value, np.bool_ | Real) or value not in (0, 1):
-        raise TypeError(
-            f"{name}: expected True or False, got {describe(value)}. Pass a Python bool."
-        )
+        raise wrong_type(name, "True or False", value, "Pass a Python bool.")
     return bool(value)
 
 
@@ -95,10 +118,8 @@ def choice(name: str, value: Any, allowed: Sequence[str], advice: str = "") -> s
         small = {each.lower(): each for each in allowed}
         close = get_close_matches(str(value).lower(), small, n=1)
         hint = f"Did you mean {small[close[0]]!r}?" if close else "Correct the spelling."
-        raise ValueError(
-            f"{name}: expected one of {', '.join(map(repr, allowed))}, got {value!r}."
-            f" {advice or f'{hint} Upper and lower case count.'}"
-        )
+        expected = f"one of {', '.join(map(repr, allowed))}"
+        raise wrong(name, expected, repr(value), advice or f"{hint} Upper and lower case count.")
     return str(value)
 
 
@@ -107,25 +128,21 @@ def group(value: Any, asked_for: bool, option: str = "global_batch") -> Any:
     if value is None:
         return None
     if not hasattr(value, "nranks"):
-        raise TypeError(
-            f"group: expected a group of processes or None, got {describe(value)}."
-            " Pass what paddle.distributed.new_group returns, or None for all processes."
-        )
+        advice = "Pass what paddle.distributed.new_group returns, or None for all processes."
+        raise wrong_type("group", "a group of processes or None", value, advice)
     if not asked_for:
-        raise ValueError(
-            f"group: expected None with {option}=False, where nothing reads it, got a group."
-            f" Add {option}=True, or leave the group out."
-        )
+        advice = f"Add {option}=True, or leave the group out."
+        raise wrong("group", f"None with {option}=False, which does not use it", "a group", advice)
     return value
 
 
 def unknown(
     layer: type, kwargs: Mapping[str, Any], reported: Collection[str] | None = None
 ) -> None:
-    """Report keyword arguments that `layer` does not know, raise if one is close to what it knows.
+    """Log keyword arguments that `layer` does not know, raise if one looks like a typing error.
 
-    `name` is PaddleOCR's own and passes. So does a known name after a word and an underscore, which
-    is the setting of another part, as `det_box_type`. `reported` are those to report, None for all.
+    `name` is PaddleOCR's own and passes. So does a known name after a word and an underscore, such
+    as `det_box_type`, a setting of another part. `reported` are those to log, None for all.
     """
     parameters = inspect.signature(layer).parameters.values()
     known = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
@@ -147,17 +164,15 @@ def unknown(
 
 
 def engine_name(variable: str, value: str, engines: Sequence[str]) -> str:
-    """Return what the environment asks for if it is the name of an engine, raise otherwise."""
+    """Return the value of the environment variable if it names an engine, raise otherwise."""
     if value not in ("auto", *engines):
-        raise ValueError(
-            f"{variable}: expected {', '.join(map(repr, engines))} or 'auto', got {value!r}."
-            " Change the environment variable, or delete it for 'auto'."
-        )
+        advice = "Change the environment variable, or delete it for 'auto'."
+        raise wrong(variable, f"{', '.join(map(repr, engines))} or 'auto'", repr(value), advice)
     return value
 
 
 def refuse_engine(variable: str, name: str, reason: str) -> NoReturn:
-    """Raise because the environment asks for an engine which cannot run."""
+    """Raise because the environment variable asks for an engine that cannot run."""
     raise RuntimeError(
         f"{variable}={name}: the {name} engine cannot run, because {reason}."
         " Delete the environment variable, and the operators engine runs in its place."
@@ -165,23 +180,21 @@ def refuse_engine(variable: str, name: str, reason: str) -> NoReturn:
 
 
 def eager(name: str, advice: str = "Call it outside the graph, on the batch that goes in.") -> None:
-    """Raise where tensors have no values yet."""
+    """Raise in a static graph, where tensors have no values yet."""
     if not paddle.in_dynamic_mode():
-        raise RuntimeError(
-            f"{name}: expected eager mode, got a static graph, whose tensors have no values yet."
-            f" {advice}"
-        )
+        got = "a static graph, whose tensors have no values yet"
+        raise wrong(name, "eager mode", got, advice, RuntimeError)
 
 
-# What pip calls a library that is imported under another name.
+# The names that pip knows libraries by, if they are imported under other names.
 _PACKAGES = {"cv2": "opencv-python-headless", "PIL": "pillow"}
 
 
 @contextmanager
 def needing(module: str, *libraries: str) -> Iterator[None]:
-    """Name those of the libraries that are missing, where one of them cannot be imported.
+    """Raise an error that names the libraries to install if one of them cannot be imported.
 
-    No extra is named: it would bring a second OpenCV where there is another one already.
+    It names no extra of dbloss, which would install a second OpenCV next to another one.
     """
     try:
         yield
@@ -203,34 +216,26 @@ def needing(module: str, *libraries: str) -> Iterator[None]:
 
 
 def polygons(name: str, values: Any) -> list[NDArray[Any]]:
-    """Return polygons as arrays `[k, 2]` if each is one of finite points, raise otherwise."""
+    """Return polygons as arrays `[k, 2]` if all have 3 or more finite points, raise otherwise."""
     try:
         listed = list(values)
     except TypeError:
-        raise TypeError(
-            f"{name}: expected a sequence of [k, 2] arrays, got {type(values).__name__}."
-            " Pass a list, [] for an image without text."
-        ) from None
+        advice = "Pass a list, [] for an image without text."
+        raise wrong_type(name, "a sequence of [k, 2] arrays", values, advice) from None
     arrays = []
     for i, polygon in enumerate(listed):
         try:
             array = np.asarray(polygon)
         except ValueError:
-            raise ValueError(
-                f"{name}[{i}]: expected points of two coordinates (x, y) each, got rows of"
-                " different lengths. Correct this polygon."
-            ) from None
+            got = "rows of different lengths"
+            raise wrong(f"{name}[{i}]", "points (x, y)", got, "Correct this polygon.") from None
         if array.ndim != 2 or array.shape[1] != 2 or len(array) < 3:
-            raise ValueError(
-                f"{name}[{i}]: expected the shape [k, 2] with k >= 3 points (x, y),"
-                f" got {list(array.shape)}. Pass one array per text; leave out what has fewer"
-                " points."
-            )
+            expected = "the shape [k, 2] with k >= 3 points (x, y)"
+            advice = "Pass one array per text; leave out what has fewer points."
+            raise wrong(f"{name}[{i}]", expected, list(array.shape), advice)
         if array.dtype.kind not in "fiu":
-            raise TypeError(
-                f"{name}[{i}]: expected coordinates that are numbers, got the dtype"
-                f" {array.dtype}. Convert it to float."
-            )
+            expected, got = "coordinates that are numbers", f"the dtype {array.dtype}"
+            raise wrong(f"{name}[{i}]", expected, got, "Convert it to float.", TypeError)
         arrays.append(array)
     if arrays:
         points = np.concatenate(arrays, dtype=np.float64)
@@ -239,26 +244,21 @@ def polygons(name: str, values: Any) -> list[NDArray[Any]]:
             starts = np.cumsum([0, *map(len, arrays)])
             i = int(np.searchsorted(starts, far[0], side="right")) - 1
             j = far[0] - starts[i]
-            raise ValueError(
-                f"{name}[{i}]: expected finite coordinates in pixels, none beyond"
-                f" {FARTHEST:.0f}, got {arrays[i][j].tolist()} as point {j}."
-                " Correct or leave out this polygon."
-            )
+            expected = f"finite coordinates in pixels, none beyond {FARTHEST:.0f}"
+            advice = "Correct or leave out this polygon."
+            raise wrong(f"{name}[{i}]", expected, f"{arrays[i][j].tolist()} as point {j}", advice)
     return arrays
 
 
 def ignored(name: str, values: Any, count: int) -> NDArray[np.bool_]:
-    """Return one flag per polygon as an array of bool, raise if they are anything else."""
+    """Return flags as an array of bool if there is one per polygon, raise otherwise."""
     flags = np.asarray(values)
     if flags.ndim != 1 or (flags.size and flags.dtype != bool):
         got = f"the dtype {flags.dtype}" if flags.ndim == 1 else type(values).__name__
-        raise TypeError(
-            f"{name}: expected a sequence of bool, got {got}. Pass True or False per polygon."
-        )
+        raise wrong(name, "a sequence of bool", got, "Pass True or False per polygon.", TypeError)
     if len(flags) != count:
-        raise ValueError(
-            f"{name}: expected one bool per polygon, {count}, got {len(flags)}."
-            " Pass as many flags as polygons."
+        raise wrong(
+            name, f"one bool per polygon, {count}", len(flags), "Pass as many flags as polygons."
         )
     return flags.astype(bool)
 
@@ -267,18 +267,8 @@ def ignored(name: str, values: Any, count: int) -> NDArray[np.bool_]:
 
 
 def _read_number(text: str) -> Any:
-    """Return the number that a text writes, or the text where it writes none."""
+    """Return the number that a text holds, or the text itself if it holds none."""
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)
     return text
-
-
-def describe(value: Any) -> str:
-    if value is None:
-        return "None"
-    if paddle.is_tensor(value):
-        return f"a tensor of shape {list(value.shape)}"
-    if isinstance(value, bool | int | float | str):
-        return f"{type(value).__name__} {value!r}"
-    return f"an object of type {type(value).__module__}.{type(value).__qualname__}"

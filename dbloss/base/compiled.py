@@ -1,4 +1,4 @@
-"""What compiles the loops of this package."""
+"""Compiles the loops of this package with numba, and keeps the code on disk."""
 
 import logging
 import pickle
@@ -12,14 +12,14 @@ from numba.core import event
 
 
 class _Announcer(event.Listener):  # type: ignore[misc]
-    """Says, once for each module, that its loops are compiled: nobody shall wait in silence.
+    """Logs, once for each module, that its loops are being compiled, which takes a while.
 
-    Numba tells before it compiles, and tells nothing where it loads what it has kept.
+    Numba reports this event before it compiles, and not when it loads code from disk.
     """
 
     def __init__(self) -> None:
         self.said: set[str] = set()
-        self._depth = 0  # a loop is compiled, and inside it the functions that it calls
+        self._depth = 0  # above 0 for functions that are compiled as part of a loop
 
     def on_start(self, event: Any) -> None:
         dispatcher = event.data["dispatcher"]
@@ -27,11 +27,11 @@ class _Announcer(event.Listener):  # type: ignore[misc]
         if self._depth == 0 and module.startswith("dbloss.") and module not in self.said:
             self.said.add(module)
             folder = dispatcher.stats.cache_path
-            # A warning is what is seen where nobody has configured logging.
+            # A warning, since these are shown even if nobody has configured logging.
             logging.getLogger("dbloss").warning(
                 "Compiling the loops of %s, which takes some seconds; %s",
                 module,
-                f"later processes load them from {folder}" if folder else "no folder keeps them",
+                f"later processes load them from {folder}" if folder else "they cannot be kept",
             )
         self._depth += 1
 
@@ -44,7 +44,7 @@ event.register("numba:compile", ANNOUNCER)
 
 
 class _Compiled:
-    """A compiled function that is kept on disk, and does without where the disk refuses."""
+    """A compiled function that is kept on disk, or only in memory if the disk cannot be used."""
 
     def __init__(self, function: Callable[..., Any], *signature: str, **options: Any) -> None:
         compile_it: Any = njit
@@ -58,32 +58,32 @@ class _Compiled:
         try:
             return self._run(*arguments)
         except (OSError, ImportError, AttributeError, pickle.PickleError):
-            # The disk is full, or what is on it is of a class that is not there any more.
+            # The disk is full, or the code on it refers to a class that no longer exists.
             self._run = self._without_cache()
             return self._run(*arguments)
 
 
 def options(fastmath: set[str]) -> dict[str, Any]:
-    """Return how a loop is compiled: it lets other threads run.
+    """Return numba's options for a loop that lets other threads run.
 
-    `fastmath` says what the arithmetic may leave out; NaN and infinity keep their meaning.
+    `fastmath` are the rules that the arithmetic may break; NaN and infinity keep their meaning.
     """
-    # A division is an instruction, not a test for zero.
+    # With the error model of NumPy a division does not check for zero.
     return {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
 
 
 def compiled(
     *signature: str, fastmath: set[str], sources: tuple[str, ...] = ()
 ) -> Callable[[Callable[..., Any]], Any]:
-    """Return a decorator that compiles a function which Python calls, and keeps it on disk.
+    """Return a decorator that compiles a function for Python to call, and keeps it on disk.
 
-    With a signature it is compiled where it is defined, without one at its first call. `sources`
-    are further files whose code is compiled into it: numba itself looks at no file but that of the
-    function, and would go on with what it has kept when they change.
+    With a signature it is compiled at its definition, without one at its first call. `sources` are
+    further files whose code is compiled into it: numba itself checks only the file of the function
+    for changes, and would keep using old code when the others change.
     """
 
     def compile_it(function: Callable[..., Any]) -> Any:
-        # The name is part of what numba looks for on disk.
+        # Numba finds code on disk by the name of the function, among others.
         code = b"".join(Path(source).read_bytes() for source in sources)
         function.__qualname__ += f"_{zlib.crc32(code):x}" if sources else ""
         return _Compiled(function, *signature, **options(fastmath))

@@ -1,16 +1,16 @@
-"""Tells whether a command is asked for its help alone, which needs neither Paddle nor an extra.
+"""Tells whether a command is asked only for its help, which needs neither Paddle nor an extra.
 
-The package is imported before the command `python -m dbloss.labels`, and with it Paddle, for which
-`--help` would have to wait a second or two, or fail.
+`python -m dbloss.labels` imports the package first, and that would import Paddle: `--help` would
+wait for it for a second or two, or fail without it.
 """
 
 import sys
 
-# While Python looks for the module of `-m`, this stands in the place of its path.
+# While Python looks for the module of `-m`, `sys.argv[0]` is "-m" in place of its path.
 _COMMAND = sys.argv[:1] == ["-m"] and any(word.split(".")[0] == "dbloss" for word in sys.orig_argv)
 ALONE = _COMMAND and sys.argv[1:] in (["-h"], ["--help"])
 
-# Here, where nothing has to be imported first.
+# In this module, since it imports nothing else.
 OF_PADDLEOCR = """\
 usage: python -m dbloss.paddleocr PROGRAM [ARGUMENT ...]
 

@@ -12,9 +12,9 @@ _Class = TypeVar("_Class", bound=type)
 
 
 def untranslated(function: _Function) -> _Function:
-    """Keep a static graph from translating `function`, which asks no tensor for its value.
+    """Keep Paddle from translating `function`, which must not depend on the value of a tensor.
 
-    Its Python runs once, and the graph holds the operators it calls.
+    Its Python then runs once, while the graph is built, and the graph holds the operators it calls.
     """
     if not paddle.__version__.startswith("2."):
         function = _outside_traces(function)
@@ -23,10 +23,9 @@ def untranslated(function: _Function) -> _Function:
 
 
 def _outside_traces(function: Any) -> Any:
-    """Return a function that Paddle does not trace, nor what it calls.
+    """Return `function` so that Paddle traces neither it nor what it calls.
 
-    A layer that `untraced` leaves out of a graph runs between two of them, and what it calls would
-    be traced again.
+    A layer that is `untraced` runs between two graphs, and Paddle would trace what it calls again.
     """
 
     @functools.wraps(function)
@@ -42,10 +41,11 @@ def _outside_traces(function: Any) -> Any:
 
 
 def untraced(layer: _Class) -> _Class:
-    """Keep the graphs that Paddle traces (`full_graph=False`) from holding a layer.
+    """Keep a layer out of the graphs that Paddle traces (`full_graph=False`).
 
-    It runs between two of them, in eager mode: traced, it corrupts memory. Not for subclasses, in
-    which Paddle then cannot follow `super()`; what they call of this package runs in eager mode.
+    It runs in eager mode between two graphs: traced, it corrupts memory. This does not cover
+    subclasses, where Paddle could then not follow `super()`; what they call of this package runs
+    in eager mode all the same.
     """
     marker = getattr(paddle.jit, "marker", None)  # Paddle 3.0 has none
     if marker is not None:

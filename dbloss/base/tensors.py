@@ -1,4 +1,4 @@
-"""What the package does with a caller's tensors: dtypes, AMP, constants, changes made in place."""
+"""How the package treats a caller's tensors: dtypes, AMP, constants, changes made in place."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -14,18 +14,18 @@ _GREATEST_FLOAT16 = 65504.0
 
 
 def computed(*predictions: Tensor) -> Any:
-    """Return the dtype of the maps that are worked on: float64 if one is that, else float32."""
+    """Return the dtype to compute in: float64 if a prediction is float64, else float32."""
     wide = any(prediction.dtype == paddle.float64 for prediction in predictions)
     return paddle.float64 if wide else paddle.float32
 
 
 def without_amp() -> AbstractContextManager[None]:
-    """Return a context in which operators keep the dtypes given here, whatever AMP would cast.
+    """Return a context in which AMP casts nothing.
 
     Sums over a million pixels overflow in float16.
     """
     if paddle.__version__.startswith("2."):
-        # There AMP itself would refuse the graph, and not say what to do.
+        # Paddle 2's AMP would refuse the graph too, without saying what to do.
         checks.eager(
             f"Paddle {paddle.__version__}",
             "Compile the model alone and call the loss on what it returns, or install Paddle 3.",
@@ -37,9 +37,9 @@ def without_amp() -> AbstractContextManager[None]:
 
 
 def constant(x: Tensor) -> Tensor:
-    """Return `x` without gradient: a view, but in a static graph a copy.
+    """Return `x` without gradient: a view in eager mode, a copy in a static graph.
 
-    A view there lets operators that work in place, and in parallel, write over what it shows.
+    In a static graph an operator that works in place, in parallel, could overwrite a view.
     """
     if paddle.in_dynamic_mode():
         return x.detach()
@@ -49,7 +49,7 @@ def constant(x: Tensor) -> Tensor:
 
 
 def unchanged(*tensors: Tensor) -> Callable[[], None]:
-    """Return what raises if one of the tensors has been changed in place since now."""
+    """Return a function that raises if one of the tensors was changed in place in the meantime."""
     versions = [(tensor, tensor.inplace_version) for tensor in tensors]
 
     def check() -> None:
@@ -57,7 +57,7 @@ def unchanged(*tensors: Tensor) -> Callable[[], None]:
             if tensor.inplace_version != version:
                 raise RuntimeError(
                     "A map or a label was changed in place between the loss and its gradient, which"
-                    f" is made of it: expected version {version} of a tensor of shape"
+                    f" needs it: expected version {version} of a tensor of shape"
                     f" {list(tensor.shape)}, got version {tensor.inplace_version}. Call .clone()"
                     " first and change the copy, or change it after backward()."
                 )
@@ -68,9 +68,9 @@ def unchanged(*tensors: Tensor) -> Callable[[], None]:
 def hold(gradient: Tensor, prediction: Tensor) -> Tensor:
     """Return the gradient in the dtype of the prediction.
 
-    What float16 cannot hold becomes infinite, which a `GradScaler` looks for. Where the prediction
-    is exactly 0 or 1 it becomes the largest number: there the backward pass of a saturated sigmoid
-    would make NaN of an infinity, in every step.
+    Beyond the range of float16 it becomes infinite, which a `GradScaler` looks for. Where the
+    prediction is exactly 0 or 1 it becomes the largest float16 instead: there the backward pass of
+    a saturated sigmoid would turn an infinity into NaN, in every step.
     """
     if prediction.dtype == paddle.float16:
         gradient = paddle.where(_saturated(prediction), _held(gradient), gradient)
@@ -86,7 +86,7 @@ def _held(gradient: Tensor) -> Tensor:
 
 
 def widened(maps: Tensor, dtype: Any) -> Tensor:
-    """Return the maps in the dtype they are computed in, differentiable as `hold` says."""
+    """Return the maps in the dtype to compute in; their gradient is made by `hold`."""
     wide = maps.astype(dtype)
     if maps.dtype != paddle.float16:
         return wide
@@ -109,8 +109,7 @@ def widened(maps: Tensor, dtype: Any) -> Tensor:
 
 
 def to_array(tensor: Tensor) -> NDArray[Any]:
-    """Return the values of a tensor, float32 for half precision."""
-    # NumPy has no bfloat16.
+    """Return the values of a tensor, as float32 for half precision, since NumPy lacks bfloat16."""
     half = tensor.dtype in (paddle.float16, paddle.bfloat16)
     array: NDArray[Any] = (tensor.detach().astype("float32") if half else tensor.detach()).numpy()
     return array

@@ -1,8 +1,8 @@
-"""Imports Paddle before anything else does, and says what to install where it cannot.
+"""Imports Paddle before anything else does, and says what to install if that fails.
 
-The wheels of Paddle for a CPU and for a GPU unpack into one folder. Where both were installed,
-Paddle may be found broken, or be imported and not be what was asked for. The four wheels of OpenCV
-share a folder too.
+The wheels of Paddle for a CPU and for a GPU unpack into the same folder. If both were installed,
+Paddle may be broken, or be another one than was asked for. The four wheels of OpenCV share a folder
+too.
 """
 
 import functools
@@ -23,10 +23,10 @@ _OPENCV = (
 
 
 def with_extra(extra: str) -> str:
-    """Return what pip takes for this package with an extra.
+    """Return what to pass to `pip install` for this package with an extra.
 
-    Pip takes the extras of the package that is installed, wherever that came from. A checkout that
-    is not installed has a path alone.
+    If the package is installed its name will do, wherever it came from. A checkout that is not
+    installed has only a path.
     """
     try:
         distribution("dbloss")
@@ -36,28 +36,29 @@ def with_extra(extra: str) -> str:
 
 
 def two_wheels() -> str:
-    """Return what is wrong and what to do where wheels of Paddle share a folder, "" elsewhere."""
+    """Return what to do about several wheels of Paddle in one folder, "" if there are none."""
     for folder, wheels in _sharing("paddle", _PADDLE):
         return _clash_text(folder, wheels) + (
             "and then install one of the two:\n"
             f'  CPU: pip install "{with_extra("cpu")}"\n'
             "  GPU: the wheel for your CUDA version:"
             " https://www.paddlepaddle.org.cn/en/install/quick\n"
-            "Of the extras of dbloss cpu, test and dev bring the CPU wheel, no other any."
+            "Of the extras of dbloss, cpu, test and dev bring the CPU wheel, and no other brings"
+            " Paddle."
         )
     return ""
 
 
 def opencvs() -> str:
-    """Return the wheels of OpenCV that are installed."""
+    """Return names and versions of the wheels of OpenCV that are installed."""
     wheels = (each for _, wheels in _folders("cv2", _OPENCV) for each in wheels)
     return ", ".join(f"{_name(each)} {each.version}" for each in wheels)
 
 
 def two_opencvs() -> str:
-    """Return the same for wheels of OpenCV, where their versions differ.
+    """Return the same for wheels of OpenCV, if their versions differ.
 
-    Two of one version, as PaddleOCR's requirements bring them, hold the same functions.
+    Two of the same version, which PaddleOCR's requirements install, have the same functions.
     """
     for folder, wheels in _sharing("cv2", _OPENCV):
         if len({wheel.version for wheel in wheels}) > 1:
@@ -66,15 +67,15 @@ def two_opencvs() -> str:
                 "and then install one of them:\n"
                 f"{''.join(again)}"
                 "The extras targets, examples, test and dev of dbloss bring opencv-python-headless."
-                " Beside another OpenCV install what dbloss lacks by its name: pip install dbloss"
-                " numba pyclipper"
+                " Beside another OpenCV install what dbloss needs by name: pip install dbloss numba"
+                " pyclipper"
             )
     return ""
 
 
 @functools.cache
 def check_opencv() -> None:
-    """Warn of two wheels of OpenCV, once, and raise where what is left of them has no function."""
+    """Warn of two wheels of OpenCV, once, and raise if what is left of them has no functions."""
     import cv2
 
     if clash := two_opencvs():
@@ -96,7 +97,7 @@ def _name(wheel: Distribution) -> str:
 
 
 def _folders(module: str, names: Sequence[str]) -> list[tuple[str, list[Distribution]]]:
-    """Return the wheels of these names that are installed, by the folder of their module."""
+    """Return those of the named wheels that are installed, by the folder of their module."""
     folders: dict[str, list[Distribution]] = {}
     for name in names:
         with suppress(PackageNotFoundError):
@@ -120,9 +121,9 @@ def _clash_text(folder: str, wheels: Sequence[Distribution]) -> str:
 
 @contextmanager
 def _without_ccache() -> Iterator[None]:
-    """Leave out that Paddle finds no ccache, which speeds up compiling C++ that nothing here has.
+    """Hide the warning that Paddle finds no ccache, which only matters for compiling C++.
 
-    The filters of warnings are then as they were, but for those that an import has added.
+    Afterwards the warning filters are as before, apart from those that an import has added.
     """
     warnings.filterwarnings("ignore", "No ccache found", UserWarning)
     ours = warnings.filters[0]

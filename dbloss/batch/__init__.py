@@ -1,4 +1,4 @@
-"""What the losses take, and what can be wrong with a batch."""
+"""Checks the arguments of the losses, and what can be wrong with a batch."""
 
 from dbloss.batch.first import FirstBatches
 from dbloss.batch.validate import BatchSummary, validate_batch

@@ -1,4 +1,4 @@
-"""The look that a `DBLoss` takes at its first batches."""
+"""The check that a `DBLoss` makes of its first batches."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -11,24 +11,24 @@ from dbloss.batch import arguments, rules
 
 
 class Expected(NamedTuple):
-    """What a loss makes of a batch, and so what can be wrong with one."""
+    """What a loss expects of a batch."""
 
     auxiliary: Sequence[str]  # names of the auxiliary maps that it reads
-    bounded: Sequence[bool]  # of P, T and B: whether its values have to be in [0, 1]
-    learns_without_text: bool  # it has a gradient then, or other processes may have text
-    mined: str  # the name of the loss of P if mining chooses all of its negatives
-    logarithm: str  # the name of the loss of P if there is a logarithm of P in it
-    first_rank: int  # the process that logs
+    bounded: Sequence[bool]  # for P, T and B: whether its values have to be in [0, 1]
+    learns_without_text: bool  # whether a batch without text is useful, here or to other processes
+    mined: str  # the name of the loss of P if mining chooses all of its negatives, else ""
+    logarithm: str  # the name of the loss of P if it takes a logarithm of P, else ""
+    first_rank: int  # the rank of the process that logs
 
 
 class FirstBatches:
-    """Looks at the first batches of a loss, and says on the logger what is wrong with them.
+    """Checks the first batches of a loss, and logs what is wrong with them.
 
-    It never raises. A fault that it has reported is not reported again, nor are labels that another
-    loss, as long as it exists, has just reported.
+    It never raises. It logs each kind of fault once, and no labels that another loss which still
+    exists has just checked.
     """
 
-    # Weak references to the labels that were last reported, and to who reported them.
+    # Weak references to the labels that were checked last, and to the object that checked them.
     _last: ClassVar[tuple[Callable[[], Any], Callable[[], Any]]] = (lambda: None, lambda: None)
 
     def __init__(self, count: int) -> None:
@@ -36,7 +36,7 @@ class FirstBatches:
         self._said: set[str] = set()
 
     def look(self, predicts: Any, labels: Any, expected: Callable[[], Expected]) -> None:
-        """Say what `validate_batch` would, if this is one of the first batches."""
+        """Log what `validate_batch` would say, if this is one of the first batches."""
         if not self._left or not paddle.in_dynamic_mode():
             return
         self._left -= 1
@@ -45,13 +45,13 @@ class FirstBatches:
             if paddle.distributed.get_rank() == what.first_rank:
                 self._report(predicts, labels, what)
         except Exception:
-            checks.LOGGER.debug("A first batch could not be looked at.", exc_info=True)
+            checks.LOGGER.debug("The check of a first batch failed.", exc_info=True)
 
     def _report(self, predicts: Any, labels: Any, expected: Expected) -> None:
         try:
-            arguments.maps(predicts)  # `read` takes None for the labels alone
+            arguments.maps(predicts)  # raises for None, which `read` would take
             batch = rules.read(predicts, labels, expected.auxiliary)
-        except (TypeError, ValueError):  # which the loss is about to raise too
+        except (TypeError, ValueError):  # the loss is about to raise the same
             self._left += 1
             return
         bounded = [name for name, is_so in zip(rules.CHANNELS, expected.bounded) if is_so]
@@ -69,12 +69,12 @@ class FirstBatches:
         self._said.update(each.kind for each in found)
         if new:
             checks.LOGGER.warning(
-                "What DBLoss sees in a first batch (check_batches=0 keeps it from looking):%s",
+                "DBLoss checked a first batch and found (check_batches=0 turns this off):%s",
                 "".join(f"\n- {text}" for text in new),
             )
 
     def _reports(self, labels: Any) -> bool:
-        """Tell whether these labels are to be reported: no other loss has just done so."""
+        """Tell whether to check these labels, which no other loss has just done."""
         of, by = (get() for get in FirstBatches._last)
         if of is labels and by not in (None, self):
             return False

@@ -1,4 +1,4 @@
-"""What can be wrong with a batch, read on the host: each rule says what it finds as a sentence."""
+"""What can be wrong with the values of a batch: each rule yields its findings as sentences."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,15 +13,15 @@ from dbloss.batch import arguments
 
 CHANNELS = ("(probability)", "(threshold)", "(binary)")
 AUXILIARY = ("aux_maps_p4", "aux_maps_p3", "aux_maps_p2")
-FAINT = (1e-3, 1e-12)  # below the second the slope of the cross-entropy has its floor
-_MANY = 0.05  # the share of the text from which on faint pixels are worth a word
+FAINT = (1e-3, 1e-12)  # below the second the slope of the cross-entropy grows no more
+_MANY = 0.05  # the share of the text from which on faint pixels are reported
 _ROUNDING = 1e-3  # rounding puts a value at most this far outside [0, 1]
-_FLAT = 0.25  # the constant P that suits a cross-entropy with three negatives for each positive
+_FLAT = 0.25  # the best constant P for a cross-entropy with three negatives for each positive
 _ORDER = f"[{', '.join(arguments.LABEL_NAMES)}]"
 
 
 class Batch(NamedTuple):
-    """The values of a batch, `[N, H, W]` each, by the name that messages give them."""
+    """The values of a batch, each `[N, H, W]`, by their name in messages."""
 
     predicted: dict[str, NDArray[Any]]
     labels: dict[str, NDArray[Any]]
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
 
 
 class Finding(NamedTuple):
-    kind: str  # the same fault in another batch has the same kind
+    kind: str  # the same for the same fault in another batch
     text: str
 
 
@@ -38,7 +38,7 @@ def read(
     labels: Sequence[Any],
     auxiliary: Sequence[str] = AUXILIARY,
 ) -> Batch:
-    """Return the values of what `DBLoss` reads of a batch, or raise the error that it would."""
+    """Return the values that `DBLoss` reads of a batch, or raise the error that it would raise."""
     predicted = {}
     if predicts is not None:
         maps = predicted["maps"] = arguments.maps(predicts)
@@ -83,7 +83,7 @@ def sums_of(batch: Batch) -> Sums:
 
 
 def refused_labels(batch: Batch) -> list[Finding]:
-    """Say what the labels hold that no label may."""
+    """Return a finding for each label with a value that no label may have."""
     return [*refusals(batch.labels, are_labels=True), *_refused_weights(batch.weights)]
 
 
@@ -92,13 +92,13 @@ def refusals(
     bounded: Sequence[str] = CHANNELS,
     are_labels: bool = False,
 ) -> Iterator[Finding]:
-    """Name the first value of each map that is not finite, or outside [0, 1] where that is asked.
+    """Name the first value of each map that is not finite, or not in [0, 1] where it has to be.
 
-    It is asked of labels, and of the channels of a prediction that are `bounded`.
+    It has to be in labels, and in those channels of a prediction that are `bounded`.
     """
     for name, values in maps.items():
         least, greatest = values.min(), values.max()
-        if least >= 0 and greatest <= 1:  # not so where there is NaN
+        if least >= 0 and greatest <= 1:  # False if there is a NaN
             continue
         finite = np.isfinite(values)
         if are_labels or name.endswith(tuple(bounded)):
@@ -117,8 +117,8 @@ def _refused_weights(maps: Mapping[str, NDArray[Any]]) -> Iterator[Finding]:
             yield Finding(
                 f"{name} weights",
                 f"{name}: expected finite numbers above 0, got {_at(values, _first(wrong))}. Pixels"
-                f" of the map that are none: {wrong.sum()} of {wrong.size}. What is to be ignored"
-                " is 0 in the shrink mask, and weighs 1.",
+                f" of the map that are none: {wrong.sum()} of {wrong.size}. To ignore a pixel set"
+                " it to 0 in the shrink mask, and leave its weight at 1.",
             )
 
 
@@ -186,7 +186,7 @@ def _only_rounded(least: Any, greatest: Any) -> bool:
     return bool(least >= -_ROUNDING and greatest <= 1 + _ROUNDING)
 
 
-# What values in [0, 1] can have wrong
+# What can be wrong with values in [0, 1]
 
 
 def of_gradients(predicts: Mapping[str, Tensor] | None) -> Iterator[Finding]:
@@ -201,7 +201,7 @@ def of_gradients(predicts: Mapping[str, Tensor] | None) -> Iterator[Finding]:
 
 
 def of_labels(batch: Batch, sums: Sums, with_empty: bool = True) -> Iterator[Finding]:
-    """Say what is wrong with labels in [0, 1]; `with_empty` reports a batch without text too."""
+    """Yield what is wrong with labels in [0, 1]; `with_empty` reports a batch without text too."""
     order = _other_order([*batch.labels.values()])
     if order:
         yield Finding("order", f"labels: {order}")
@@ -222,10 +222,10 @@ def of_labels(batch: Batch, sums: Sums, with_empty: bool = True) -> Iterator[Fin
         yield Finding(
             "ends",
             f"{threshold_map}: expected thresholds between 0 and 1, got"
-            f" {_at(t, _first(ends))}. Pixels that its mask counts and that are 0 or 1:"
-            f" {ends.sum()} of {np.count_nonzero(k)}. A threshold of 0 makes text of every pixel,"
-            " one of 1 of none. A map of [0, 1] becomes one from 0.3 to 0.7, as PaddleOCR has"
-            f" them, by 0.3 + 0.4 * map; or check the order {_ORDER}.",
+            f" {_at(t, _first(ends))}. Pixels inside its mask that are 0 or 1: {ends.sum()} of"
+            f" {np.count_nonzero(k)}. A threshold of 0 makes every pixel text, one of 1 none. A map"
+            " from 0 to 1 becomes one from 0.3 to 0.7, as PaddleOCR's are, by 0.3 + 0.4 * map; or"
+            f" check the order {_ORDER}.",
         )
 
     positive, negative, ignored = map(sum, sums)
@@ -242,7 +242,7 @@ def of_labels(batch: Batch, sums: Sums, with_empty: bool = True) -> Iterator[Fin
         more = np.count_nonzero(shares > 0.5) - 1
         yield Finding(
             "half",
-            f"{shrink_map}: expected shrunk text, on a third of an image at the most, got it on"
+            f"{shrink_map}: expected shrunk text on at most a third of an image, got it on"
             f" {shares[most]:.0%} of image {most}{f' and on half of {more} more' if more else ''}."
             f" Are 0 and 1 the wrong way round, or polygons not shrunk? Check the order {_ORDER}.",
         )
@@ -252,10 +252,10 @@ def of_labels(batch: Batch, sums: Sums, with_empty: bool = True) -> Iterator[Fin
 
 
 def of_start(batch: Batch, mined: str) -> Iterator[Finding]:
-    """Say that a probability map does not start as background, as the loss `mined` needs it.
+    """Report a probability map that does not start as background, as the loss `mined` needs it.
 
-    It was above 0.25 on 98 % of the pixels without text for fresh detectors and one that collapsed,
-    and on 1.2 % or less for 13 that had been trained with such a loss and find words.
+    Of the pixels without text 98 % were above 0.25 for untrained detectors and one that collapsed,
+    and 1.2 % or less for 13 that had been trained with such a loss and find words.
     """
     *_, g, m = batch.labels.values()
     negative = (1 - g) * m > 0
@@ -268,18 +268,18 @@ def of_start(batch: Batch, mined: str) -> Iterator[Finding]:
                 f"{name} start",
                 f"{name}: expected a map that starts as background, got one above {_FLAT} on"
                 f" {share:.0%} of the pixels without text. With trained weights keep the default,"
-                f" DiceLoss. From scratch {mined} looks at text and hard negatives alone, and from"
-                " such a start can come to nearly one number for all pixels: before the training"
+                f" DiceLoss. From scratch {mined} sees only text and hard negatives, and from such"
+                " a start can end with nearly the same number for all pixels: before the training"
                 " set the bias of the layer before the sigmoid to -4,"
                 " layer.bias.set_value(paddle.full([1], -4.0)).",
             )
 
 
 def of_faint_text(batch: Batch, logarithm: str) -> Iterator[Finding]:
-    """Say that P is next to 0 on much of the text, for a loss with a logarithm of P.
+    """Report a P that is next to 0 on much of the text, for a loss with a logarithm of P.
 
-    PP-OCRv4's mobile detector was below 1e-3 on 29 % of the text of photographs, and below 1e-12 on
-    19 %. A map that starts at 0.5, or at 0.02 as background, has no such pixel.
+    For PP-OCRv4's mobile detector P was below 1e-3 on 29 % of the text of photographs, and below
+    1e-12 on 19 %. A map that starts at 0.5, or at 0.02 as background, has no such pixel.
     """
     for name, (low, lowest) in faint_text(batch).items():
         if low > _MANY:
@@ -287,15 +287,16 @@ def of_faint_text(batch: Batch, logarithm: str) -> Iterator[Finding]:
                 f"{name} faint",
                 f"{name}: expected P above {FAINT[0]:g} on the text, got less on {low:.0%} of the"
                 f" text's pixels, and less than {FAINT[1]:g} on {lowest:.0%}, as is usual for a"
-                f" trained detector. {logarithm} is largest on these pixels, and below {FAINT[1]:g}"
-                " its gradient hardly moves them. With trained weights keep the default, DiceLoss.",
+                f" trained detector. {logarithm} is largest on these pixels, yet its gradient"
+                f" hardly moves those below {FAINT[1]:g}. With trained weights keep the default,"
+                " DiceLoss.",
             )
 
 
 def faint_text(batch: Batch) -> dict[str, tuple[float, float]]:
     """Return the shares of the text where each probability map is below 1e-3 and below 1e-12.
 
-    Without text that counts the dict is empty.
+    If no text counts the dict is empty.
     """
     *_, g, m = batch.labels.values()
     text = g * m
@@ -314,7 +315,10 @@ def _probabilities(batch: Batch) -> Iterator[tuple[str, NDArray[Any]]]:
 
 
 def _empty(negative: bool, ignored: bool, masked: bool) -> str:
-    """Say that no pixel of text counts; `negative` tells whether any other pixel does."""
+    """Return the report that no pixel of text counts; `negative`: other pixels do count.
+
+    `ignored`: some pixels are ignored; `masked`: the batch has text, all of it masked out.
+    """
     if not negative:
         found = "every pixel of the batch is ignored"
     elif ignored:
@@ -328,8 +332,8 @@ def _empty(negative: bool, ignored: bool, masked: bool) -> str:
     )
     if masked:
         advice += (
-            " The mask is 0 on all text of the shrink map: if it is 1 on what is ignored, it is the"
-            " wrong way round."
+            " The mask is 0 on all text of the shrink map: is it the wrong way round, 1 on what is"
+            " ignored?"
         )
     if negative:
         advice += (
@@ -343,13 +347,13 @@ def _empty(negative: bool, ignored: bool, masked: bool) -> str:
 
 
 def _other_order(arrays: Sequence[NDArray[Any]]) -> str:
-    """Say in which order the four label maps stand, if that can be told and is not the right one.
+    """Say which order the four label maps are in, if it is recognised and not the right one.
 
-    The threshold map alone has values between 0 and 1. It is above its least value in a band along
-    the outline of each text. Its mask covers the band, the shrunk text lies within, and away from
-    it all but what is ignored has a shrink mask of 1. On 1,500 label maps of street photographs
-    the mask covered 0.90 of the band or more, the shrunk text 0.23 or less; away from it these two
-    covered 0.06 or less and the shrink mask 0.74 or more.
+    Only the threshold map has values between 0 and 1. It is above its least value in a band along
+    the outline of each text. Its mask covers this band, the shrunk text lies inside it, and away
+    from it the shrink mask is 1 except on what is ignored. On 1,500 label maps of street
+    photographs the threshold mask covered 0.90 of the band or more, the shrunk text 0.23 or less;
+    away from the band these two covered 0.06 or less and the shrink mask 0.74 or more.
     """
     between = [i for i, array in enumerate(arrays) if ((array > 0) & (array < 1)).any()]
     if len(between) != 1:
@@ -387,7 +391,7 @@ def _other_order(arrays: Sequence[NDArray[Any]]) -> str:
 
 
 def _first(pixels: NDArray[np.bool_]) -> tuple[int, ...]:
-    """Return image, row and column of the first pixel that is True."""
+    """Return the indices (image, y, x) of the first pixel that is True."""
     return tuple(map(int, np.unravel_index(pixels.argmax(), pixels.shape)))
 
 

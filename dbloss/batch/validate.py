@@ -1,4 +1,4 @@
-"""Reads a batch and says what is in it, or what is wrong with it."""
+"""`validate_batch`: a summary of a batch, or what is wrong with it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,17 +12,17 @@ from dbloss.batch import rules
 
 @dataclass(frozen=True)
 class BatchSummary:
-    """What `validate_batch` found; `print` shows it as a table.
+    """What `validate_batch` returns; `print` shows it as a table.
 
     Attributes:
         positive: `sum(g*m)` of each image.
         negative: `sum((1-g)*m)` of each image.
         ignored: `sum(1-m)` of each image.
-        ranges: least and greatest value of each map, by the name that errors give it.
-        faint: for each probability map the shares of the text, weighed by `g*m`, where it is below
-            1e-3 and below 1e-12: pixels that hardly move, since the slope of a sigmoid is
-            `p * (1-p)`. Below 1e-12 not even the cross-entropy makes up for that, whose slope has
-            its floor there. Empty where no text counts.
+        ranges: least and greatest value of each map, by its name in messages.
+        faint: for each probability map the shares of the text, weighted by `g*m`, where it is below
+            1e-3 and below 1e-12. Such pixels hardly move, since the slope of a sigmoid is
+            `p * (1-p)`. The slope of the cross-entropy makes up for that, but grows no more below
+            1e-12. Empty if no text counts.
     """
 
     positive: tuple[float, ...]
@@ -38,7 +38,7 @@ class BatchSummary:
 
     @property
     def without_text(self) -> tuple[int, ...]:
-        """The images in which no pixel of text counts."""
+        """The indices of the images in which no pixel of text counts."""
         return tuple(image for image, sum_ in enumerate(self.positive) if sum_ == 0)
 
     def __str__(self) -> str:
@@ -64,24 +64,24 @@ def validate_batch(predicts: Mapping[str, Tensor] | None, labels: Sequence[Any])
 
     Every value of every map that `DBLoss` takes must be in [0, 1], masked out or not. The maps are
     read in order: the predictions, channel by channel, then the labels; in each map image by
-    image and row by row. What such values can still have wrong is reported by the logger.
+    image and row by row. What can be wrong with values in [0, 1] is logged.
 
     Positive is `sum(g*m)`, negative `sum((1-g)*m)` and ignored `sum(1-m)`, with `g` the shrink map
-    and `m` the shrink mask. Of labels of 0 and 1 these are numbers of pixels, of labels in between
-    sums of weights; the three add up to `H*W` either way.
+    and `m` the shrink mask. For labels of 0 and 1 these are numbers of pixels, for labels in
+    between sums of weights; the three add up to `H*W` either way.
 
-    It copies the maps to the host and reads them, which a loss does with its first batch alone
-    (`DBLoss(check_batches=1)`): call it on a loader before there is a model, or on the batch whose
-    loss looks wrong. `dbloss.targets.stack_targets` makes the labels of a batch of what
+    It copies the maps to the host and reads them, which a loss does only with its first batch
+    (`DBLoss(check_batches=1)`): call it on a loader before there is a model, or on a batch whose
+    loss looks wrong. `dbloss.targets.stack_targets` makes the labels of a batch from what
     `make_targets` returns.
 
     Args:
         predicts: as for `DBLoss`: `"maps"`, float `[N, 3, H, W]`. Channel 0 of `"cbn_maps"` is read
-            where there are `"distance_maps"`, and `"aux_maps_p4"`, `"aux_maps_p3"` and
-            `"aux_maps_p2"` where they are there. None reads the labels alone.
+            if there are `"distance_maps"`, and `"aux_maps_p4"`, `"aux_maps_p3"` and `"aux_maps_p2"`
+            if they are there. None checks the labels alone.
         labels: as for `DBLoss`: `[image, threshold_map, threshold_mask, shrink_map, shrink_mask]`,
-            each but the image `[N, H, W]`; float, bool or integer. The image is not read. A sixth,
-            `text_weights`, must be above 0.
+            each but the image `[N, H, W]`; float, bool or integer. The image is not read. The sixth
+            label, `text_weights`, if there is one, must be above 0.
 
     Returns:
         A `BatchSummary` with the sums of each image, the range of each map, the images without text
@@ -90,18 +90,18 @@ def validate_batch(predicts: Mapping[str, Tensor] | None, labels: Sequence[Any])
     Raises:
         TypeError: as for `DBLoss`.
         ValueError: as for `DBLoss`; and a value is NaN, infinite or outside [0, 1]. The message
-            names map, image, pixel (y, x) and value, and how many pixels of the map share it.
+            names map, image, pixel (y, x) and value, and how many pixels of the map are like it.
         RuntimeError: Paddle is in static graph mode, where there are no values to read.
 
     Logs:
         WARNING, by the logger `dbloss`:
 
         - The predicted maps require no gradient, though gradients are enabled.
-        - Maps and masks stand in another order; the message says in which. It is known by the
-          threshold map, which is above its least value around a text alone.
+        - Maps and masks are in another order; the message says in which. The threshold map gives it
+          away, which is above its least value only around texts.
         - The shrink map is not 0 and 1, or is 1 on more than half of an image.
-        - The threshold map reaches 0 or 1 where its mask counts it.
-        - In the whole batch no pixel of text counts, or none without text, or none at all.
+        - The threshold map reaches 0 or 1 inside its mask.
+        - In the whole batch no pixel of text counts, or no pixel without text, or no pixel at all.
 
     Example:
         >>> import paddle
@@ -149,7 +149,7 @@ def validate_batch(predicts: Mapping[str, Tensor] | None, labels: Sequence[Any])
 
 
 def _align(rows: Sequence[tuple[str, ...]], left: bool = False) -> list[str]:
-    """Return lines of columns set to the right, the first to the left where `left` is True."""
+    """Return lines of columns aligned to the right, the first to the left if `left` is True."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [
         "  ".join(

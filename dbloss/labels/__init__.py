@@ -1,4 +1,4 @@
-"""PaddleOCR's label files: a reader, and what is wrong with the labels of a whole file.
+"""Reads PaddleOCR's label files, and finds what is wrong in them.
 
 `python -m dbloss.labels Label.txt` prints a summary; `--out` writes a table and a contact sheet.
 """

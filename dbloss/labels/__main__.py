@@ -1,4 +1,4 @@
-"""The command `python -m dbloss.labels`: what is wrong with a label file."""
+"""The command `python -m dbloss.labels`, which checks a label file."""
 
 import argparse
 import sys
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         "--images",
         metavar="DIR",
         type=Path,
-        help="the folder from which its paths start (default: that of LABELS)",
+        help="the folder that its paths start from (default: that of LABELS)",
     )
     parser.add_argument(
         "--size",
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         metavar=("H", "W"),
         default=[640, 640],
-        help="of the training crops, in pixels (default: 640 640)",
+        help="height and width of the training crops, in pixels (default: 640 640)",
     )
     parser.add_argument(
         "--min-text-size",
@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         choices=KINDS,
-        help="a kind that is no problem here; may be given several times",
+        help="a kind of problem to leave out; may be given several times",
     )
     parser.add_argument("--delimiter", **DELIMITER)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What is wrong with a whole label file."""
+"""Checks a whole label file."""
 
 import os
 import warnings
@@ -34,26 +34,26 @@ def check_labels(
 ) -> Report:
     r"""Return all that is wrong with a label file of PaddleOCR.
 
-    A text has the first of its causes in the order of `dbloss.labels.KINDS`, and not what follows
-    from it. What most texts of a page or of the file share is said once: that they fit at another
-    scale, with x and y swapped, mirrored, turned or moved, or belong to other images. For that the
-    pixels of 64 images are looked at, spread over the file.
+    Of several problems a text has only the first in the order of `dbloss.labels.KINDS`, since the
+    others may follow from it. A problem that most texts of a page or of the file share is reported
+    once: they fit at another scale, with x and y swapped, mirrored, turned or moved, or belong to
+    other images. For that the pixels of 64 images, spread over the file, are looked at.
 
-    The sizes of images are those that OpenCV gives them, read from their headers where these leave
-    no doubt. An image that is missing has no size: of its texts what needs none is checked.
+    The size of an image is the one OpenCV gives it, read from its header if that leaves no doubt.
+    For an image that is missing only what needs no size is checked.
 
-    What depends on the training size is that of the image scaled to fit it, as a crop of all of it
-    would be; PaddleOCR's random crops show words at this size or larger. Of texts that are ignored
-    only the outline matters; two of them may be the same, or lie within each other.
+    Checks at the training size scale the whole image to fit it; PaddleOCR's random crops show words
+    at this size or larger. Of ignored texts only the outline is checked; two of them may be the
+    same, or lie within each other.
 
     Args:
         file: the label file.
-        images: the folder from which its paths start, `data_dir` in a configuration. None is the
+        images: the folder that its paths start from, `data_dir` in a configuration. None is the
             folder of the label file.
         size: height and width of the training crops, in pixels; one number is both.
         min_text_size: as for `make_targets`, in pixels.
         shrink_ratio: as for `make_targets`.
-        ignore: kinds that are no problem here. A text has the next of its causes then.
+        ignore: kinds of problems to leave out. A text then has the next of its problems.
         progress: whether to show a progress bar on stderr.
         delimiter: as for `read_labels`.
         read_images: whether to read every image with OpenCV, which finds those that are damaged
@@ -61,12 +61,12 @@ def check_labels(
 
     Returns:
         A `Report`: its `problems` in the order of lines and entries, those of the whole file first,
-        its `remarks` on what needs no mending, `counts()`, `summary()`, and `write(folder)`.
+        its `remarks` on what need not be changed, `counts()`, `summary()`, and `write(folder)`.
 
     Raises:
         OSError: the label file cannot be opened.
         TypeError: an argument is of the wrong type.
-        ValueError: no line of it can be read, a kind is unknown, or a number is out of range.
+        ValueError: no line of the file can be read, a kind is unknown, or a number is out of range.
 
     Example:
         >>> from pathlib import Path
@@ -160,18 +160,16 @@ def _checked_size(size: Any) -> tuple[int, int]:
     """Return height and width of the training crops."""
     sides = size if isinstance(size, Sequence) and not isinstance(size, str) else (size, size)
     if len(sides) != 2:
-        raise ValueError(
-            f"size: expected height and width, got {len(sides)} numbers, {sides!r}."
-            " Pass (640, 640), or 640 for a square."
-        )
-    height, width = (checks.number("size", side, least=1, whole=True) for side in sides)
+        advice = "Pass (640, 640), or 640 for a square."
+        raise checks.wrong("size", "height and width", repr(sides), advice)
+    height, width = (checks.whole("size", side, least=1) for side in sides)
     return height, width
 
 
 def _read_headers(
     pages: list[Page], folder: Path, read_all: bool
 ) -> Generator[list[Header], None, None]:
-    """Yield of each page the sizes of its images, or what is wrong with them."""
+    """Yield for each page the sizes of its images, or what is wrong with them."""
 
     def headers(page: Page) -> list[Header]:
         if page.fault:
@@ -179,7 +177,7 @@ def _read_headers(
         return [read_header(str(folder / name), read_all) for name in page.images]
 
     with warnings.catch_warnings():
-        # Of large images and odd headers Pillow warns; OpenCV reads them.
+        # Pillow warns about large images and odd headers, which OpenCV reads all the same.
         warnings.filterwarnings("ignore", module="PIL")
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         if not read_all:
@@ -188,7 +186,7 @@ def _read_headers(
         pool = ThreadPoolExecutor()
         try:
             yield from pool.map(headers, pages)
-        finally:  # after Ctrl-C the images that wait are not read
+        finally:  # after Ctrl-C, forget the images that still wait
             pool.shutdown(cancel_futures=True)
 
 
@@ -224,7 +222,7 @@ def _of_line(
 
 
 def _folder_remedy(folder: Path, name: str) -> str:
-    """Return where an image is that was looked for in the wrong folder, or what to do."""
+    """Return advice on a missing image: the folder it is in, if that can be guessed."""
     if os.path.exists(folder / name):
         return ""
     for other in (folder.resolve().parent, folder / "images"):
@@ -236,22 +234,18 @@ def _folder_remedy(folder: Path, name: str) -> str:
 def _of_texts(
     page: Page, folder: Path, headers: Sequence[Header], settings: Settings
 ) -> tuple[list[Problem], Measured | None, shared.Sheet | None]:
-    """Return what is wrong with the texts of a line in any of its images, and the first image."""
-    sizes: dict[tuple[int, int] | None, str] = {}
+    """Return the problems of the texts of a line, what training sees of it, and its first image."""
+    sizes: dict[tuple[int, int], str] = {}
     for name, header in zip(page.images, headers):
         if not isinstance(header, str):
             sizes.setdefault(header, name)
-    # Where PaddleOCR takes one of several images by chance, texts have to fit each.
-    checked = [
-        examine(page, name, image, settings)
-        for image, name in (sizes or {None: page.image}).items()
-    ]
+    # PaddleOCR takes one of several images at random, so the texts have to fit each of them.
+    checked = [examine(page, name, image, settings) for image, name in sizes.items()]
+    checked = checked or [examine(page, page.image, None, settings)]
     found: dict[int | None, Problem] = {}
     for listed, _ in checked:
         for problem in listed:
             found.setdefault(problem.entry, problem)
-    sheet = None
-    for image, name in sizes.items():
-        if image is not None and sheet is None:
-            sheet = shared.Sheet(page, str(folder / name), image)
-    return sorted(found.values(), key=lambda p: p.entry or 0), checked[0][1], sheet
+    sheets = [shared.Sheet(page, str(folder / name), image) for image, name in sizes.items()]
+    problems = sorted(found.values(), key=lambda p: p.entry or 0)
+    return problems, checked[0][1], sheets[0] if sheets else None

@@ -1,17 +1,18 @@
-"""The line of a label file that belongs to an image."""
+"""Finds the line of a label file that belongs to an image."""
 
 import os
 import re
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from dbloss.base import checks
 from dbloss.labels.read import FaultyEntry, Page, read_labels, read_texts, shown
 
-_MOST = 10  # lines of a message
+_MOST = 10  # lines that a message lists
 
 
 class Found(NamedTuple):
-    """The texts of one image, and where they stand."""
+    """The texts of one image, and where they were found."""
 
     page: Page
     where: str  # the file, and the line in it
@@ -23,9 +24,9 @@ def find_page(
 ) -> Found:
     """Return the line of a label file whose path, from `folder` on, is that of the image.
 
-    `folder` is that of the label file where it is None. A line of the same file name alone is
-    taken if it is the only one, and the image that it means is not there: it may have been moved.
-    A file may also hold the list of one image alone. A ValueError says what cannot be read.
+    If `folder` is None it is that of the label file. A line with the same file name in another
+    folder is taken if it is the only one and its own image is missing, which may have been moved.
+    A file may also hold nothing but the list of one image. A ValueError says what cannot be read.
     """
     content = annotations.read_bytes()
     if re.match(rb"(\xef\xbb\xbf)?\s*\[\s*(\{|\]\s*$)", content):
@@ -59,7 +60,7 @@ def find_page(
 
 
 def _resolved(path: Path) -> str | None:
-    """Return the file that a path means, None where no file can have such a path."""
+    """Return the real path of a file, None if no file can have such a path."""
     try:
         return os.path.realpath(path)
     except (OSError, ValueError):  # a byte 0, for example
@@ -70,7 +71,8 @@ def _read_list(annotations: Path, content: bytes, image: Path) -> Page:
     try:
         texts = read_texts(content.decode("utf-8-sig"))
     except UnicodeDecodeError:
-        raise ValueError(f"{annotations}: expected UTF-8. Save the file as UTF-8.") from None
+        got, advice = "another encoding", "Save the file as UTF-8."
+        raise checks.wrong(annotations, "UTF-8", got, advice) from None
     except FaultyEntry as error:
         entry = "" if error.entry is None else f", entry {error.entry}"
         raise ValueError(f"{annotations}{entry}: {error}.") from None
@@ -89,8 +91,8 @@ def _not_found(
         advice, listed = "Leave one of them:", exact
     elif named:
         advice = (
-            "Of these only the name of the file is the same, and they may be other images. Pass"
-            " with --images the folder from which their paths start:"
+            "These have only the name of the file in common, and may be other images. Pass with"
+            " --images the folder that their paths start from:"
         )
         listed = named
     else:

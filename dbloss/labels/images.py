@@ -1,4 +1,4 @@
-"""Images as PaddleOCR reads them: with OpenCV, whose size of an image is the one that counts."""
+"""Reads images as PaddleOCR does, with OpenCV, and their sizes as OpenCV would give them."""
 
 import os
 import struct
@@ -12,9 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dbloss.base import checks
 from dbloss.labels.read import shown
 
-Header: TypeAlias = "tuple[int, int] | str"  # height and width of an image, or why it has none
+# Height and width of an image, or what is wrong with its file.
+Header: TypeAlias = "tuple[int, int] | str"
 
 _ORIENTATION = 0x0112  # the tag of EXIF and TIFF
 
@@ -23,7 +25,8 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
     """Return an image as PaddleOCR reads it, in RGB `[h, w, 3]`, turned as its EXIF data says."""
     image = _decode(Path(path).read_bytes())
     if image is None:
-        raise ValueError(f"{path}: expected an image, got a file that OpenCV cannot read as one.")
+        advice = "Convert it to PNG or JPEG, or get the file again."
+        raise checks.wrong(str(path), "an image", "a file that OpenCV cannot read", advice)
     turned: NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return turned
 
@@ -31,9 +34,9 @@ def read_image(path: str | os.PathLike[str]) -> NDArray[np.uint8]:
 def read_header(path: str, read_all: bool = False) -> Header:
     """Return height and width of an image as OpenCV has them, or what is wrong with its file.
 
-    The first and the last bytes are read. Where these leave a doubt, or with `read_all`, OpenCV
-    reads the image: it is what PaddleOCR reads with, and differs from other readers, and from
-    version to version, in which formats it knows and which orientations it heeds.
+    The first and the last bytes are read. If these leave a doubt, or with `read_all`, OpenCV reads
+    the whole image. PaddleOCR reads with OpenCV, which differs from other readers, and from version
+    to version, in the formats that it knows and the orientations that it follows.
     """
     if not os.path.isfile(path):
         return f"There is no file {shown(path)}."
@@ -47,21 +50,21 @@ def read_header(path: str, read_all: bool = False) -> Header:
                 if turned is not None and cv2.haveImageReader(path):
                     width, height = image.size
                     return (width, height) if turned else (height, width)
-    except Exception:  # a broken header can raise any: OpenCV says whether that matters
+    except Exception:  # a broken header can raise anything; OpenCV decides if that matters
         pass
     size = _read_size(path)
     if size is not None:
         return size
     if not ends:
-        return f"{shown(path)} breaks off, and OpenCV cannot read it. Fetch it anew."
-    return f"{shown(path)} is no image that OpenCV can read. Convert it, or fetch it anew."
+        return f"{shown(path)} breaks off, and OpenCV cannot read it. Get the file again."
+    return f"{shown(path)} is no image that OpenCV can read. Convert it, or get the file again."
 
 
 def read_edges(path: str, size: tuple[int, int], longest: int) -> NDArray[np.float32] | None:
     """Return how strong the edges of an image are: the rank of each pixel, from 0 to 1.
 
     The image, of `size` (height, width), is reduced so that its longer side has `longest` pixels.
-    None where it cannot be read, or has no edges at all.
+    None if it cannot be read, or has no edges at all.
     """
     factor = max(size) // longest
     flag = next((flag for least, flag in _REDUCED if factor >= least), cv2.IMREAD_GRAYSCALE)
@@ -92,7 +95,7 @@ _REDUCED = (
 
 
 def _decode(content: bytes, flag: int = cv2.IMREAD_COLOR) -> NDArray[Any] | None:
-    """Return what OpenCV makes of the content of a file, None if that is no image."""
+    """Return the image that OpenCV reads from the content of a file, None if there is none."""
     data = np.frombuffer(content, np.uint8)
     try:
         return cv2.imdecode(data, flag) if data.size else None
@@ -109,21 +112,21 @@ def _read_size(path: str) -> tuple[int, int] | None:
 
 
 def _is_turned(image: Any, file: BinaryIO) -> bool | None:
-    """Tell whether OpenCV swaps height and width; None where only reading the image tells."""
+    """Tell whether OpenCV swaps height and width, None if only reading the image can tell."""
     if image.format in ("JPEG", "MPO"):
         blocks = [data for name, data in image.applist if name == "APP1" and data[:4] == b"Exif"]
         return bool(blocks) and _turns(blocks)
     if image.format == "PNG":
         end = _last(file, 1 << 16)
-        if end.rfind(b"eXIf") > end.rfind(b"IDAT"):  # behind the pixels, where OpenCV sees it too
+        if end.rfind(b"eXIf") > end.rfind(b"IDAT"):  # after the pixels: OpenCV finds it there too
             return None
-    # The method of the base: that of PNG would read all pixels first.
+    # The method of the base class, since PNG's own would read all pixels first.
     orientation = Image.Image.getexif(image).get(_ORIENTATION, 1)
     return False if orientation == 1 else None
 
 
 def _turns(blocks: list[bytes]) -> bool:
-    """Tell whether OpenCV turns a JPEG with these blocks of EXIF data, by trying them."""
+    """Tell whether OpenCV turns a JPEG with these blocks of EXIF data, by trying it on one."""
     segments = [b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block for block in blocks]
     tiny = _tiny_jpeg()
     image = _decode(b"".join([tiny[:2], *segments, tiny[2:]]))
@@ -132,7 +135,7 @@ def _turns(blocks: list[bytes]) -> bool:
 
 @cache
 def _tiny_jpeg() -> bytes:
-    """Return an image that is twice as wide as high."""
+    """Return a JPEG that is twice as wide as high."""
     content: bytes = cv2.imencode(".jpg", np.zeros((8, 16, 3), np.uint8))[1].tobytes()
     return content
 
@@ -148,7 +151,7 @@ def _length(file: BinaryIO) -> int:
 
 
 def _at(file: BinaryIO, start: int, form: str) -> Any:
-    """Return the number of a form of `struct` that stands at a byte of a file."""
+    """Return the number that starts at a byte of a file, in a format of `struct`."""
     file.seek(start)
     return struct.unpack(form, file.read(struct.calcsize(form)))[0]
 
@@ -192,8 +195,8 @@ def _avif_ends(image: Any, file: BinaryIO) -> bool:
     return end == length
 
 
-# By Pillow's name of a format, whether a file has the end that its format asks for. OpenCV has the
-# last word on what fails here: more may stand after the end.
+# For each format, by Pillow's name, what tells whether a file is complete. A file that fails is
+# left to OpenCV, since there may be more after its end.
 _ENDS: dict[str | None, Callable[[Any, BinaryIO], bool]] = {
     "JPEG": _jpeg_ends,
     "MPO": _jpeg_ends,

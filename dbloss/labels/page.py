@@ -1,4 +1,4 @@
-"""What is wrong with the texts of one page."""
+"""Checks the texts of one page."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -18,31 +18,31 @@ _Pairs: TypeAlias = set[tuple[int, int]]
 
 _THICKNESS = 0.5  # pixels
 _BEYOND = 0.5  # pixels; less is rounding
-_SAME = 0.9  # intersection over union of a text given twice; share of a text within another
+_SAME = 0.9  # from this IoU on a text is given twice; from this share on it lies within another
 _MOST_OF_PAGE = 0.5
-_FARTHEST = 1e6  # pixels; where nothing can be anyway
+_FARTHEST = 1e6  # pixels; no image is so large
 
 
 class Settings(NamedTuple):
-    """What a page is checked for."""
+    """The settings of `check_labels` that a page is checked with."""
 
     size: tuple[int, int]
     min_text_size: float
     shrink_ratio: float
-    ignore: frozenset[str] = frozenset()  # kinds that are no problem
-    common_mark: str | None = None  # of ignored texts, which is said once for the file
+    ignore: frozenset[str] = frozenset()  # kinds of problems to leave out
+    common_mark: str | None = None  # a mark of ignored texts that is reported once for the file
 
 
 class Measured(NamedTuple):
-    """What a page is to a training at its size."""
+    """What training sees of a page at the training size."""
 
-    sides: list[float]  # of the texts that should count, in pixels
-    saved: list[float]  # the sides of the too small ones that shrinking would leave something of
-    share: float  # of its pixels that are text
+    sides: list[float]  # the lesser side, in pixels, of each text that should count
+    saved: list[float]  # of those too small, the ones that shrinking would leave something of
+    share: float  # the share of the page's pixels that is shrunk text
 
 
 class _Causes:
-    """Of each text the first cause that was found, but for kinds that are ignored."""
+    """The first problem that was found of each text, without kinds that are to be left out."""
 
     def __init__(self, page: Page, image: str, ignore: frozenset[str]) -> None:
         self.page, self.image, self.ignore = page, shown(image), ignore
@@ -53,7 +53,7 @@ class _Causes:
             self.found[i] = (kind, KINDS[kind].advice.format(**facts))
 
     def problems(self) -> list[Problem]:
-        """Return those of the line first, then those of its entries, in order."""
+        """Return the problem of the line first, then those of its entries, in order."""
         listed = sorted(self.found.items(), key=lambda item: -1 if item[0] is None else item[0])
         return [
             Problem(
@@ -86,7 +86,7 @@ def check_page(
 ) -> list[Problem]:
     """Return what is wrong with the texts of one image of `height` x `width` pixels, and remarks.
 
-    The other arguments are those of `check_labels`; the training size None is that of the image.
+    The other arguments are those of `check_labels`; `size=None` is the size of the image.
     """
     settings = Settings(size or (height, width), min_text_size, shrink_ratio)
     return examine(page, page.image, (height, width), settings)[0]
@@ -102,9 +102,9 @@ def mark_of(text: Text) -> str | None:
 def examine(
     page: Page, name: str, image: tuple[int, int] | None, settings: Settings
 ) -> tuple[list[Problem], Measured | None]:
-    """Return what is wrong with the texts of a page, and what a training has of it.
+    """Return what is wrong with the texts of a page, and what training sees of it.
 
-    `name` is that of the image, and `image` its height and width, None where it cannot be read.
+    `name` is the image's path, and `image` its height and width, None if it cannot be read.
     """
     causes = _Causes(page, name, settings.ignore)
     texts = page.texts
@@ -128,7 +128,7 @@ def examine(
 
 
 def _find_unfit(causes: _Causes, texts: list[Text]) -> list[int]:
-    """Return the texts that have an outline at all."""
+    """Return the indices of the texts with at least 3 points, all of them finite."""
     whole = []
     for i, text in enumerate(texts):
         finite = np.isfinite(text.points).all(axis=1)
@@ -144,16 +144,16 @@ def _find_unfit(causes: _Causes, texts: list[Text]) -> list[int]:
 
 def _outlines(texts: list[Text], chosen: Sequence[int]) -> _Array:
     """Return the chosen texts as polygons of shapely."""
-    # Closed here: a ring that shapely closes itself must have 3 points that differ.
+    # Closed here, since shapely closes a ring only if 3 of its points differ.
     return outlines([np.concatenate((texts[i].points, texts[i].points[:1])) for i in chosen])
 
 
 def _check_outlines(causes: _Causes, texts: list[Text], whole: list[int]) -> list[int]:
-    """Return the texts whose outline has an inside and does not cross itself."""
+    """Return the indices of the texts whose outline has an inside and does not cross itself."""
     polygons = _outlines(texts, whole)
     hulls = shapely.convex_hull(polygons)
-    # Of a thin text the perimeter is twice its length. The hull has an area even where an outline
-    # that crosses itself has none.
+    # The perimeter of a thin text is twice its length. The hull is used since the area of an
+    # outline that crosses itself may be 0.
     thickness = 2 * shapely.area(hulls) / np.maximum(shapely.length(hulls), 1e-9)
     valid = shapely.is_valid(polygons)
     sound = []
@@ -174,7 +174,7 @@ def _crossing_remedy(points: _Array) -> str:
     n = len(points)
     if n == 4:
         orders = [[0, 1, 3, 2], [0, 2, 1, 3]]
-    else:  # both sides of a line of text given from left to right
+    else:  # upper and lower side, both given from left to right
         orders = [[*range(n // 2), *reversed(range(n // 2, n))]]
     made = [shapely.Polygon(points[order].astype(np.float64)) for order in orders]
     fitting = [(p.area, order) for p, order in zip(made, orders) if p.is_valid and p.area > 0]
@@ -191,14 +191,14 @@ def _reading(text: Text) -> str:
 
 
 def _frame(image: tuple[int, int] | None) -> tuple[float, float]:
-    """Return height and width of an image; of one that is missing no text is outside."""
+    """Return height and width of an image, infinite if it is missing: no text is outside then."""
     return image or (np.inf, np.inf)
 
 
 def _check_place(
     causes: _Causes, texts: list[Text], sound: list[int], image: tuple[int, int] | None
 ) -> list[int]:
-    """Return the texts of which something is in the image."""
+    """Return the indices of the texts that are at least partly inside the image."""
     height, width = _frame(image)
     inside = []
     for i in sound:
@@ -211,7 +211,7 @@ def _check_place(
 
 
 def describe_size(image: tuple[int, int] | None) -> str:
-    """Return in words how large an image is."""
+    """Return the size of an image in words."""
     if image is None:
         return "which starts at 0, 0"
     return f"{image[1]} pixels wide and {image[0]} high"
@@ -233,17 +233,17 @@ def _check_edges(
 def _check_pairs(
     causes: _Causes, texts: list[Text], inside: list[int], image: tuple[int, int] | None
 ) -> tuple[_Pairs, set[int]]:
-    """Return the pairs that are one text, or one within the other, and the texts given again."""
+    """Return the pairs that are one text or lie within each other, and the repeated texts."""
     height, width = _frame(image)
     limits = np.minimum((width, height), _FARTHEST)
     copies = dict(_copies(texts, inside))
     single = [i for i in inside if i not in copies]
     visible = shapely.intersection(_outlines(texts, single), shapely.box(0, 0, *limits))
     area = shapely.area(visible)
-    # What repeats a text needs no comparison with the others: a thousand copies are compared with
-    # the first alone.
+    # A text that repeats another is not compared with the rest: of a thousand copies each is
+    # compared with the first only.
     left, overlapping = np.ones(len(single), bool), []
-    repeats: dict[int, tuple[int, float]] = {}  # the text that each repeats, and their IoU
+    repeats: dict[int, tuple[int, float]] = {}  # for a repeated text the first one, and the IoU
     for a, partners in _near_each(visible):
         partners = partners[left[partners]]
         if not left[a] or not len(partners):
@@ -275,7 +275,7 @@ def _check_pairs(
 
 
 def _copies(texts: list[Text], inside: list[int]) -> Iterator[tuple[int, int]]:
-    """Yield each text that has the points of an earlier one, and that one."""
+    """Yield each text with exactly the points of an earlier one, and the earlier one."""
     first: dict[bytes, int] = {}
     for i in inside:
         earlier = first.setdefault(texts[i].points.tobytes(), i)
@@ -292,7 +292,7 @@ def _nested_result(inner: Text, outer: Text) -> str:
 
 
 def _near(shapes: _Array, distance: float = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the pairs first < second of shapes that are as near as `distance`."""
+    """Return the pairs of indices, first < second, of shapes within `distance` of each other."""
     tree = shapely.STRtree(shapes)
     if distance:
         first, second = tree.query(shapes, predicate="dwithin", distance=distance)
@@ -304,7 +304,7 @@ def _near(shapes: _Array, distance: float = 0) -> tuple[NDArray[np.int64], NDArr
 
 
 def _near_each(shapes: _Array) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield each shape that meets later ones, and these."""
+    """Yield the index of each shape that meets later ones, and the indices of these."""
     first, second = _near(shapes)
     each, starts = np.unique(first, return_index=True)
     yield from zip(each.tolist(), np.split(second, starts[1:]))
@@ -320,7 +320,7 @@ def _check_training(
     image: tuple[int, int],
     settings: Settings,
 ) -> tuple[Measured, list[int]]:
-    """Return what the training has of a page, and its texts that count there."""
+    """Return what training sees of a page, and the indices of its texts that count there."""
     scale = min(settings.size[0] / image[0], settings.size[1] / image[1])
     at = f"at {settings.size[0]} x {settings.size[1]}"
     polygons = [(texts[i].points * np.float64(scale)).clip(-_FARTHEST, _FARTHEST) for i in wanted]
@@ -358,7 +358,7 @@ def _check_touching(
     related: _Pairs,
     at: str,
 ) -> None:
-    """Find the texts whose shrunk pixels are neighbours, be it by a corner."""
+    """Report texts whose shrunk pixels are neighbours, if only by a corner."""
     pieces = [piece for _, listed in made for piece in listed]
     owners = [i for i, listed in made for _ in listed]
     if len(pieces) < 2:
@@ -366,7 +366,9 @@ def _check_touching(
     boxes = [(*piece.min(axis=0), *piece.max(axis=0)) for piece in pieces]
     for a, b in zip(*_near(shapely.box(*np.array(boxes, float).T), 1.5)):
         i, j = owners[a], owners[b]
-        free = [k for k in (j, i) if k not in causes.found]  # the later one is blamed, if it can be
+        free = [
+            k for k in (j, i) if k not in causes.found
+        ]  # the later one, if it has no problem yet
         if free and i != j and (i, j) not in related and _are_neighbours(pieces[a], pieces[b]):
             other = i if free[0] == j else j
             text = texts[other].transcription
@@ -385,14 +387,14 @@ def _are_neighbours(one: _Array, other: _Array) -> bool:
 
 
 def _check_balance(causes: _Causes, ignored: NDArray[np.bool_], counting: int) -> None:
-    """Find out whether a page has text that counts."""
+    """Report a page without text that counts, or with more ignored texts than others."""
     n_ignored, count = int(ignored.sum()), len(ignored)
     if not count:
         causes.blame(
             "no-text",
             None,
-            finding="No texts: PaddleOCR leaves such an image out and trains on another in its"
-            " place. Leave out the line, or label its texts.",
+            finding="No texts: PaddleOCR skips such an image and trains on another in its place."
+            " Leave out the line, or label its texts.",
         )
     elif n_ignored == count:
         causes.blame("all-ignored", None, count=count)

@@ -1,4 +1,4 @@
-"""A label file of PaddleOCR: its lines, and why PaddleOCR cannot read one."""
+"""Reads PaddleOCR's label files line by line, and says why PaddleOCR cannot read a line."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dbloss.base import checks
 
-IGNORED = ("###", "*")  # what PaddleOCR's label reader ignores
+IGNORED = ("###", "*")  # transcriptions of texts that PaddleOCR's label reader ignores
 
 _OTHER_MARKS = {
     "dontcare",
@@ -28,15 +28,15 @@ _OTHER_MARKS = {
 _MARKING_KEYS = ("difficult", "illegibility", "ignore", "ignored", "illegible")
 _YES = (True, "1", "true", "True", "yes")  # 1 and 1.0 are equal to True
 
-# The option of the commands. A shell hands over `\\t` as a backslash and a t.
+# The option `--delimiter` of the commands. A shell passes `\\t` as a backslash and a t.
 DELIMITER: Any = {
     "metavar": "TEXT",
     "type": lambda text: text.replace("\\t", "\t"),
     "default": "\t",
-    "help": "what stands between path and list, delimiter in a configuration (default: a tab)",
+    "help": "the text between path and list, delimiter in a configuration (default: a tab)",
 }
 
-# Of a line with no tab: the path, and what stands in place of the tab.
+# In a line without a tab: the path, and what is there instead of the tab.
 _UNSEPARATED = re.compile(r"(.*?\S)([\s,;|:]+)\[")
 
 _brief = Repr()
@@ -48,9 +48,9 @@ class Text(NamedTuple):
 
     transcription: str
     points: NDArray[np.float32]  # `[k, 2]`, (x, y) in pixels; nothing has been checked
-    ignored: bool  # by one of the names that PaddleOCR knows, `###` and `*`
-    # Where it is marked as ignored in a way that PaddleOCR does not know: "name" for its
-    # transcription, or the key that says so, as "difficult".
+    ignored: bool  # whether its transcription is one of `IGNORED`
+    # How it is marked as ignored if PaddleOCR does not know that mark: "name" for its
+    # transcription, or the key that says so, such as "difficult".
     marked: str = ""
 
 
@@ -58,15 +58,15 @@ class Page(NamedTuple):
     """One line of a label file."""
 
     line: int  # its number, from 1
-    images: tuple[str, ...]  # as the line names it; several, where PaddleOCR takes one by chance
+    images: tuple[str, ...]  # the paths as written; of several PaddleOCR takes one at random
     texts: list[Text]
     fault: str | None  # why PaddleOCR cannot read the line; `texts` is then empty
-    entry: int | None = None  # of the fault, from 1
-    rest: str = ""  # what stands after the second delimiter, where PaddleOCR reads no further
+    entry: int | None = None  # the number of the faulty entry, from 1
+    rest: str = ""  # what comes after the second delimiter, which PaddleOCR does not read
 
     @property
     def image(self) -> str:
-        """The first of its images, "" where the line has none."""
+        """The first of its images, "" if the line has none."""
         return self.images[0] if self.images else ""
 
 
@@ -74,14 +74,13 @@ def read_labels(file: str | os.PathLike[str], delimiter: str = "\t") -> list[Pag
     r"""Return the lines of a label file as PaddleOCR reads them.
 
     A line is the path of an image, a tab, and a list in JSON of texts, each with a
-    `"transcription"` and `"points"`. In place of the path a list of paths in JSON may stand. Lines
-    that PaddleOCR cannot read, empty ones too, are returned with the reason as their `fault`:
+    `"transcription"` and `"points"`. There may be a list of paths in JSON instead of the path.
+    Lines that PaddleOCR cannot read, empty ones too, are returned with the reason as their `fault`:
     PaddleOCR logs an error there and trains on another line.
 
     Args:
         file: the label file.
-        delimiter: what stands between path and list, `delimiter` of the dataset in a
-            configuration.
+        delimiter: the text between path and list, `delimiter` of the dataset in a configuration.
 
     Returns:
         A `Page` for each line: page i is line i + 1.
@@ -113,11 +112,9 @@ def read_labels(file: str | os.PathLike[str], delimiter: str = "\t") -> list[Pag
     lines = content.removesuffix(b"\n").split(b"\n")
     pages = [_read_line(number, line, delimiter) for number, line in enumerate(lines, start=1)]
     if all(page.fault for page in pages):
-        raise ValueError(
-            f"{file}: expected lines of an image's path, {_named(delimiter)} and a list in JSON,"
-            f" got none among {len(pages)}; line 1: {pages[0].fault}."
-            " Pass the label file of a detector."
-        )
+        expected = f"lines of an image's path, {_named(delimiter)} and a list in JSON"
+        got = f"none among {len(pages)}; line 1: {pages[0].fault}"
+        raise checks.wrong(file, expected, got, "Pass the label file of a detector.")
     return pages
 
 
@@ -141,39 +138,35 @@ def read_texts(listed: str) -> list[Text]:
 
 
 class FaultyEntry(ValueError):  # noqa: N818
-    """What PaddleOCR cannot read, with the number of the entry if it is that of one."""
+    """A list that PaddleOCR cannot read; `entry` is the number of the entry at fault, if one is."""
 
     entry: int | None = None
 
 
 def shown(name: str) -> str:
-    """Return a path of a label file as it can be printed and written, whatever it is made of."""
+    """Return a path of a label file, shortened, and escaped so that it can be printed."""
     if len(name) > 120:
         name = f"{name[:60]}...{name[-57:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def printable(text: str) -> str:
-    """Return text with what the terminal's encoding lacks escaped."""
+    """Return text in which characters that the terminal cannot encode are escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def brief(value: Any, most: int = 60) -> str:
-    """Return the first characters of what `repr` makes of a value, however deep it is nested."""
+    """Return the first characters of a value's `repr`, however deep it is nested."""
     return _brief.repr(value)[:most]
 
 
 def _checked_delimiter(delimiter: Any) -> str:
     if not isinstance(delimiter, str):
-        raise TypeError(
-            f"delimiter: expected text, got {checks.describe(delimiter)}. Pass a str, as '\\t'."
-        )
+        raise checks.wrong_type("delimiter", "text", delimiter, "Pass a str, as '\\t'.")
     if not delimiter or "\n" in delimiter:
-        raise ValueError(
-            f"delimiter: expected text without a line break, got {delimiter!r}."
-            " Pass what stands between path and list, as '\\t'."
-        )
+        advice = "Pass the text between path and list, as '\\t'."
+        raise checks.wrong("delimiter", "text without a line break", repr(delimiter), advice)
     return delimiter
 
 
@@ -219,7 +212,7 @@ def _read_line(number: int, content: bytes, delimiter: str) -> Page:
 
 
 def _read_paths(name: str) -> tuple[Any, ...]:
-    """Return the paths that a name which begins with a bracket means: itself, if it is no list."""
+    """Return the paths in a name that begins with a bracket: the name itself if it is no list."""
     try:
         listed = json.loads(name)
     except (ValueError, RecursionError):
@@ -249,7 +242,7 @@ def _read_entry(number: int, entry: Any) -> Text:
 
 
 def _read_points(listed: list[Any]) -> NDArray[np.float32] | None:
-    """Return points `[k, 2]`, None if they are none. What float32 cannot hold is infinite."""
+    """Return points `[k, 2]`, infinite beyond float32, or None if these are not points."""
     try:
         points = np.array(listed, np.float64)
     except OverflowError:  # an integer of hundreds of digits
@@ -271,7 +264,7 @@ def _is_other_mark(text: Any) -> bool:
 
 
 def _marking_key(entry: dict[str, Any]) -> str:
-    """Return the key that says of an entry that it is to be ignored, "" if none does."""
+    """Return the key by which an entry is marked as ignored, "" if there is none."""
     said = (key for key in _MARKING_KEYS if any(entry.get(key) == yes for yes in _YES))
     if entry.get("legibility") == "illegible":  # COCO-Text
         return "legibility"

@@ -1,4 +1,4 @@
-"""What was found in a label file: the kinds of problems, and the summary."""
+"""The kinds of problems that a label file can have, and the report on one."""
 
 import os
 from collections import Counter
@@ -13,14 +13,14 @@ from dbloss.labels.read import Page
 
 
 class Kind(NamedTuple):
-    """One kind of what can be wrong with labels."""
+    """One kind of problem."""
 
     meaning: str
-    advice: str  # what was found and what to do, with the names of what the check fills in
-    remark: bool = False  # needs no mending: shown, and not counted
+    advice: str  # what was found and what to do, a format string that the check fills in
+    remark: bool = False  # need not be changed: shown, and not counted
 
 
-# In this order: a text has the first of its causes, and not what follows from it.
+# The order matters: of several problems a text has only the first, since others may follow from it.
 KINDS = {
     "unreadable-line": Kind(
         "a line or an entry that PaddleOCR cannot read",
@@ -34,12 +34,12 @@ KINDS = {
     "unread-rest": Kind(
         "more after the list of texts, which PaddleOCR does not read",
         "PaddleOCR reads up to the second {delimiter}, and not {rest!r}. Are these two lines in"
-        " one? Put a line break between them, or take the rest away.",
+        " one? Put a line break between them, or delete the rest.",
     ),
     "other-image": Kind(
         "texts that belong to other images",
-        "In {count} images looked at, the outlines lie no more on edges than outlines of other"
-        " images would. {remedy}",
+        "In {count} images that were looked at, the outlines fit the edges no better than the"
+        " outlines of other images would. {remedy}",
     ),
     "turned": Kind(
         "most texts fit with x and y swapped, mirrored or turned",
@@ -99,7 +99,7 @@ KINDS = {
     ),
     "gone": Kind(
         "nothing left after shrinking at the training size",
-        "Shrinking {at} leaves nothing of it, for it is so thin, and it is ignored there. Train at"
+        "It is so thin that shrinking {at} leaves nothing of it, and it is ignored there. Train at"
         " a larger size, or write ###.",
     ),
     "touching": Kind(
@@ -110,8 +110,8 @@ KINDS = {
     "no-text": Kind("an image without text that counts", "{finding}"),
     "all-ignored": Kind(
         "an image whose texts are all ignored",
-        "Of its {count} texts all are ignored: nothing here is learnt as text. Leave out the line,"
-        " or write what can be read.",
+        "All of its {count} texts are ignored, so that no text is learnt from it. Leave out the"
+        " line, or write what can be read.",
     ),
     "mostly-ignored": Kind(
         "an image with more ignored texts than others",
@@ -121,21 +121,21 @@ KINDS = {
     ),
     "no-transcriptions": Kind(
         "most texts have an empty transcription",
-        "{count:,} of {texts:,} texts have none, and PaddleOCR takes them as texts that count."
+        "{count:,} of {texts:,} texts have none, and PaddleOCR takes them for texts that count."
         " That is right for labels made for detection alone; write ### for those to be ignored.",
         remark=True,
     ),
 }
 
-_SIDES = (0, 4, 8, 12, 16, 24, 32, 64, np.inf)  # of the histogram, in pixels
-_SIZES = (640, 736, 960, 1280, 1600, 1920)
+_SIDES = (0, 4, 8, 12, 16, 24, 32, 64, np.inf)  # the bins of the histogram, in pixels
+_SIZES = (640, 736, 960, 1280, 1600, 1920)  # the training sizes that are suggested, in pixels
 
 
 class Problem(NamedTuple):
     """What is wrong with the file, with a line or with one of its entries."""
 
-    line: int | None  # from 1; None for what most texts of the file share
-    entry: int | None  # from 1; None for a fault of the whole line
+    line: int | None  # from 1; None for a problem of the whole file
+    entry: int | None  # from 1; None for a problem of the whole line
     kind: str  # one of `KINDS`
     place: str  # the image, and left, top, right, bottom of the text in its pixels
     advice: str  # what was found, and what to do
@@ -145,18 +145,18 @@ class Report(NamedTuple):
     """What is in a label file, and what is wrong with it."""
 
     file: Path
-    folder: Path  # from which the paths of images start
+    folder: Path  # that the paths of images start from
     size: tuple[int, int]
     min_text_size: float
     pages: list[Page]
     problems: list[Problem]
-    sides: NDArray[np.float64]  # of each text that should count, at `size`, in pixels
-    saved: NDArray[np.float64]  # of those that are too small, but would be left by shrinking
-    text_share: float  # mean over the images, of pixels that the shrink map has as text
-    remarks: Sequence[Problem] = ()  # what needs no mending
+    sides: NDArray[np.float64]  # the lesser side of each text that should count, at `size`
+    saved: NDArray[np.float64]  # of those too small, the ones that shrinking would leave some of
+    text_share: float  # the share of pixels that is text in the shrink map, mean over the images
+    remarks: Sequence[Problem] = ()  # on what need not be changed
 
     def counts(self) -> dict[str, int]:
-        """Return how many problems there are of each kind that there is."""
+        """Return how many problems there are of each kind, without kinds that have none."""
         return _counts(self.problems)
 
     def summary(self) -> str:
@@ -166,10 +166,10 @@ class Report(NamedTuple):
     def write(self, folder: str | os.PathLike[str], most: int = 24) -> list[Path]:
         """Write `problems.csv` and two contact sheets into a folder, and return their paths.
 
-        `contact-sheet.png` shows the worst problems, at most `most`, and `pages.png` pages
-        without any, drawn from the whole file. Each is written where there is something to show.
+        `contact-sheet.png` shows the worst problems, at most `most`, and `pages.png` pages without
+        any, spread over the file. Each is written only if there is something to show.
         """
-        # Pictures are matplotlib's, which reading labels does without.
+        # Imported here, since it needs matplotlib, and reading labels does not.
         from dbloss.plot.problems import write_report
 
         return write_report(self, folder, most)

@@ -1,8 +1,8 @@
-"""Causes that most texts of a page or of a file share: swapped axes, another scale, other images.
+"""Problems that most texts of a page or file share: swapped axes, another scale, other images.
 
-Two things tell. Where outlines end: they fit the images only at another scale, or with x and y
-swapped. And what lies below them: text has strong edges, so that the pixels say where the outlines
-belong, mirrored, turned or moved.
+The evidence is of two kinds. Where the outlines end: they fit into the images only at another
+scale, or with x and y swapped. And the pixels below them: text has strong edges, which show where
+outlines that are mirrored, turned or moved belong.
 """
 
 from __future__ import annotations
@@ -24,45 +24,45 @@ from dbloss.labels.report import KINDS, Problem
 _Array = NDArray[Any]
 _Size = tuple[int, int]
 
-_FEWEST = 4  # texts of a page, or pages of a file, that can share a cause
+_FEWEST = 4  # texts of a page, or pages of a file, that can share a problem
 _FEWEST_MARKS = 10
 _BEYOND = ("outside", "partly-outside")
 _SHARED = (*_BEYOND, "few-points", "not-finite", "crossing", "no-area", "normalised")
 
 # Where outlines end
-_SLACK = 1.02  # of the image; less is a loose outline
-_RANGES = {1: "1", 100: "100 (per cent)", 1000: "1,000"}  # of coordinates that are no pixels
-_NICE = (3 / 4, 2 / 3, 1 / 2, 2 / 5, 1 / 3, 1 / 4, 1 / 5, 1 / 8, 1 / 10)
-_FEWEST_ENDS = 30  # texts that say how far the outlines of a file reach
+_SLACK = 1.02  # times the size of the image; an outline drawn loosely reaches up to here
+_RANGES = {1: "1", 100: "100 (per cent)", 1000: "1,000"}  # of coordinates not given in pixels
+_NICE = (3 / 4, 2 / 3, 1 / 2, 2 / 5, 1 / 3, 1 / 4, 1 / 5, 1 / 8, 1 / 10)  # usual scales
+_FEWEST_ENDS = 30  # texts that tell how far the outlines of a file reach
 
-# What lies below them
-_PAGES = 64  # that are looked at
+# The pixels below them
+_PAGES = 64  # whose images are read
 _FEWEST_PAGES = 8
-_LONGEST = 512  # pixels, of the longer side of what is looked at
-_COARSE = 4  # times as small, where all places are tried
+_LONGEST = 512  # pixels, the longer side of an image reduced for this
+_COARSE = 4  # how many times smaller still it is where all shifts are tried
 _CERTAIN, _LIKELY = 4.0, 2.0  # standard errors
 _GAIN, _LITTLE = 0.04, 0.02  # in the mean rank of edges below outlines
-_CHANCE, _CLEARLY = 0.03, 0.01
-_STRONG = 0.65  # a rank so high is no chance
-_MOVED = 3  # pixels of what is looked at; less is a loose outline
+_CHANCE, _CLEARLY = 0.03, 0.01  # likewise
+_STRONG = 0.65  # a mean rank too high for chance
+_MOVED = 3  # pixels of the reduced image; outlines drawn loosely are off by less
 
-KINDS_OF_FILE = ("other-image", "turned", "scaled", "shifted")  # that pixels are looked at for
+KINDS_OF_FILE = ("other-image", "turned", "scaled", "shifted")  # the kinds that pixels can show
 
-# What follows from such a cause.
+# What follows from such a problem.
 _FOLLOWS = frozenset(
     (*_BEYOND, "normalised", "no-area", "whole-page", "too-small", "gone", "touching", "no-text")
 )
 
 
 class Sheet(NamedTuple):
-    """A line that can be read, with an image that can."""
+    """A line that can be read, with an image that can be read."""
 
     page: Page
     path: str
     size: _Size
 
     def outlines(self) -> list[_Array]:
-        """Return the outlines that have an inside, float64 `[k, 2]`."""
+        """Return the outlines of at least 3 points, all of them finite, float64 `[k, 2]`."""
         return [
             text.points.astype(np.float64)
             for text in self.page.texts
@@ -71,16 +71,16 @@ class Sheet(NamedTuple):
 
 
 class _Move(NamedTuple):
-    """Where the outlines of a page may have been meant."""
+    """A way to move outlines to where they may belong."""
 
     kind: str
-    apply: Callable[[_Array, int, int], _Array]  # points, height and width of the image
-    facts: dict[str, Any]
-    likely: bool = False  # since the outlines fit the images so
+    apply: Callable[[_Array, int, int], _Array]  # of points, height and width of the image
+    facts: dict[str, Any]  # what the advice of the kind is filled in with
+    likely: bool = False  # whether the moved outlines fit into the images
 
 
 def common_mark(pages: Sequence[Page]) -> tuple[str | None, int]:
-    """Return the mark of ignored texts that PaddleOCR does not know and most texts have."""
+    """Return a mark of ignored texts, unknown to PaddleOCR, that most texts have, and how many."""
     marks = [mark for page in pages for text in page.texts if (mark := mark_of(text)) is not None]
     texts = sum(len(page.texts) for page in pages)
     if not marks:
@@ -90,7 +90,7 @@ def common_mark(pages: Sequence[Page]) -> tuple[str | None, int]:
 
 
 def of_mark(file: str, mark: str, count: int, pages: Sequence[Page]) -> Problem:
-    """Return what is said once of a mark that most texts have."""
+    """Return the one problem that stands for a mark that most texts have."""
     texts = sum(len(page.texts) for page in pages)
     if not mark:
         advice = KINDS["no-transcriptions"].advice.format(count=count, texts=texts)
@@ -103,7 +103,7 @@ def of_mark(file: str, mark: str, count: int, pages: Sequence[Page]) -> Problem:
 def of_pages(
     problems: list[Problem], sheets: dict[int, Sheet], pages: list[Page], ignore: frozenset[str]
 ) -> list[Problem]:
-    """Return the problems, with one in place of those that most texts of a page share."""
+    """Return the problems, with those that most texts of a page share merged into one."""
     by_line: dict[Any, list[Problem]] = defaultdict(list)
     for problem in problems:
         by_line[problem.line].append(problem)
@@ -121,14 +121,14 @@ def of_pages(
             made = _shared(alike, how_many, sheets.get(line))
             if made.kind in ignore:
                 continue
-            # That none of the texts counts follows from it.
+            # "no-text" is dropped, since it follows from this one.
             found = [made, *(p for p in found if p not in alike and p.kind != "no-text")]
         merged += sorted(found, key=lambda p: p.entry or 0)
     return merged
 
 
 def of_file(problems: list[Problem], file: str, pages: list[Page]) -> list[Problem]:
-    """Return the problems, with one in place of those that most pages of the file share."""
+    """Return the problems, with those that most pages of the file share merged into one."""
     lines = sum(page.fault is None for page in pages)
     for kind in dict.fromkeys(p.kind for p in problems):
         whole = [p for p in problems if p.kind == kind and p.entry is None and p.line is not None]
@@ -144,7 +144,7 @@ def of_file(problems: list[Problem], file: str, pages: list[Page]) -> list[Probl
 
 
 def _shared(alike: list[Problem], how_many: str, sheet: Sheet | None) -> Problem:
-    """Return what is said once in place of problems of one page that are alike."""
+    """Return the one problem that stands for similar problems of a page."""
     first = alike[0]
     image = first.place if sheet is None else shown(sheet.page.image)
     kind, advice = first.kind, Counter(p.advice for p in alike).most_common(1)[0][0]
@@ -162,7 +162,7 @@ def _shared(alike: list[Problem], how_many: str, sheet: Sheet | None) -> Problem
 
 
 def of_places(sheets: list[Sheet], file: str) -> Problem | None:
-    """Return why most outlines of the file do not lie where they belong, if they do not."""
+    """Return why most outlines of the file lie in the wrong place, None if they do not."""
     moves = list(_fitting(sheets))
     seen = _Seen(sheets)
     move, evidence = None, ""
@@ -181,7 +181,7 @@ def of_places(sheets: list[Sheet], file: str) -> Problem | None:
     elif moves:
         move, evidence = moves[0], "The outlines do not end where the images do"
     elif _stand_upright(sheets):
-        cause = "are x and y swapped? If the script runs from top to bottom, all is well."
+        cause = "are x and y swapped? Text that is written downwards is right as it is."
         move, evidence = _SWAPPED._replace(facts={"cause": cause}), "Most texts stand upright"
     if move is None:
         return None
@@ -190,7 +190,7 @@ def of_places(sheets: list[Sheet], file: str) -> Problem | None:
 
 
 def follows(problem: Problem) -> bool:
-    """Tell whether a problem of a text is but what follows from such a cause."""
+    """Tell whether a problem of a text only follows from one of the whole file."""
     return problem.line is not None and problem.kind in _FOLLOWS
 
 
@@ -198,9 +198,9 @@ def follows(problem: Problem) -> bool:
 
 
 def _fitting(sheets: Sequence[Sheet], few: bool = False) -> Iterator[_Move]:
-    """Yield how outlines fit the images that do not fit as they are, the likeliest first.
+    """Yield the moves by which outlines that do not fit into the images would, the likeliest first.
 
-    `few` is for the outlines of one page, which need not fill the image.
+    `few` is for the outlines of one page, which need not reach all over the image.
     """
     boxes = [
         (*points.min(axis=0), *points.max(axis=0), *sheet.size[::-1])
@@ -213,7 +213,7 @@ def _fitting(sheets: Sequence[Sheet], few: bool = False) -> Iterator[_Move]:
     low, high, size = ends[:, :2], ends[:, 2:4], ends[:, 4:]
 
     def fits(low: _Array, high: _Array) -> bool:
-        """Tell whether outlines lie in images of size 1, and are found everywhere in them."""
+        """Tell whether outlines lie within images of size 1, and reach all over them."""
         inside = np.mean((high <= _SLACK).all(axis=1) & (low >= 1 - _SLACK).all(axis=1))
         if few:
             return bool(inside == 1)
@@ -223,7 +223,7 @@ def _fitting(sheets: Sequence[Sheet], few: bool = False) -> Iterator[_Move]:
     if fits(low / size, high / size):
         return
     for whole, name in () if few else _RANGES.items():
-        # By chance a page of small images fits such a range too: then the outlines fill no more.
+        # Small images fit such a range by chance: their outlines then fill only a part of it.
         if fits(low / whole, high / whole) and (high.max(axis=0) >= 0.5 * whole).all():
             yield _of_range(whole, name)
     if fits(low / size[:, ::-1], high / size[:, ::-1]):
@@ -233,7 +233,7 @@ def _fitting(sheets: Sequence[Sheet], few: bool = False) -> Iterator[_Move]:
     if reach <= 0:
         return
     factor = _nice(1 / reach)
-    if few:  # the images may have been made smaller by more than a few texts say
+    if few:  # a few texts do not reach the border: the scale may be smaller than they tell
         factor = next((n for n in _NICE if n <= _SLACK / reach), factor)
     if abs(math.log(factor)) > 0.1 and fits(low / size * factor, high / size * factor):
         yield _of_factor(factor)._replace(likely=True)
@@ -256,7 +256,7 @@ def _of_range(whole: int, name: str) -> _Move:
 
 
 def _nice(factor: float) -> float:
-    """Return a factor, or the plain fraction that it is nearly."""
+    """Return the simple fraction closest to a factor, or the factor itself if none is close."""
     near = [f for n in _NICE for f in (n, 1 / n) if abs(math.log(f / factor)) < 0.04]
     return min(near, key=lambda f: abs(math.log(f / factor)), default=factor)
 
@@ -270,7 +270,7 @@ def _stand_upright(sheets: Sequence[Sheet]) -> bool:
     return bool(long.sum() >= _FEWEST_ENDS and (down > across)[long].mean() > 0.8)
 
 
-# What lies below them ----------------------------------------------------------------------------
+# The pixels below them ---------------------------------------------------------------------------
 
 
 def _turn(cause: str, apply: Callable[[_Array, int, int], _Array]) -> _Move:
@@ -307,7 +307,7 @@ _TURNS = (
 
 
 class _Seen:
-    """The edges of some images, and the outlines that should lie on them."""
+    """The edges in some images, and the outlines that should lie on them."""
 
     def __init__(self, sheets: Sequence[Sheet]) -> None:
         usable = [sheet for sheet in sheets if sheet.outlines()]
@@ -330,23 +330,23 @@ class _Seen:
         apply: Callable[[_Array, int, int], _Array],
         chosen: Sequence[int] | None = None,
     ) -> _Array:
-        """Return for each image the mean rank of the edges below its outlines, 0.5 by chance."""
+        """Return for each image the mean rank of the edges inside its outlines, 0.5 by chance."""
         indices = range(len(self.edges)) if chosen is None else chosen
         return np.array(
             [_rank(self.edges[k], self.outlines[k], self.sheets[k].size, apply) for k in indices]
         )
 
     def gain(self, ranks: _Array) -> tuple[float, float]:
-        """Return by how much ranks are higher than those of the file, also in standard errors."""
+        """Return how much higher ranks are than those as labelled, also in standard errors."""
         more = ranks - self.as_labelled
         error = more.std(ddof=1) / math.sqrt(len(more))
         return float(more.mean()), float(more.mean() / max(error, 1e-6))
 
     def lie_on_text(self) -> bool:
-        """Tell whether the outlines lie better than when moved a little, to whichever side.
+        """Tell whether the outlines fit the edges worse when moved a little, to whichever side.
 
-        Then they belong there, even if there are stronger edges elsewhere in all of the images, as
-        beside the number plates that one camera takes.
+        Then they belong there, even if all images have stronger edges elsewhere, such as beside the
+        number plates that one camera takes.
         """
         heights = [
             np.ptp(points, axis=0).min() / max(sheet.size)
@@ -359,7 +359,7 @@ class _Seen:
         return all(gain < -_CLEARLY and errors < -_LIKELY for gain, errors in gains)
 
     def best(self, moves: list[_Move]) -> tuple[_Move | None, str]:
-        """Return how the outlines must be moved to lie on text, None where they do."""
+        """Return the move that puts the outlines on text, if there is one, and the evidence."""
         factors = [_of_factor(factor) for n in _NICE for factor in (n, 1 / n)]
         tried = [(move, *self.gain(self.ranks(move.apply))) for move in (*moves, *_TURNS, *factors)]
         sure = [
@@ -373,13 +373,13 @@ class _Seen:
         across, down = self.shift(range(len(self.edges)))
         if max(abs(across), abs(down)) < _MOVED:
             return None, ""
-        # Of so many places one fits some images better by chance. So the place that is best for
-        # one half of them is tried on the other.
+        # Among so many shifts one fits some images better by chance. So the shift that is best for
+        # one half of the images is tried on the other half.
         ranks = self.as_labelled.copy()
         for half in (0, 1):
-            place = self.shift(range(half, len(self.edges), 2))
+            shift = self.shift(range(half, len(self.edges), 2))
             others = range(1 - half, len(self.edges), 2)
-            ranks[1 - half :: 2] = self.ranks(_moved(place), others)
+            ranks[1 - half :: 2] = self.ranks(_moved(shift), others)
         gain, errors = self.gain(ranks)
         if gain > _LITTLE and errors > _CERTAIN and ranks.mean() > _STRONG:
             scale = float(np.median([max(sheet.size) for sheet in self.sheets])) / _LONGEST
@@ -388,7 +388,7 @@ class _Seen:
         return None, ""
 
     def shift(self, chosen: Sequence[int]) -> tuple[int, int]:
-        """Return by how many pixels of the edges the outlines lie best when moved, (x, y)."""
+        """Return the shift (x, y), in pixels of the reduced images, that fits the edges best."""
         side = _LONGEST // _COARSE
         total = np.zeros((2 * side, 2 * side))
         for k in chosen:
@@ -407,11 +407,11 @@ class _Seen:
         y, x = np.unravel_index(window.argmax(), window.shape)
         left, top = (int(x) - reach) * _COARSE, (int(y) - reach) * _COARSE
         steps = (-3, 0, 3)
-        places = [(0, 0), *((left + i, top + j) for i in steps for j in steps)]
-        return max(places, key=lambda place: float(self.ranks(_moved(place), chosen).mean()))
+        shifts = [(0, 0), *((left + i, top + j) for i in steps for j in steps)]
+        return max(shifts, key=lambda shift: float(self.ranks(_moved(shift), chosen).mean()))
 
     def are_of_others(self) -> bool:
-        """Tell whether the outlines of the next images lie on edges as well as their own."""
+        """Tell whether the outlines of other images fit the edges as well as an image's own."""
         if len(self.edges) < 2 * _FEWEST_PAGES:
             return False
         count = len(self.sheets)
@@ -425,7 +425,7 @@ class _Seen:
         return -gain < _CHANCE and errors > -_LIKELY and self.as_labelled.mean() < _STRONG
 
     def slipped(self, sheets: Sequence[Sheet]) -> int:
-        """Return 1 or -1 where the outlines fit the image of the next or the previous line."""
+        """Return 1 or -1 if the outlines fit the image of the next or the previous line, else 0."""
         index = {sheet.page.line: i for i, sheet in enumerate(sheets)}
         for step in (1, -1):
             ranks = self.as_labelled.copy()
@@ -441,9 +441,9 @@ class _Seen:
         return 0
 
 
-def _moved(place: tuple[float, float]) -> Callable[[_Array, int, int], _Array]:
-    """Return what moves points by a number of pixels of the edges."""
-    return lambda p, h, w: p + np.array(place) * max(h, w) / _LONGEST
+def _moved(shift: tuple[float, float]) -> Callable[[_Array, int, int], _Array]:
+    """Return a function that moves points by (x, y), in pixels of the reduced image."""
+    return lambda p, h, w: p + np.array(shift) * max(h, w) / _LONGEST
 
 
 def _as_they_are(points: _Array, height: int, width: int) -> _Array:
@@ -456,12 +456,12 @@ def _mask(
     size: _Size,
     apply: Callable[[_Array, int, int], _Array] = _as_they_are,
 ) -> NDArray[np.uint8]:
-    """Return which pixels of a reduced image lie in outlines, once these are moved."""
+    """Return a mask, 1 inside the moved outlines, of the shape of a reduced image."""
     moved = apply(np.concatenate(outlines), *size) * (max(shape) / max(size))
     corners = np.round(moved.clip(-4 * _LONGEST, 4 * _LONGEST)).astype(np.int32)
     drawn = np.zeros(shape, np.uint8)
     for points in np.split(corners, np.cumsum([len(points) for points in outlines])[:-1]):
-        cv2.fillPoly(drawn, [points], 1)  # one by one: together they would cancel out
+        cv2.fillPoly(drawn, [points], 1)  # one by one: in one call overlaps would cancel out
     return drawn
 
 
@@ -471,6 +471,6 @@ def _rank(
     size: _Size,
     apply: Callable[[_Array, int, int], _Array] = _as_they_are,
 ) -> float:
-    """Return the mean rank of the edges below outlines, that of chance where there are none."""
+    """Return the mean rank of the edges inside outlines, 0.5 as by chance if they are empty."""
     inside = _mask(edges.shape, outlines, size, apply)
     return float(cv2.mean(edges, inside)[0]) if cv2.countNonZero(inside) >= 4 else 0.5

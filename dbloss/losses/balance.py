@@ -122,9 +122,7 @@ class BalanceLoss(TermLayer):
         self.negative_ratio = checks.number("negative_ratio", negative_ratio, least=0)
         self.return_origin = checks.flag("return_origin", return_origin)
         self.eps = checks.number("eps", eps, above=0)
-        self.fallback_negatives = checks.number(
-            "fallback_negatives", fallback_negatives, least=0, whole=True
-        )
+        self.fallback_negatives = checks.whole("fallback_negatives", fallback_negatives, least=0)
         self.smooth = checks.number("smooth", smooth, least=0)
         self.bce_weight = checks.number("bce_weight", bce_weight, least=0)
         self.tversky_alpha = checks.number("tversky_alpha", tversky_alpha, least=0)
@@ -262,5 +260,5 @@ def hard_negative_weights(
     """
     arguments.single(hardness, gt, name="hardness", mask=mask)
     ratio = checks.number("negative_ratio", negative_ratio, least=0)
-    fallback = checks.number("fallback_negatives", fallback_negatives, least=0, whole=True)
+    fallback = checks.whole("fallback_negatives", fallback_negatives, least=0)
     return hard_negatives(hardness, gt, mask, Balance(ratio, fallback, per_pixel=True))

@@ -178,9 +178,7 @@ class DBLoss(LossLayer):
         **kwargs: "Unpack[Further]",
     ) -> None:
         super().__init__(global_batch, group)
-        self._first_batches = FirstBatches(
-            checks.number("check_batches", check_batches, least=0, whole=True)
-        )
+        self._first_batches = FirstBatches(checks.whole("check_batches", check_batches, least=0))
         checks.choice("main_loss_type", main_loss_type, get_args(MainLossType))
         self.alpha = checks.number("alpha", alpha, least=0)
         self.beta = checks.number("beta", beta, least=0)

@@ -159,7 +159,7 @@ def plot_pages(report: Report, *, most: int = 12, size: float = 12) -> panels.Pi
 
 
 def _checked_most(most: Any) -> int:
-    return int(checks.number("most", most, least=1, whole=True))
+    return checks.whole("most", most, least=1)
 
 
 def _readable(report: Report, wanted: Any, most: int) -> list[tuple[Any, Page, NDArray[np.uint8]]]:

@@ -264,7 +264,7 @@ def _worst(polygons: Sequence[_Array], made: Made) -> list[int]:
 
 
 def _checked_zoom(zoom: Any, count: int) -> list[int]:
-    numbers = [checks.number("zoom", number, whole=True) for number in zoom]
+    numbers = [checks.whole("zoom", number) for number in zoom]
     wrong = [number for number in numbers if not 1 <= number <= count]
     if wrong:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Boxes and texts to precision, recall and hmean, and what makes them best."""
+"""Precision, recall and hmean of boxes, and the thresholds that make them best."""
 
 from dbloss.score.bootstrap import Gain, compare
 from dbloss.score.calibration import (

@@ -1,4 +1,4 @@
-"""Whether a difference of two scores is more than what another choice of images would make."""
+"""Whether the difference of two scores is more than noise."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ _INTERVAL = 2.5, 97.5  # percentiles
 
 
 class Gain(NamedTuple):
-    """The difference of two hmeans on the same images, and what it may be on others like them."""
+    """The difference of two hmeans on the same images, and its range on other images like them."""
 
     hmean: float  # on these images
     low: float  # the ends of the interval of 95 %
@@ -44,26 +44,26 @@ def compare(
     With the sums over the images, `hmean = 2 * hits / (found + truth)`, and the gain is the
     difference of the two. Its interval comes from a paired bootstrap: as many images are drawn from
     the set, with replacement, the gain is computed on them, the same images for both, and this is
-    repeated. The middle 95 % of what comes out is the interval. A gain whose interval holds 0 is
-    within noise: another choice of images could turn it around.
+    repeated. The interval is the middle 95 % of these gains. A gain whose interval holds 0 is
+    within noise: on another set of images its sign could change.
 
-    The interval holds for two scores on images that had no part in a training or a choice. For
-    limits that were chosen on the same images it promises too much; `search_limits` corrects that.
-    Of a single image nothing can be said, and the interval is -1 to 1.
+    The interval is right for images that were used neither for training nor for any choice. For
+    limits (thresholds) chosen on the same images it is too optimistic; `search_limits` corrects
+    that. A single image says nothing about others, and its interval is -1 to 1.
 
     Args:
         before: one (hits, found, truth) for each image, as the `Match` that `Hmean.update` returns
             starts with them, or an array `[images, 3]`.
         after: the same for the same images, in the same order.
-        samples: how often images are drawn.
-        seed: of what is drawn; the same seed gives the same interval.
+        samples: how many sets of images are drawn.
+        seed: the seed of the draws; the same seed gives the same interval.
 
     Returns:
         `Gain(hmean, low, high)`: the difference, in [-1, 1], and the ends of its interval.
 
     Raises:
         TypeError: a number is of the wrong type.
-        ValueError: there are no images, or not as many in both, or their texts differ.
+        ValueError: there are no images, or the two differ in their number of images or texts.
 
     Example:
         >>> from dbloss.score import compare
@@ -76,17 +76,15 @@ def compare(
     Source:
         Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapters 8 and 13.
     """
-    samples = checks.number("samples", samples, least=1, whole=True)
-    seed = checks.number("seed", seed, least=0, whole=True)
+    samples = checks.whole("samples", samples, least=1)
+    seed = checks.whole("seed", seed, least=0)
     first, second = _checked_counts("before", before), _checked_counts("after", after)
     if not np.array_equal(first[:, 2], second[:, 2]):
         got = " and ".join(
             f"{len(each)} images with {each[:, 2].sum():g} texts" for each in (first, second)
         )
-        raise ValueError(
-            f"before, after: expected the same images in the same order, got {got}. Pass what"
-            " `update` returned for each image of one set."
-        )
+        advice = "Pass what `update` returned for each image of one set."
+        raise checks.wrong("before, after", "the same images in the same order", got, advice)
     both = np.stack((first, second), axis=1)
     (gain,) = np.diff(hmean_of(both.sum(axis=0)))
     return Gain(float(gain), *_interval(np.diff(_resampled(both, samples, seed)), len(both)))
@@ -96,9 +94,9 @@ def gain_of_best(counts: NDArray[Any], usual: NDArray[Any], best: int) -> Gain:
     """Return what the best of several settings gains over the usual one, on other images.
 
     The best of many settings looks better on the images it was chosen on than it is on others. How
-    much better is estimated as well: for each drawn set a best setting is chosen anew, and what its
-    gain there exceeds its gain on the whole set by is the optimism of that choice. The interval is
-    lowered by the mean optimism (Efron and Tibshirani, chapter 17).
+    much better is estimated too: on each drawn set the best setting is chosen anew, and its gain
+    there minus its gain on the whole set is the optimism of that choice. The interval is lowered by
+    the mean optimism (Efron and Tibshirani, chapter 17).
 
     Args:
         counts: (hits, found, truth) of each image and setting, `[images, settings, 3]`.
@@ -122,14 +120,14 @@ def hmean_of(counts: NDArray[Any]) -> _Floats:
 
 
 def _resampled(counts: NDArray[Any], samples: int, seed: int) -> _Floats:
-    """Return the hmean of images drawn with replacement: of `[images, ..., 3]` `[samples, ...]`."""
+    """Return the hmeans `[samples, ...]` of images drawn from `[images, ..., 3]`."""
     images = len(counts)
     times = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), samples)
     return hmean_of(np.tensordot(times.astype(np.float64), counts.astype(np.float64), 1))
 
 
 def _interval(gains: _Floats, images: int) -> tuple[float, float]:
-    if images == 1:  # which says nothing of others
+    if images == 1:  # which says nothing about others
         return -1.0, 1.0
     low, high = np.percentile(gains, _INTERVAL)
     return float(low), float(high)
@@ -141,8 +139,7 @@ def _checked_counts(name: str, given: Any) -> _Floats:
     except (TypeError, ValueError):
         counts = np.zeros(0)
     if counts.ndim != 2 or counts.shape[1] != 3 or not len(counts):
-        raise ValueError(
-            f"{name}: expected (hits, found, truth) for each of at least one image, got"
-            f" {checks.describe(given)}. Pass a list of what `Hmean.update` or `match` returned."
-        )
+        expected = "(hits, found, truth) for each of at least one image"
+        advice = "Pass a list of what `Hmean.update` or `match` returned."
+        raise checks.wrong(name, expected, checks.describe(given), advice)
     return counts

@@ -14,18 +14,18 @@ with checks.needing("dbloss.score", "shapely"):
 _Floats = NDArray[np.float64]
 Geometries = NDArray[np.object_]
 
-# A box of which more than this lies in an ignored text does not count.
+# A box with more than this share of its area inside an ignored text does not count.
 IGNORED_SHARE = 0.5
 
-# An overlap this close to the limit is computed in PaddleOCR's own way: there rounding decides.
+# An overlap this close to `iou` is computed exactly as PaddleOCR does, since rounding decides.
 _CLOSE = 1e-6
 
 
 class Match(NamedTuple):
-    """What of the boxes of one image are hits.
+    """Which boxes of one image are hits.
 
-    `found` boxes and `truth` texts count, `hits` of them belong together, and `pairs` are the
-    indices (box, text) of those, text by text.
+    `found` is how many boxes count, `truth` how many texts, `hits` how many of them are matched,
+    and `pairs` holds the indices (box, text) of the matches, text by text.
     """
 
     hits: int
@@ -42,17 +42,17 @@ def match(
 ) -> Match:
     """Match the boxes found in an image with its texts, as ICDAR 2015 and PaddleOCR do.
 
-    A polygon that crosses itself or has no area is left out, be it a box or a text. One whose four
-    corners stand row by row crosses itself. A box does not count if for an ignored text
-    `area(box ∩ text) / area(box) > 0.5`. Then, text by text in order and box by box in order, the
-    first box that is free and has `area(box ∩ text) / area(box ∪ text) > iou` is the hit of the
-    text.
+    A polygon that crosses itself or has no area is left out, be it a box or a text. Four corners
+    listed row by row (top left, top right, bottom left, bottom right) cross. A box does not count
+    if for an ignored text `area(box ∩ text) / area(box) > 0.5`. Then, text by text in order and box
+    by box in order, the first box that is free and has `area(box ∩ text) / area(box ∪ text) > iou`
+    is the hit of the text.
 
     So the order of texts and boxes can change the number of hits. Of two equal boxes the second
     counts as a box without a text. For a batch call it once per image. Texts that only pad a batch,
-    as four times (0, 0), have no area and are left out.
+    such as four points (0, 0), have no area and are left out.
 
-    The time it takes is in proportion to the number of pairs that overlap.
+    Its time grows with the number of pairs that overlap.
 
     Args:
         found: one `[k, 2]` array or list of lists per box, k >= 3, its points (x, y) in pixels, as
@@ -90,23 +90,23 @@ def match(
 
 
 class Texts(NamedTuple):
-    """The texts of an image; the polygons that are left out are None."""
+    """The texts of an image; a polygon that is left out is None."""
 
     polygons: Geometries
     ignored: NDArray[np.bool_]
 
     @property
     def counted(self) -> int:
-        """How many of them count."""
+        """How many of the texts count."""
         return int((~shapely.is_missing(self.polygons) & ~self.ignored).sum())
 
 
 class Pairs(NamedTuple):
-    """What of an image a match is made of, whichever of its boxes are kept.
+    """What a match needs to know of an image, whichever of its boxes are kept.
 
     `counts` says which boxes do not lie in an ignored text, `truth` is the number of texts that
-    count, and `pairs` are the (box, text) that overlap enough for a hit, in the order in which the
-    match goes through them.
+    count, and `pairs` holds the indices (box, text) of those that overlap enough for a hit, in the
+    order in which the match tries them.
     """
 
     counts: NDArray[np.bool_]
@@ -126,7 +126,7 @@ class Pairs(NamedTuple):
         return Match(len(pairs), int(boxes.sum()), self.truth, pairs)
 
 
-@np.errstate(invalid="ignore")  # older builds of GEOS set that flag though the areas are right
+@np.errstate(invalid="ignore")  # older builds of GEOS set this flag though the areas are right
 def find_pairs(boxes: Geometries, texts: Texts, iou: float) -> Pairs:
     """Return which boxes count, and which pairs of a box and a text overlap enough for a hit."""
     text, box = shapely.STRtree(boxes).query(texts.polygons, predicate="intersects")
@@ -135,8 +135,8 @@ def find_pairs(boxes: Geometries, texts: Texts, iou: float) -> Pairs:
     areas = shapely.area(boxes)
     counts = ~shapely.is_missing(boxes)
 
-    # The order of the two decides how the area of an intersection is rounded: here and below it is
-    # PaddleOCR's.
+    # Which polygon comes first decides how the area of an intersection is rounded: here and below
+    # the order is PaddleOCR's.
     skipped = texts.ignored[text]
     common = _common(texts.polygons[text[skipped]], boxes[box[skipped]])
     inside = quotient(common, areas[box[skipped]]) > IGNORED_SHARE
@@ -168,10 +168,7 @@ def quotient(above: Any, below: Any) -> _Floats:
 
 def _boxes(found: Any) -> Geometries:
     if hasattr(found, "polygons"):
-        raise TypeError(
-            f"found: expected a sequence of [k, 2] arrays, got {checks.describe(found)}."
-            " Pass its `polygons`."
-        )
+        raise checks.wrong_type("found", "a list of [k, 2] arrays", found, "Pass its `polygons`.")
     return geometries("found", found)
 
 

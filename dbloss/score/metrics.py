@@ -1,4 +1,4 @@
-"""Counts of hits to precision, recall and hmean, as metrics of Paddle."""
+"""Precision, recall and hmean from counts of hits, as Paddle metrics."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -15,7 +15,7 @@ from dbloss.score.matching import IGNORED_SHARE, Match, match, quotient
 
 
 def rates(hits: Any, found: Any, truth: Any) -> dict[str, NDArray[np.float64]]:
-    """Return precision, recall and hmean of counts."""
+    """Return precision, recall and their harmonic mean, hmean, from counts."""
     precision, recall = quotient(hits, found), quotient(hits, truth)
     hmean = quotient(2 * precision * recall, precision + recall)
     return {"precision": precision, "recall": recall, "hmean": hmean}
@@ -28,9 +28,9 @@ class Hmean(paddle.metric.Metric):  # type: ignore[misc]
     and their harmonic mean `hmean = 2 * precision * recall / (precision + recall)`; each is 0 where
     it would be 0 / 0.
 
-    `update` takes one image, and an error in it leaves what is counted as it was. `accumulate`
-    changes nothing. With `all_processes=True` it adds up the counts of all processes, and then
-    every one of them has to call it; otherwise a process has the score of its own images.
+    `update` adds one image; if it raises, the counts stay as they were. `accumulate` changes
+    nothing. With `all_processes=True` it adds up the counts of all processes, and all of them have
+    to call it; otherwise each process has the score of its own images.
 
     Args:
         iou: the overlap that a hit exceeds, in [0, 1].
@@ -119,22 +119,21 @@ class Hmean(paddle.metric.Metric):  # type: ignore[misc]
 class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
     """The `Hmean` of predicted maps as a metric of `paddle.Model`: their boxes against the labels'.
 
-    A trainer has label maps and no polygons. So the texts are the boxes that `find_boxes` finds in
-    the shrink map. A box or a text of whose pixels more than half are ignored, which is where the
-    shrink mask is 0, does not count. A model that predicts its labels has `hmean = 1` as soon as
-    there is a text that counts, whatever the settings. It is the score of the labels at the size
-    of the training, to watch a training by. That of a test set is `Hmean` with the polygons of its
-    images.
+    A training loop has label maps and no polygons. So the texts are the boxes that `find_boxes`
+    finds in the shrink map. A box or text with more than half of its pixels ignored (shrink mask 0)
+    does not count. A model that predicts its labels exactly has `hmean = 1`, whatever the settings,
+    if any text counts. It is a score against label maps at the training size, for watching a
+    training. To score a test set use `Hmean` with the polygons of its images.
 
     Args:
         iou: the overlap that a hit exceeds, in [0, 1].
-        name: of the metric, for a model that has several: with `"strict"` the scores are
+        name: the name of the metric, for a model that has several: with `"strict"` the scores are
             `strict_precision`, `strict_recall` and `strict_hmean`.
-        **settings: of `find_boxes`, as `thresh` and `box_thresh`; without `height` and `width`,
-            since everything is measured in pixels of the maps.
+        **settings: keywords of `find_boxes`, such as `thresh` and `box_thresh`, but not `height`
+            and `width`, since everything is measured in pixels of the maps.
 
     Raises:
-        TypeError: an argument is of the wrong type, or a setting has another name.
+        TypeError: an argument is of the wrong type, or `find_boxes` has no such setting.
         ValueError: a number is out of range, or a name is unknown.
 
     Example:
@@ -149,21 +148,20 @@ class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
         Karatzas et al., "ICDAR 2015 Competition on Robust Reading", 2015; `paddle.Model`.
     """
 
-    _name = ""  # of one that was pickled before there were names
+    _name = ""  # for objects that were pickled by a version without names
 
     def __init__(self, iou: float = 0.5, name: str = "", **settings: Any) -> None:
         from dbloss.boxes import find_boxes
 
         super().__init__()
         for size in {"height", "width"} & set(settings):
-            raise TypeError(
-                f"{size}: expected no size, since MapHmean measures in pixels of the maps, got"
-                f" {checks.describe(settings[size])}. Leave it out, or score with Hmean."
-            )
+            expected = "no size, since MapHmean measures in pixels of the maps"
+            advice = "Leave it out, or score with Hmean."
+            raise checks.wrong_type(size, expected, settings[size], advice)
         self._name = str(name)
         self._hmean = Hmean(iou)
         self._find: Callable[..., Any] = partial(find_boxes, **settings)
-        # So that a wrong setting is an error here, and not at the first batch.
+        # A wrong setting is then an error here, and not at the first batch.
         find_boxes(np.zeros((1, 1), np.float32), **settings)
 
     def name(self) -> list[str]:
@@ -176,7 +174,7 @@ class MapHmean(paddle.metric.Metric):  # type: ignore[misc]
         self._hmean.reset()
 
     def compute(self, predicts: Any, *labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what `update` takes, of what `paddle.Model` has.
+        """Return what `update` takes, picked from a batch of `paddle.Model`.
 
         Args:
             predicts: the maps, float `[N, C, H, W]`, channel 0 the probability, or a dict with

@@ -1,4 +1,4 @@
-"""What the searches for limits and for a calibration have in common."""
+"""What `search_limits` and `search_calibration` share."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 from dbloss.base import checks
 from dbloss.base.tensors import to_array
-from dbloss.score.bootstrap import Gain
+from dbloss.score.bootstrap import Gain, gain_of_best
 from dbloss.score.matching import find_pairs, geometries, texts_of
 from dbloss.score.metrics import rates
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]  # `[images, rows, columns, 3]`: hits, boxes found, texts
 
-# The polygons found for a row of the table, and which of them are kept in each of its columns.
+# For a row of the table: the polygons found, and for each column which of them are kept.
 Row = tuple[Sequence[Any], Sequence[NDArray[np.bool_]]]
 
 PADDLEOCR = 0.3, 0.6  # thresh and box_thresh of PaddleOCR's configurations
 
 
 class Image(NamedTuple):
-    """What is known of an image; the size is keywords of `find_boxes`."""
+    """The map of an image, its texts, and its size as keywords of `find_boxes`."""
 
     probability: Any
     texts: Any
@@ -38,8 +38,8 @@ def read_images(progress: bool, what: str, **parts: Any) -> Iterator[Image]:
 
     Args:
         progress: whether to show a progress bar.
-        what: what is searched, for the bar.
-        **parts: the maps, texts, flags and sizes by the names of the arguments, in this order.
+        what: what is searched, for the progress bar.
+        **parts: the maps, texts, flags and sizes, in this order, by the names of the arguments.
     """
     if parts["sizes"] is None:
         del parts["sizes"]
@@ -50,17 +50,14 @@ def read_images(progress: bool, what: str, **parts: Any) -> Iterator[Image]:
     for image in zip_longest(*parts.values(), fillvalue=missing):
         short = [name for name, part in zip(parts, image) if part is missing]
         if short:
-            raise ValueError(
-                f"{' and '.join(short)}: expected as many as {', '.join(parts)}, got {number}."
-                " Pass one of each per image."
-            )
+            expected = f"as many as {', '.join(parts)}"
+            raise checks.wrong(" and ".join(short), expected, number, "Pass one of each per image.")
         size = dict(zip(("height", "width"), image[3])) if len(image) > 3 else {}
         yield Image(image[0], image[1], image[2], size)
         number += 1
     if not number:
-        raise ValueError(
-            "maps: expected at least one, got none. A generator that was read before is empty:"
-            " make a new one."
+        raise checks.wrong(
+            "maps", "at least one", "none", "A generator can be read only once: make a new one."
         )
 
 
@@ -76,19 +73,16 @@ def _with_progress(maps: Iterable[Any], what: str, total: int | None) -> Iterabl
 
 
 def checked_axis(name: str, values: Any, **bounds: Any) -> list[float]:
-    """Return the numbers of an axis of the table in ascending order, each of them once."""
+    """Return the numbers of an axis of the table in ascending order, without repetitions."""
     if isinstance(values, str | Real) or not np.iterable(values):
-        raise TypeError(
-            f"{name}: expected a sequence of numbers, got {checks.describe(values)}."
-            f" Pass a list, as {name}=[0.3, 0.4]."
+        raise checks.wrong_type(
+            name, "a sequence of numbers", values, f"Pass a list, as {name}=[0.3, 0.4]."
         )
     numbers = sorted(
         {checks.number(f"{name}[{i}]", value, **bounds) for i, value in enumerate(values)}
     )
     if not numbers:
-        raise ValueError(
-            f"{name}: expected at least one number, got an empty list. Pass some to try."
-        )
+        raise checks.wrong(name, "at least one number", "an empty list", "Pass some to try.")
     return numbers
 
 
@@ -102,15 +96,15 @@ def count_hits(
 ) -> tuple[Counts, Counts]:
     """Count the hits, boxes and texts of every image, in each cell of a table and in the usual one.
 
-    The usual cell need not be in the table. Of a table of a single cell, where nothing is chosen,
-    it is that cell.
+    The usual cell need not be in the table. If the table has a single cell, so that nothing is
+    chosen, that is the usual one.
 
     Args:
         images: the images.
-        rows: the numbers that the rows are for, ascending.
-        columns: the numbers that the columns are for, ascending.
-        usual: the row and the column of the usual cell.
-        find: gives what is found in an image, row by row, for the numbers of rows and columns.
+        rows: the number of each row, ascending.
+        columns: the number of each column, ascending.
+        usual: the numbers of the usual cell, its row's and its column's.
+        find: yields what is found in an image, row by row, for the numbers of rows and columns.
         iou: the overlap that a hit exceeds.
 
     Returns:
@@ -123,7 +117,7 @@ def count_hits(
     for number, image in enumerate(images):
         try:
             texts = texts_of(image.texts, image.ignored)
-            if paddle.is_tensor(image.probability):  # to the host once, and not for each row
+            if paddle.is_tensor(image.probability):  # copied to the host once, not for each row
                 image = image._replace(probability=to_array(image.probability))
             counts.append([])
             for polygons, columns_kept in find(image, all_rows, all_columns):
@@ -132,11 +126,8 @@ def count_hits(
         except (TypeError, ValueError) as error:
             raise type(error)(f"image {number}: {error}") from error
     every = np.array(counts, np.int64)
-    places = (
-        [all_rows.index(row) for row in rows],
-        [all_columns.index(column) for column in columns],
-    )
-    table = every[:, places[0]][:, :, places[1]]
+    i, j = [all_rows.index(row) for row in rows], [all_columns.index(each) for each in columns]
+    table = every[:, i][:, :, j]
     return table, every[:, all_rows.index(usual[0]), all_columns.index(usual[1])]
 
 
@@ -146,17 +137,25 @@ def tables(counts: Counts) -> tuple[Floats, Floats, Floats]:
     return precision, recall, hmean
 
 
+def gain_of(counts: Counts, best: tuple[int, int], usual: Counts) -> Gain | None:
+    """Return what the best cell of a table gains over the usual one, None where none was chosen."""
+    images, rows, columns, _ = counts.shape
+    if rows * columns == 1 or not counts[..., 0].any():
+        return None
+    return gain_of_best(counts.reshape(images, -1, 3), usual, best[0] * columns + best[1])
+
+
 def edges(
     axes: Mapping[str, Floats], bounds: Sequence[float], hmean: Floats, best: tuple[int, int]
 ) -> dict[str, str]:
     """Return at which end of each axis the best cell lies, `"lowest"` or `"highest"`.
 
-    Left out are axes of a single number, where nothing was chosen, those where another number is as
-    good, and ends beyond which there are no numbers.
+    An axis is left out if it has a single number, so that nothing was chosen, if another number is
+    as good, or if the range of the argument ends there.
 
     Args:
-        axes: the numbers that rows and columns are for, by the name of the argument.
-        bounds: the least and the greatest number that there can be.
+        axes: the numbers of the rows and of the columns, by the name of the argument.
+        bounds: the ends of the range of the arguments.
         hmean: the table, `[rows, columns]`.
         best: the row and column of the best cell.
 
@@ -174,7 +173,7 @@ def edges(
 
 
 def remark_on_edges(best: Mapping[str, float], ends: Mapping[str, str]) -> list[str]:
-    """Return what is to be said of a best cell that lies at the edge of the table."""
+    """Return a remark for each axis on which the best cell lies at the edge of the table."""
     return [
         f"The best {name}, {best[name]:g}, is the {end} that was searched, and a {side} one may be"
         f" better. Search further: add {side} ones to {name}."
@@ -184,7 +183,7 @@ def remark_on_edges(best: Mapping[str, float], ends: Mapping[str, str]) -> list[
 
 
 def remark_on_zero(what: str, counts: Counts | None) -> list[str]:
-    """Return what is to be said of a table whose every hmean is 0."""
+    """Return the remark on a table with no hmean above 0, and the likely cause."""
     return [f"Every hmean is 0, so that no {what} chosen{_why_zero(counts)}"]
 
 
@@ -196,23 +195,23 @@ def _why_zero(counts: Counts | None) -> str:
         return ": no text counts. Search on images with texts that are not ignored."
     if not found:
         return (
-            ": no box was found anywhere in the table. Search lower limits, or train on: a detector"
-            " that has not learned yet finds nothing."
+            ": no box was found anywhere in the table. Search lower limits, or train longer: a"
+            " detector that has not learned yet finds nothing."
         )
     return (
         ": boxes were found, and none overlaps a text enough to be a hit. Draw some on an image."
-        " Where maps and images differ in size, pass `sizes`."
+        " If maps and images differ in size, pass `sizes`."
     )
 
 
 def remark_on_gain(what: str, over: str, gain: Gain, images: int) -> list[str]:
-    """Return what is to be said of a gain over the usual, where it is within noise."""
+    """Return a remark if a gain over the usual settings is within noise."""
     if gain.low > 0:
         return []
     points, low, high = (f"{100 * each:+.1f}" for each in gain)
     said = f"Over {over} the best {what} {points} points of hmean on "
     if images == 1:
-        return [f"{said}this image, and one image says nothing of others. Choose on more images."]
+        return [f"{said}this image, and one image tells little of others. Choose on more images."]
     verdict = "within noise. Choose on more images" if gain.hmean >= 0 else "no gain. Search others"
     return [
         f"{said}these {images} images, and between {low} and {high} on others like them (paired"

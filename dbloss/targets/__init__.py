@@ -1,4 +1,4 @@
-"""Text polygons to the four label maps that the loss is trained with."""
+"""Draws the label maps of an image from the polygons of its texts."""
 
 from dbloss.base import checks
 

@@ -1,4 +1,4 @@
-"""Outlines to the threshold map and its mask."""
+"""Draws the threshold map and its mask."""
 
 from functools import partial
 from typing import Any
@@ -13,7 +13,7 @@ from dbloss.targets.outlines import Half, Maps, Texts, checked_ratio, mover
 
 
 def border_half(shrink_ratio: Any, thresh_min: Any, thresh_max: Any) -> Half:
-    """Return the half that draws the threshold map."""
+    """Return the step that draws the threshold map and its mask."""
     ratio = checked_ratio(shrink_ratio)
     most = checks.number("thresh_max", thresh_max, least=0, most=1)
     least = checks.number("thresh_min", thresh_min, least=0, most=most)
@@ -38,7 +38,7 @@ def _draw_border(
     boxes = np.zeros((len(spans), 2, 2), np.int64)
     for i in np.flatnonzero((area > 0) & ~skipped).tolist():
         grown = mover(paths[slice(*spans[i])]).Execute(reach[i])
-        if grown:  # nothing, where all corners fall on one pixel
+        if grown:  # empty if all corners fall on one pixel
             outline = np.array(grown[0], np.int32)
             cv2.fillPoly(threshold_mask, [outline], 1)
             x, y, w, h = cv2.boundingRect(outline)
@@ -47,8 +47,8 @@ def _draw_border(
     windows = boxes.clip(0, threshold_map.shape[::-1])
     counts = outlines.ends - outlines.starts
     origin, left_top = (np.repeat(at[:, 0], counts, axis=0) for at in (boxes, windows))
-    # PaddleOCR makes the distance to a line from the three sides of the triangle that a pixel
-    # makes with the edge, and squares the edge in the dtype of the points.
+    # PaddleOCR computes the distance to a line from the three sides of the triangle of a pixel and
+    # an edge, and squares the length of the edge in the dtype of the points.
     local = (outlines.points - origin).astype(outlines.points.dtype)
     squares = np.square(local[outlines.following] - local).sum(axis=1).astype(np.float64)
     _draw_thresholds(
@@ -68,7 +68,7 @@ def _draw_border(
 
 @njit(**options({"contract"}))
 def _approach(nearest, start, stop, square, reach):  # type: ignore[no-untyped-def]
-    """Lower `nearest`, squared distances in a polygon's window, to those of an edge."""
+    """Lower `nearest`, the squared distances in a polygon's window, to those from one edge."""
     height, width = nearest.shape
     left = max(int(min(start[0], stop[0]) - reach), 0)
     top = max(int(min(start[1], stop[1]) - reach), 0)
@@ -77,12 +77,12 @@ def _approach(nearest, start, stop, square, reach):  # type: ignore[no-untyped-d
 
     along_x, along_y = stop - start
     exact = along_x**2 + along_y**2
-    if square == 0:  # a point given twice: no line, whatever the length
+    if square == 0:  # a point given twice makes no line: any length will do
         square = exact = 1.0
-    # Adding this times `dot` to the squared distance does what the rounding of `square` does to
-    # PaddleOCR's. On the edge `dot` is negative, the sum may be so too, and its root is NaN.
+    # PaddleOCR's squared distance is off, since `square` is rounded, by this error times `dot`. On
+    # the edge `dot` is negative; if the sum is negative too its root is NaN, as in PaddleOCR.
     error = np.float32((square - exact) / square)
-    acute = np.float32((square - exact) / 2)  # `dot` where PaddleOCR's angle is a right one
+    acute = np.float32((square - exact) / 2)  # the `dot` at which PaddleOCR sees a right angle
     normal_x, normal_y = along_y / np.sqrt(square), -along_x / np.sqrt(square)
     slope = np.float32(normal_x)
     start_x, stop_x = np.float32(start[0] - left), np.float32(stop[0] - left)
@@ -96,14 +96,14 @@ def _approach(nearest, start, stop, square, reach):  # type: ignore[no-untyped-d
             to_line = x * slope + offset
             dot = (x - start_x) * (x - stop_x) + dot_y
             squared = to_line * to_line + error * dot
-            # A positive dot is an acute angle, so the line does not count. Of the two ends only
-            # the start is looked at: the end is the start of the edge after.
+            # A positive `dot` means an acute angle: then the distance is that to an end of the
+            # edge. Only its start is looked at, since its end is the start of the next edge.
             if dot > acute:
                 squared = (x - start_x) * (x - start_x) + square_y
             row[i] = min(row[i], squared)
 
 
-# Compiled when it is imported: a forked worker has nothing left to compile.
+# Compiled at import, so that a forked worker has nothing left to compile.
 @compiled(
     "f4[:,::1], f8[:,::1], f8[::1], i8[::1], i8[::1], i8[::1], i8[:,:,::1], f8[::1], f8, f8",
     fastmath={"contract"},
@@ -113,7 +113,7 @@ def _draw_thresholds(  # type: ignore[no-untyped-def]
 ):
     """Raise the canvas to the thresholds around each polygon.
 
-    `points` are relative to the window of their polygon; `squares` are those of the edges.
+    `points` are relative to the window of their polygon; `squares` are squared lengths of edges.
     """
     for i in range(len(starts)):
         (left, top), (right, bottom) = windows[i]

@@ -1,4 +1,4 @@
-"""Text polygons to the four label maps that the loss is trained with."""
+"""Draws the label maps of an image, and stacks those of a batch."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ class Targets(NamedTuple):
 
 
 class WeightedTargets(NamedTuple):
-    """The label maps of one image with the weights of its pixels, float32 `[height, width]`."""
+    """The four label maps of one image and its text weights, each float32 `[height, width]`."""
 
     threshold_map: Maps
     threshold_mask: Maps
@@ -51,31 +51,32 @@ def make_targets(
 
     Threshold map and mask: the mask is 1 inside each polygon grown by its D. The map is
     `thresh_min + (thresh_max - thresh_min) * max(1 - d / D, 0)`, the greatest over the polygons,
-    where d is the least distance of a pixel to an edge: to the edge's line where the pixel sees
-    the edge under an angle of 90 degrees or more, to the nearer end otherwise. Ignored polygons
-    take no part.
+    where d is the least distance of a pixel to an edge: to the line through the edge if the pixel
+    sees the edge under an angle of 90 degrees or more, else to its nearer end. Ignored polygons are
+    left out.
 
     Shrink map and mask: polygons are clipped to the image first. The map is 1 inside each polygon
-    shrunk by its D; where that leaves no piece or several, the ratio is raised in steps of
-    `shrink_ratio`. The mask is 1 except inside the polygons that are ignored: the caller's, and
-    those narrower or lower than `min_text_size`, of an area under 1, or with nothing left.
+    shrunk by its D; if that leaves no piece or several, the ratio is raised in steps of
+    `shrink_ratio`. The mask is 0 inside the polygons that are ignored, and 1 elsewhere. Ignored are
+    those that the caller names, those narrower or lower than `min_text_size` or with an area below
+    1, and those of which shrinking leaves nothing.
 
-    Text weights, where `text_balance` is above 0: `(200 / a)^text_balance`, clipped to [0.25, 6],
-    on the pixels of a shrunk text that has a of them, a at least 20; 1 elsewhere. So a small word
-    weighs more, and with 1 each text as much as any other within the clip. Where two shrunk texts
-    share a pixel the greater weight counts. PaddleOCR has no such weights.
+    Text weights, if `text_balance` is above 0: `(200 / a)^text_balance`, clipped to [0.25, 6], on
+    the a pixels of a shrunk text, with 20 for a if there are fewer; 1 elsewhere. So the pixels of a
+    small word weigh more, and with `text_balance=1` all texts weigh the same, within the clip.
+    Where two shrunk texts share a pixel the greater weight counts. PaddleOCR has no such weights.
 
     Edge cases: without polygons the maps are those of a page without text. The direction of a
     polygon and repeated points make no difference. A polygon of zero area is ignored, and is not in
-    the threshold map. Where a polygon crosses itself, lobes of opposite direction subtract from its
-    area; where growing it gives several pieces, the first is drawn. A polygon partly outside the
-    image is cut off in the threshold map and clipped in the shrink map. One wholly outside still
-    reaches into the threshold map as far as it grows; clipped, it is a line on the border of the
-    image, and ignored in the shrink map.
+    the threshold map. If a polygon crosses itself, lobes of opposite direction subtract from its
+    area; if growing it gives several pieces, the first is drawn. A polygon partly outside the image
+    is cut off in the threshold map and clipped in the shrink map. One wholly outside still reaches
+    into the threshold map as far as it grows; clipped, it is a line on the border of the image, and
+    ignored in the shrink map.
 
-    The length of an edge is computed in float32 where float32 holds all coordinates exactly, as
-    PaddleOCR's label reader makes them, and in float64 otherwise. As in PaddleOCR, the rounding in
-    float32 can leave out a pixel within a few hundredths of a pixel of the edge.
+    The length of an edge is computed in float32 if float32 holds all coordinates exactly, as with
+    PaddleOCR's label reader, and in float64 otherwise. As in PaddleOCR, rounding in float32 can
+    leave out a pixel that is within a few hundredths of a pixel of the edge.
 
     It runs in a single thread and keeps no state between calls, so it can run in a forked
     DataLoader worker. Its loops are compiled when the module is imported for the first time; later
@@ -85,23 +86,23 @@ def make_targets(
         polygons: one `[k, 2]` array or list of lists per text, k >= 3, its points (x, y) in pixels.
             They are never changed.
         ignored: one bool per polygon, True for text that counts neither way.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
         shrink_ratio: in [0.01, 1).
         thresh_min: the threshold away from text, in [0, `thresh_max`].
         thresh_max: the threshold on the edge of a text, in [0, 1].
         min_text_size: the least width and height of a text that counts, in pixels.
-        text_balance: exponent of the text weights, in [0, 2]; 0 makes none.
+        text_balance: the exponent of the text weights, in [0, 2]; 0 for no weights.
 
     Returns:
         `Targets(threshold_map, threshold_mask, shrink_map, shrink_mask)`, each float32
-        `[height, width]`, and with `text_balance` above 0 `WeightedTargets`, which ends with
-        `text_weights`. They share one allocation; copy a map to keep it alone.
+        `[height, width]`; with `text_balance` above 0 `WeightedTargets`, whose fifth map is
+        `text_weights`. They share one allocation: copy a map to keep it without the others.
 
     Raises:
         TypeError: an argument is of the wrong type.
         ValueError: a polygon is not `[k, 2]`, a coordinate is not finite or beyond 2^24, the
-            number of flags is not that of polygons, or a number is out of range.
+            numbers of flags and polygons differ, or a number is out of range.
 
     Example:
         >>> from dbloss.targets import make_targets
@@ -127,13 +128,13 @@ def make_targets(
 def draw(
     polygons: Any, ignored: Any, height: Any, width: Any, *halves: Half
 ) -> tuple[dict[str, Maps], Texts | None]:
-    """Return the maps of the halves by name, and the texts as they are after the last half."""
+    """Return the maps of the steps by name, and the texts as the last step leaves them."""
     height, width = checked_size("height", height), checked_size("width", width)
     arrays = checks.polygons("polygons", polygons)
     skipped = checks.ignored("ignored", ignored, len(arrays))
 
     blank = {name: value for half in halves for name, value in half.blank.items()}
-    # One allocation for all maps: the system gives a large one in large pages, which are fewer.
+    # One large allocation for all maps: the system backs it with large pages, so with fewer.
     maps = dict(zip(blank, np.empty((len(blank), height, width), np.float32)))
     for name, value in blank.items():
         maps[name].fill(value)
@@ -146,23 +147,23 @@ def draw(
 
 
 def stack_targets(targets: Sequence[Sequence[Maps]], image: Any = None) -> list[Any]:
-    """Return the labels of a batch, made of the label maps of its images.
+    """Return the labels of a batch, stacked from the label maps of its images.
 
-    It is for arrays that are at hand. A `paddle.io.DataLoader` needs nothing: a dataset that
-    returns `(image, *make_targets(...))` gives batches that `DBLoss` takes as its labels.
+    With a `paddle.io.DataLoader` it is not needed: a dataset that returns
+    `(image, *make_targets(...))` gives batches that `DBLoss` takes as its labels.
 
     Args:
         targets: what `make_targets` returned for each image, all of one height and width.
-        image: the first of the labels, which no loss reads.
+        image: the first label, which no loss reads.
 
     Returns:
         `[image, threshold_map, threshold_mask, shrink_map, shrink_mask]`, as `DBLoss` and
-        `validate_batch` take them: each but the image a float32 tensor `[N, height, width]`. Of
+        `validate_batch` take them: each but the image a float32 tensor `[N, height, width]`. With
         `WeightedTargets` there is a sixth, `text_weights`.
 
     Raises:
         TypeError: `targets` are those of a single image, or not arrays.
-        ValueError: there is no image, sizes differ, or not all of them have weights.
+        ValueError: there is no image, sizes differ, or only some images have weights.
 
     Example:
         >>> from dbloss import validate_batch
@@ -180,25 +181,22 @@ def stack_targets(targets: Sequence[Sequence[Maps]], image: Any = None) -> list[
     single = isinstance(targets, Targets | WeightedTargets)
     pages = list(targets)
     if single or not all(isinstance(page, Sequence) for page in pages):
-        got = "that of a single image" if single else f"{type(pages[0]).__name__} in it"
-        raise TypeError(
-            f"targets: expected what make_targets returned for each image, in a list, got {got}."
-            " Pass [make_targets(...)] for a batch of one image."
-        )
+        got = "that of a single image" if single else f"a list of {type(pages[0]).__name__}"
+        expected = "a list of what make_targets returned for each image"
+        advice = "Pass [make_targets(...)] for a batch of one image."
+        raise checks.wrong("targets", expected, got, advice, TypeError)
     if not pages:
-        raise ValueError("targets: expected those of at least one image, got none. Skip the batch.")
+        raise checks.wrong("targets", "those of at least one image", "none", "Skip the batch.")
     size = np.shape(pages[0][0])
     for i, page in enumerate(pages):
         if len(page) != len(pages[0]):
-            raise ValueError(
-                f"targets: expected {len(pages[0])} maps of each image, as of the first, got"
-                f" {len(page)} of image {i}. Make all of them with text_balance, or none."
-            )
+            expected = f"{len(pages[0])} maps for each image, as for the first"
+            advice = "Make all of them with text_balance, or none."
+            raise checks.wrong("targets", expected, f"{len(page)} for image {i}", advice)
         for target in page:
             if np.shape(target) != size:
-                raise ValueError(
-                    f"targets: expected maps of one size, {list(size)} as the first, got"
-                    f" {list(np.shape(target))} of image {i}. Resize or pad the images of a batch"
-                    " to one size, and make the targets at that size."
-                )
+                expected = f"maps of one size, {list(size)} as the first"
+                got = f"{list(np.shape(target))} for image {i}"
+                advice = "Resize or pad the images of a batch to one size before make_targets."
+                raise checks.wrong("targets", expected, got, advice)
     return [image, *(paddle.to_tensor(np.stack(maps)) for maps in zip(*pages))]

@@ -1,4 +1,4 @@
-"""The outlines of the texts of a page, and what the two halves of its label maps share."""
+"""The outlines of the texts of a page, and what the two steps that draw label maps share."""
 
 import operator
 from collections.abc import Callable
@@ -16,17 +16,17 @@ Indices = NDArray[np.int64]
 
 
 class Outlines(NamedTuple):
-    """All polygons end to end; polygon i has the points `starts[i]` up to `ends[i]`."""
+    """All polygons in one array; polygon i is `points[starts[i] : ends[i]]`."""
 
     points: NDArray[Any]  # float `[points, 2]`
     starts: Indices  # `[polygons]`
     ends: Indices  # `[polygons]`
-    following: Indices  # `[points]`, the next point around the same polygon
+    following: Indices  # `[points]`, the index of the next point around the same polygon
 
     def measure(self) -> tuple[Floats, Floats]:
-        """Return area, negative where a polygon runs the other way, and perimeter."""
+        """Return the areas, negative for one of the two directions, and the perimeters."""
         points = self.points.astype(np.float64)
-        # Relative to a point of its own, the area of a polygon far out does not cancel away.
+        # Relative to the polygon's own first point: far from the origin the area would lose digits.
         points -= np.repeat(points[self.starts], self.ends - self.starts, axis=0)
         x, y = points.T
         next_x, next_y = points[self.following].T
@@ -35,7 +35,7 @@ class Outlines(NamedTuple):
         return area, np.add.reduceat(length, self.starts)
 
     def turned(self, which: NDArray[np.bool_]) -> "Outlines":
-        """Return the outlines, some of them with their points in the other order."""
+        """Return the outlines, those in `which` with their points in the opposite order."""
         points = self.points.copy()
         for i in np.flatnonzero(which):
             points[self.starts[i] : self.ends[i]] = self.points[self.starts[i] : self.ends[i]][::-1]
@@ -43,21 +43,21 @@ class Outlines(NamedTuple):
 
 
 class Texts(NamedTuple):
-    """The texts of a page as a step finds them."""
+    """The texts of a page, before or after one of PaddleOCR's steps."""
 
     outlines: Outlines
     ignored: NDArray[np.bool_]  # `[polygons]`
 
 
 class Half(NamedTuple):
-    """What one of PaddleOCR's two steps makes."""
+    """One of PaddleOCR's two steps, each of which makes half of the label maps."""
 
-    blank: dict[str, float]  # its maps, and what each holds where there is no text
-    draw: Callable[..., Texts]  # draws into them, and returns the texts as the next step finds them
+    blank: dict[str, float]  # the names of its maps, with their value where there is no text
+    draw: Callable[..., Texts]  # draws into the maps, and returns the texts for the next step
 
 
 def join(arrays: list[NDArray[Any]]) -> Outlines:
-    """Return the outlines of polygons, in float32 where that holds all coordinates exactly."""
+    """Return the outlines of polygons, in float32 if that holds all coordinates exactly."""
     counts = np.array([len(array) for array in arrays], np.int64)
     points = np.concatenate(arrays).astype(np.float64, order="C")
     single = points.astype(np.float32)
@@ -69,31 +69,26 @@ def join(arrays: list[NDArray[Any]]) -> Outlines:
 
 
 def mover(path: list[list[int]]) -> Any:
-    """Return what moves an outline by a distance, outwards where it is positive."""
+    """Return pyclipper's object that moves an outline, outwards by a positive distance."""
     moved = pyclipper.PyclipperOffset()
     moved.AddPath(path, pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
     return moved
 
 
 def checked_ratio(value: Any) -> float:
-    """Return `value` if it is a shrink ratio, raise otherwise."""
-    ratio: float = checks.number("shrink_ratio", value, least=0.01, below=1)
-    return ratio
+    """Return `value` as a float if it is a shrink ratio, raise otherwise."""
+    return checks.number("shrink_ratio", value, least=0.01, below=1)
 
 
 def checked_size(name: str, value: Any) -> int:
-    """Return `value` if it is a whole number of pixels, raise otherwise."""
+    """Return `value` as an int if it is a whole number of pixels, raise otherwise."""
     try:
         pixels = operator.index(value)
     except TypeError:
         pixels = None
     if pixels is None or isinstance(value, bool):
-        raise TypeError(
-            f"{name}: expected a whole number of pixels, got {type(value).__name__} {value!r}."
-            " Pass an int, as in image.shape."
-        )
+        advice = "Pass an int, as in image.shape."
+        raise checks.wrong_type(name, "a whole number of pixels", value, advice)
     if pixels < 1:
-        raise ValueError(
-            f"{name}: expected at least 1 pixel, got {pixels}. Pass the size of the image."
-        )
+        raise checks.wrong(name, "at least 1 pixel", pixels, "Pass the size of the image.")
     return pixels

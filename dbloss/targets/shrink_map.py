@@ -1,4 +1,4 @@
-"""Outlines to the shrink map and its mask, and to the weights of text."""
+"""Draws the shrink map and its mask, and the text weights."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -20,35 +20,34 @@ from dbloss.targets.outlines import (
     mover,
 )
 
-# With `text_balance`: the pixels of a shrunk text of weight 1, the fewest that one is taken for,
-# the least and the greatest weight, and the exponent up to which this is a balance.
+# Text weights: the number of pixels of a shrunk text of weight 1, the least number that is assumed,
+# the least and the greatest weight, and the greatest exponent `text_balance`.
 _USUAL, _FEWEST, _LIGHTEST, _HEAVIEST, _STEEPEST = 200, 20, 0.25, 6.0, 2
 
 
 class Shrunk(NamedTuple):
-    """What the shrink map has of one polygon: its pieces, or none where it does not count."""
+    """What is left of one polygon in the shrink map: its pieces, none if it does not count."""
 
-    side: float  # the lesser of its width and height, in pixels, of what the image holds of it
-    too_small: bool  # narrower or lower than `min_text_size`, or of an area under 1
-    pieces: list[NDArray[np.int32]]  # each `[k, 2]`, corners (x, y) of what is drawn as text
+    side: float  # the lesser of width and height, in pixels, of the part inside the image
+    too_small: bool  # narrower or lower than `min_text_size`, or with an area below 1
+    pieces: list[NDArray[np.int32]]  # each `[k, 2]`, the corners (x, y) of what is drawn as text
 
 
 def shrink_half(shrink_ratio: Any, min_text_size: Any, text_balance: Any) -> Half:
-    """Return the half that draws the shrink map, without weights where `text_balance` is None."""
+    """Return the step that draws the shrink map, its mask and, given a balance, text weights."""
     ratio = checked_ratio(shrink_ratio)
     least = checks.number("min_text_size", min_text_size, least=0)
-    settings = {"shrink_ratio": ratio, "min_text_size": least}
+    draw = partial(_draw_shrunk, shrink_ratio=ratio, min_text_size=least)
     blank = {"shrink_map": 0.0, "shrink_mask": 1.0}
     if text_balance is not None:
-        settings["text_balance"] = checked_balance(text_balance)
+        draw = partial(draw, text_balance=checked_balance(text_balance))
         blank["text_weights"] = 1.0
-    return Half(blank, partial(_draw_shrunk, **settings))
+    return Half(blank, draw)
 
 
 def checked_balance(value: Any) -> float:
-    """Return `value` if it is an exponent of text weights, raise otherwise."""
-    balance: float = checks.number("text_balance", value, least=0, most=_STEEPEST)
-    return balance
+    """Return `value` as a float if it is an exponent of text weights, raise otherwise."""
+    return checks.number("text_balance", value, least=0, most=_STEEPEST)
 
 
 def shrink(
@@ -59,15 +58,15 @@ def shrink(
     shrink_ratio: float = 0.4,
     min_text_size: float = 8,
 ) -> list[Shrunk]:
-    """Return what the shrink map of `make_targets` has of each polygon, without drawing it.
+    """Return what `make_targets` would draw of each polygon in the shrink map, without drawing it.
 
     That is the polygon, clipped to the image, with its outline moved inwards by
-    `D = area * (1 - shrink_ratio^2) / perimeter`. Nothing is left of one that is too small.
+    `D = area * (1 - shrink_ratio^2) / perimeter`. A polygon that is too small has no pieces.
 
     Args:
         polygons: as for `make_targets`.
-        height: of the image, in pixels.
-        width: of the image, in pixels.
+        height: height of the image, in pixels.
+        width: width of the image, in pixels.
         shrink_ratio: as for `make_targets`.
         min_text_size: as for `make_targets`.
 
@@ -108,16 +107,16 @@ def _draw_shrunk(
     text_balance: float = 0,
     text_weights: Maps | None = None,
 ) -> Texts:
-    """Draw the shrink map and its mask, and the weights of text where there are any.
+    """Draw the shrink map and its mask, and the text weights if there are any.
 
-    A text without a piece is an ignored one from then on, and all are clipped to the image and run
-    in one direction, as PaddleOCR's step leaves them.
+    As PaddleOCR's step leaves them, the texts that are returned are clipped to the image and all
+    run in one direction, and those without a piece are ignored.
     """
     height, width = shrink_map.shape
     shrunk, outlines = _shrink_all(texts, height, width, shrink_ratio, min_text_size)
     pixels = outlines.points.astype(np.int32)
     if text_weights is not None:
-        text_weights.fill(0)  # while drawing, so that the greater of two weights stays
+        text_weights.fill(0)  # so that while drawing the greater of two weights stays
     for (_, _, pieces), start, end in zip(shrunk, outlines.starts, outlines.ends):
         for piece in pieces:
             cv2.fillPoly(shrink_map, [piece], 1)
@@ -131,7 +130,7 @@ def _draw_shrunk(
 
 
 def _weigh(weights: Maps, pieces: list[NDArray[np.int32]], text_balance: float) -> None:
-    """Raise the weights of the pixels of one shrunk text to what they weigh."""
+    """Raise the weights of the pixels of one shrunk text to its weight."""
     x, y, w, h = cv2.boundingRect(np.concatenate(pieces))
     inside = np.zeros((h, w), np.uint8)
     for piece in pieces:
@@ -145,12 +144,12 @@ def _weigh(weights: Maps, pieces: list[NDArray[np.int32]], text_balance: float) 
 def _shrink_all(
     texts: Texts, height: int, width: int, shrink_ratio: float, min_text_size: float
 ) -> tuple[list[Shrunk], Outlines]:
-    """Return what is left of each text that is not ignored, and all outlines as they are shrunk."""
+    """Return what is left of each text, nothing if it is ignored, and the clipped outlines."""
     outlines = texts.outlines
     most = np.array((width - 1, height - 1), outlines.points.dtype)
     outlines = outlines._replace(points=outlines.points.clip(0, most))
     area, perimeter = outlines.measure()
-    # Where an outline crosses itself, be it by the clipping, its direction decides what is left.
+    # If an outline crosses itself, as clipping may cause, its direction decides what is left.
     outlines = outlines.turned(area < 0)
     area = np.abs(area)
     points, starts, ends, _ = outlines
