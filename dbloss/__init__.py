@@ -49,7 +49,8 @@ else:
     def __getattr__(name: str) -> Any:
         """Import a module that needs more than the losses do, where it is first used.
 
-        An `AttributeError` says what to install, since `help(dbloss)` passes over nothing else.
+        A library that is missing makes it an `AttributeError`, the one error that `help(dbloss)`
+        skips.
         """
         if name not in _ON_USE:
             raise AttributeError(f"module 'dbloss' has no attribute {name!r}")

@@ -55,13 +55,10 @@ def _check_alike(threshold_map: Tensor, probability_map: Tensor) -> None:
     if len(threshold_map.shape) != len(axes) or not arguments.sizes_agree(
         threshold_map, probability_map, axes
     ):
-        raise ValueError(
-            f"threshold_map: expected the shape of probability_map, {list(probability_map.shape)},"
-            f" got {list(threshold_map.shape)}. Pass two maps of one size."
-        )
+        expected = f"the shape of probability_map, {list(probability_map.shape)}"
+        advice = "Pass two maps of one size."
+        raise checks.wrong("threshold_map", expected, list(threshold_map.shape), advice)
     if threshold_map.dtype != probability_map.dtype:
-        raise TypeError(
-            "threshold_map: expected the dtype of probability_map,"
-            f" {arguments.dtype_name(probability_map)}, got {arguments.dtype_name(threshold_map)}."
-            " Convert one of them with .astype."
-        )
+        expected = f"the dtype of probability_map, {arguments.dtype_name(probability_map)}"
+        got, advice = arguments.dtype_name(threshold_map), "Convert one of them with .astype."
+        raise checks.wrong("threshold_map", expected, got, advice, TypeError)
