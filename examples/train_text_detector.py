@@ -518,8 +518,7 @@ def draw_maps(model: nn.Layer, pages: Sequence[Page], loss: str, balance: float)
         [paddle.to_tensor(np.stack(part)) for part in zip(*samples)],
         image=pages[fullest].image,
         index=fullest,
-        # DiceLoss mines nothing; None draws what mining would choose.
-        main_loss_type=None if loss == "DiceLoss" else loss,
+        main_loss_type=loss,
     )
 
 
