@@ -124,7 +124,8 @@ def draw(rows: list[Row]) -> Figure:
         axes.set_ylabel("P")
     for axes in panels.flat[len(losses) :]:
         axes.set_axis_off()
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=columns)
+    named = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside lower center", ncols=columns)
     return figure
 
 

@@ -216,10 +216,10 @@ def plot_batch(
     figure, axes = panels.grid(rows, content, size, len(places), _ZOOM_RATIO, below, above, under)
     figure.suptitle(title, fontsize=12, y=1 - 0.05 / figure.get_size_inches()[1])
     if inside:
-        place = axes.pop("legend")
-        place.set_axis_off()
-        at = place.get_position().bounds
-        figure.legend(handles=legend, loc="center", bbox_to_anchor=at, frameon=False)
+        free = axes.pop("legend")
+        free.set_axis_off()
+        bounds = free.get_position().bounds
+        figure.legend(handles=legend, loc="center", bbox_to_anchor=bounds, frameon=False)
     elif legend:
         figure.legend(handles=legend, loc="lower center", ncols=_IN_A_ROW, frameon=False)
     for cell, ax in axes.items():
