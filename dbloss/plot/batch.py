@@ -23,7 +23,7 @@ from dbloss.plot import panels
 _Array = NDArray[Any]
 
 _NAMES = {"P": "probability P", "T": "threshold T", "B": "binary B"}
-# Of each channel the places of its target and its mask among the labels.
+# Where the labels hold the target and the mask of a channel.
 _PLACES = {"P": (3, 4), "T": (1, 2), "B": (3, 4)}
 
 _PIXEL_LOSS_NAMES: dict[type, str] = {
@@ -33,19 +33,19 @@ _PIXEL_LOSS_NAMES: dict[type, str] = {
     SquaredError: "squared error",
 }
 
-# Cross-entropy reaches 100; with 5 for the end of its scale smaller losses can be told apart.
+# Cross-entropy goes up to 100: on a scale of that length all smaller losses would look alike.
 _GREATEST_LOSS = 5.0
 
 # In inches.
-_NOTE = 0.3  # below a panel, a line
-_LINE = 0.22  # of the title or the legend
-_IN_A_ROW = 3  # entries of a legend below all panels
+_NOTE = 0.3  # for a line of text below a panel
+_LINE = 0.22  # for a line of the title or the legend
+_IN_A_ROW = 3  # entries of the legend where it is below all panels
 
 _LETTERS = "ABCDEFGHIJKL"  # of the zooms
 _ZOOMS = 3
 _ZOOM_RATIO = 0.6  # height to width
 _LEAST_ZOOMED = 128  # pixels: smaller maps are large enough as they are
-_FEW = 300  # pixels
+_FEW = 300  # hard negatives; fewer are drawn as dots
 
 
 class _Measured(NamedTuple):
@@ -58,7 +58,7 @@ class _Measured(NamedTuple):
     weights: _Array  # `[H, W]`, of the image's hard negatives; 0 where the loss does not mine
     mined: float  # sum of the weights in the batch
     most: float  # the end of the scale of the loss of a pixel
-    beyond: bool  # whether a pixel has more
+    beyond: bool  # whether a pixel has more than that
 
 
 def plot_batch(
@@ -198,7 +198,7 @@ def plot_batch(
         below |= {"loss": panels.SCALE, "mined": _NOTE}
         closer = [*beside, "P", "target P", "loss"]
         if measured.mines:
-            # The target of B would be below B: the legend has its place.
+            # The target of B is that of P and is not drawn again: the legend takes its place.
             rows = [[*names, "mined"], [*targets, *["legend"] * (channels == 3), "loss"]]
             closer = [*closer, "mined"][:4]
         else:
@@ -304,12 +304,11 @@ def _draw_pixel_loss(ax: Axes, measured: _Measured) -> None:
 def _draw_mined(ax: Axes, probability: _Array, measured: _Measured) -> None:
     panels.draw_map(ax, probability, "hard negatives over P", "gray")
     weights = measured.weights
-    panels.lay_over(ax, weights == 1, panels.VERMILLION)
-    panels.lay_over(ax, (weights > 0) & (weights < 1), panels.SKY)
-    for where, colour in ((weights == 1, panels.VERMILLION), (weights > 0, panels.SKY)):
-        few = where if colour == panels.VERMILLION else where & (weights < 1)
-        if few.sum() < _FEW:  # a pixel alone would be lost among thousands
-            ax.plot(*np.nonzero(few)[::-1], ".", color=colour, markersize=4)
+    shared = (weights > 0) & (weights < 1)
+    for where, colour in ((weights == 1, panels.VERMILLION), (shared, panels.SKY)):
+        panels.lay_over(ax, where, colour)
+        if where.sum() < _FEW:  # single pixels of a large map are too small to be seen
+            ax.plot(*np.nonzero(where)[::-1], ".", color=colour, markersize=4)
 
 
 def _mined_note(measured: _Measured) -> str:
@@ -335,7 +334,7 @@ def _worst_places(loss: _Array) -> list[tuple[int, int, int, int]]:
     across = width // 5
     down = min(round(across * _ZOOM_RATIO), height)
     left = np.nan_to_num(loss, nan=0, posinf=0, neginf=0).astype(np.float64)
-    left = (left - np.median(left)).clip(0)  # what the ground has everywhere is no place
+    left = (left - np.median(left)).clip(0)  # what all pixels have
     most = 0.0
     places: list[tuple[int, int, int, int]] = []
     for _ in range(_ZOOMS):
@@ -350,7 +349,7 @@ def _worst_places(loss: _Array) -> list[tuple[int, int, int, int]]:
         most = max(most, inside[y, x])
         if inside[y, x] <= 0.05 * most:
             break
-        # The window with the most in it may have it at its edge: its middle goes to the loss's.
+        # The loss may be at the edge of this window: move the window so that it is in the middle.
         found = left[y : y + down, x : x + across].clip(0)
         rows, columns = found.sum(axis=1), found.sum(axis=0)
         y += round(np.average(np.arange(down), weights=rows) - down / 2)

@@ -22,9 +22,9 @@ YELLOW = "#F0E442"
 VIRIDIS = "#21918C"  # the middle of the scale of maps
 
 # In inches.
-SCALE = 0.5  # below a panel, a scale with its numbers
+SCALE = 0.5  # for a scale and its numbers below a panel
 _EDGE, _GAP = 0.2, 0.25  # beside the panels, and between them
-_TITLE = 0.28  # above a panel, its title
+_TITLE = 0.28  # for the title of a panel, above it
 
 Window = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
@@ -102,7 +102,7 @@ def draw_map(
         vmax=most,
         aspect="auto",
     )
-    # One pixel of a large map would be lost: a marker has a size of its own.
+    # A single pixel of a large map is too small to be seen, and a marker is not.
     ax.plot(*np.nonzero(~finite)[::-1], "s", color=PURPLE, markersize=3)
     ax.set(xlim=limits[0], ylim=limits[1])
     return drawn
@@ -171,7 +171,7 @@ def outline(ax: Axes, where: NDArray[np.bool_]) -> None:
 def _around(where: NDArray[np.bool_], mode: Any) -> tuple[NDArray[Any], ...]:
     """Return x, y and values with one pixel more on each side.
 
-    A contour runs through the middles of the pixels, and those of the border count too.
+    A contour runs through the middles of pixels: with these it goes around those at the border.
     """
     y, x = (np.arange(-1, length + 1) for length in where.shape)
     return x, y, np.pad(where, 1, mode=mode).astype(np.float32)

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from dbloss.labels.report import Problem, Report
 
 _COLUMNS = 4
-_COLUMNS_OF_PAGES = 3  # which are to be read as a whole
+_COLUMNS_OF_PAGES = 3  # fewer, so that a whole page can be read
 _RATIO = 3 / 4  # height to width of a crop
 _LEAST = 64  # pixels, of the width of a crop
-_WHOLE = 2  # pages drawn of each fault of a whole line
+_WHOLE = 2  # whole pages drawn of each kind of fault
 
 _Chosen = tuple["Problem | None", "Page", NDArray[np.uint8]]  # and its image
 
@@ -43,8 +43,8 @@ def write_report(report: Report, folder: str | os.PathLike[str], most: int = 24)
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "problems.csv"]
-    # The mark at the start tells a spreadsheet that it is UTF-8. What JSON can write and UTF-8
-    # cannot, half of a pair of code units, is escaped.
+    # "-sig" writes a mark by which a spreadsheet knows UTF-8. JSON can hold half of a surrogate
+    # pair, which UTF-8 cannot: it is escaped.
     with written[0].open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("line", "entry", "kind", "place", "advice", "severity"))
