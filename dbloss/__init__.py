@@ -1,6 +1,6 @@
 """The training loss of Differentiable Binarization (DB) text detectors for PaddlePaddle."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 import sys
 from importlib import import_module

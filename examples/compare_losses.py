@@ -350,6 +350,7 @@ def draw_curves(rows: list[Row], losses: list[str]) -> Figure:
         ends.append((np.mean(hmeans[-1]), line))
     axes.set(xlabel="step", ylabel="hmean on the pages held out, at the best limits")
     axes.set_ylim(bottom=0)
+    axes.margins(x=0.01)  # half of the first and the last point
     axes.grid(alpha=0.3)
     ends.sort(key=lambda end: -end[0])
     handles = [line for _, line in ends]

@@ -496,7 +496,20 @@ def draw_printed_page(model: nn.Layer, limits: Pair, path: Path) -> int:
     return len(boxes)
 
 
-def draw_photographs(model: nn.Layer, pages: Sequence[Page], limits: Pair, folder: Path) -> None:
+def add_legend(image: np.ndarray) -> Image.Image:
+    """Return an image with what its colours mean below it."""
+    height, width = image.shape[:2]
+    picture = Image.new("RGB", (width, height + 26), "white")
+    picture.paste(Image.fromarray(image))
+    draw, font, x = ImageDraw.Draw(picture), ImageFont.truetype(FONTS[0], 16), 8
+    for name, colour in (("found", FOUND), ("true", TRUE), ("ignored", IGNORED)):
+        draw.rectangle((x, height + 11, x + 20, height + 14), colour)
+        draw.text((x + 26, height + 3), name, "black", font)
+        x += 44 + int(draw.textlength(name, font))
+    return picture
+
+
+def draw_photographs(model: nn.Layer, pages: Photographs, limits: Pair, folder: Path) -> None:
     """Draw photographs, the true boxes on them, and over these the boxes found."""
     folder.mkdir(exist_ok=True)
     for i, page in enumerate(pages):
@@ -506,7 +519,8 @@ def draw_photographs(model: nn.Layer, pages: Sequence[Page], limits: Pair, folde
             draw_outlines(image, chosen, colour)
         boxes = boxes_on(image, predict(model, page.image)[0], limits)
         draw_outlines(image, boxes, FOUND)
-        Image.fromarray(image).save(folder / f"{i}.png")
+        # Photographs of several folders may have one name: their number comes first.
+        add_legend(image).save(folder / f"{i}-{pages.labels[i].image.stem}.png")
 
 
 def draw_maps(model: nn.Layer, pages: Sequence[Page], loss: str, balance: float) -> Figure:
@@ -518,8 +532,7 @@ def draw_maps(model: nn.Layer, pages: Sequence[Page], loss: str, balance: float)
         [paddle.to_tensor(np.stack(part)) for part in zip(*samples)],
         image=pages[fullest].image,
         index=fullest,
-        # DiceLoss mines nothing; None draws what mining would choose.
-        main_loss_type=None if loss == "DiceLoss" else loss,
+        main_loss_type=loss,
     )
 
 

@@ -110,19 +110,22 @@ def draw(rows: list[Row]) -> Figure:
     for axes, loss in zip(panels.flat, losses):
         seen = [row for row in rows if row["loss"] == loss]
         values = {name: np.float64([row[name] for row in seen]) for name in COLUMNS[1:]}
+        steps, band = values["step"], "background: 5 to 95 % of its pixels"
         axes.fill_between(
-            values["step"], values["low"], values["high"], color="#0072b2", alpha=0.25, lw=0
+            steps, values["low"], values["high"], color="#0072b2", alpha=0.25, lw=0, label=band
         )
-        axes.plot(values["step"], values["median"], color="#0072b2", label="background: 5 to 95 %")
-        axes.plot(values["step"], values["text"], color="#d55e00", label="text: mean")
+        axes.plot(steps, values["median"], color="#0072b2", label="background: median")
+        axes.plot(steps, values["text"], color="#d55e00", label="text: mean")
         axes.set(title=loss, ylim=(0, 1), xlabel="step")
+        axes.margins(x=0)
         axes.tick_params(labelbottom=True)
         axes.grid(alpha=0.3)
     for axes in panels[:, 0]:
         axes.set_ylabel("P")
     for axes in panels.flat[len(losses) :]:
         axes.set_axis_off()
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    named = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*named, loc="outside lower center", ncols=columns)
     return figure
 
 

@@ -244,6 +244,10 @@ SHARED = {
         (f"docs/{page}.md", r"(\d+) to\s(\d+) seconds.*?\b(0\.\d)")
         for page in ("running", "troubleshooting")
     ],
+    "a step without numba": [
+        (f"docs/{page}.md", r"(\d+) to\s(\d+) times as long on 8 images")
+        for page in ("troubleshooting", "known-limits")
+    ],
     "configurations run through PaddleOCR's code": [
         ("README.md", r"(\d+) configurations"),
         ("docs/migration.md", r"The (\d+) configurations in"),

@@ -66,7 +66,7 @@ def test_trains_scores_draws_and_goes_on(example, options, monkeypatch, capsys, 
     assert [rows[-1][rate] for rate in RATES] == ["0.5", "1.0", "0.6667"]
 
     out = tmp_path / "out"
-    for picture in ("maps.png", "losses.png", "limits.png", "photographs/1.png"):
+    for picture in ("maps.png", "losses.png", "limits.png", "photographs/1-test_1.png"):
         with Image.open(out / picture) as image:
             assert np.asarray(image.convert("L"), np.float32).std() > 10, picture
     first = example.ppocrv4.load(out / "model.pdparams").state_dict()

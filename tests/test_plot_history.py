@@ -42,6 +42,10 @@ def test_each_step_is_thin_and_the_mean_thick(steps):
     assert len({mean.get_color() for _, mean in drawn.values()}) == 4
 
 
+def test_the_axis_begins_and_ends_where_the_steps_do():
+    assert plot_history(records(50)).axes[0].get_xlim() == (1, 50)
+
+
 def test_one_step_is_a_point():
     for _, mean in curves(plot_history(records(1))).values():
         assert mean.get_marker() == "o"

@@ -14,7 +14,7 @@ from pathlib import Path
 import programs
 import pytest
 
-pytest.importorskip("mkdocs", reason='needs pip install ".[docs]"')
+pytest.importorskip("mkdocs", reason="needs pip install --group docs")
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

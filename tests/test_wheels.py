@@ -25,7 +25,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-BRING_PADDLE = {"cpu", "test", "dev"}
+BRING_PADDLE = {"cpu", "test"}
 
 # The extras -------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from dbloss.plot import panels
 _Array = NDArray[Any]
 
 _NAMES = {"P": "probability P", "T": "threshold T", "B": "binary B"}
-# Of each channel the places of its target and its mask among the labels.
+# Where the labels hold the target and the mask of a channel.
 _PLACES = {"P": (3, 4), "T": (1, 2), "B": (3, 4)}
 
 _PIXEL_LOSS_NAMES: dict[type, str] = {
@@ -33,14 +33,19 @@ _PIXEL_LOSS_NAMES: dict[type, str] = {
     SquaredError: "squared error",
 }
 
-# Cross-entropy reaches 100; with 5 for the end of its scale smaller losses can be told apart.
+# Cross-entropy goes up to 100: on a scale of that length all smaller losses would look alike.
 _GREATEST_LOSS = 5.0
+
+# In inches.
+_NOTE = 0.3  # for a line of text below a panel
+_LINE = 0.22  # for a line of the title or the legend
+_IN_A_ROW = 3  # entries of the legend where it is below all panels
 
 _LETTERS = "ABCDEFGHIJKL"  # of the zooms
 _ZOOMS = 3
 _ZOOM_RATIO = 0.6  # height to width
 _LEAST_ZOOMED = 128  # pixels: smaller maps are large enough as they are
-_FEW = 300  # pixels
+_FEW = 300  # hard negatives; fewer are drawn as dots
 
 
 class _Measured(NamedTuple):
@@ -49,10 +54,11 @@ class _Measured(NamedTuple):
     parts: dict[str, float]  # of the batch
     pixel_name: str
     pixel: _Array  # `[H, W]`, the loss of each pixel of the image
-    weights: _Array  # `[H, W]`, of the image's hard negatives
+    mines: bool
+    weights: _Array  # `[H, W]`, of the image's hard negatives; 0 where the loss does not mine
     mined: float  # sum of the weights in the batch
     most: float  # the end of the scale of the loss of a pixel
-    beyond: bool  # whether a pixel has more
+    beyond: bool  # whether a pixel has more than that
 
 
 def plot_batch(
@@ -61,18 +67,18 @@ def plot_batch(
     *,
     image: Any = None,
     index: int = 0,
-    main_loss_type: MainLossType | None = None,
+    main_loss_type: MainLossType = "DiceLoss",
     ohem_ratio: float = 3,
     size: float = 12,
     zoom: Sequence[Sequence[int]] | None = None,
 ) -> panels.Picture:
     """Return a figure of one image of a batch: predictions, targets, losses, hard negatives.
 
-    First, at full width, the image. Then P, T and B, and the loss of each pixel of P on a scale of
-    its own; below them the targets of P and T and the hard negatives laid over P. The target of B
-    is that of P. Hatched pixels have no part in the loss of their map. Last, the places A, B, C
-    where that loss is largest, zoomed. All maps share the scale from 0 to 1, and values beyond it
-    have the colour of its ends. NaN and Inf have a colour of their own.
+    First, at full width, the image. Then P, T and B, the targets of P and T, and the loss of each
+    pixel of P on a scale of its own. The target of B is that of P. Where the loss mines, its hard
+    negatives are laid over P. Hatched pixels have no part in the loss of their map. Last, the
+    places A, B, C where the loss of the pixels is largest, zoomed. All maps share the scale from 0
+    to 1, and values beyond it have the colour of its ends. NaN and Inf have a colour of their own.
 
     The title has the weighted parts of `DBLoss(main_loss_type=..., ohem_ratio=...)` for the whole
     batch, as a training prints them. The hard negatives too are chosen from the whole batch, as
@@ -82,7 +88,6 @@ def plot_batch(
     error for `"Euclidean"`, the absolute error for `"MaskL1Loss"` and the focal loss for
     `"DiceFocalLoss"`, times the mask. The Dice losses have none: the cross-entropy is drawn, which
     is the second part of `"DiceBCELoss"` and what it mines by.
-    `"DiceLoss"`, `"MaskL1Loss"` and `"DiceFocalLoss"` mine nothing, and the figure says so.
 
     Args:
         predicts: holds `"maps"`, float `[N, 3, H, W]`, or `[N, 1, H, W]` as a DB head returns it in
@@ -95,8 +100,8 @@ def plot_batch(
             else from its least value to its greatest. None takes `labels[0][index]` where that is
             an image, and draws it in grey: PaddleOCR's loader reads BGR, others RGB.
         index: of the image in the batch, from 0.
-        main_loss_type: as in `DBLoss`. None stands for its default, `"DiceLoss"`, and draws the
-            hard negatives that `"BCELoss"` would mine.
+        main_loss_type: as in `DBLoss`. `"BCELoss"`, `"CrossEntropy"`, `"Euclidean"`,
+            `"OHEMDiceLoss"` and `"DiceBCELoss"` mine.
         ohem_ratio: as in `DBLoss`.
         size: width of the figure, in inches.
         zoom: places to show larger, each left, top, right and bottom in pixels of the maps. None
@@ -127,9 +132,8 @@ def plot_batch(
         AAAI 2020, figure 3.
     """
     checks.eager("plot_batch")
-    loss_type: MainLossType = "DiceLoss" if main_loss_type is None else main_loss_type
     ohem_ratio = checks.number("ohem_ratio", ohem_ratio, least=0)
-    loss_fn = DBLoss(main_loss_type=loss_type, ohem_ratio=ohem_ratio, check_batches=0)
+    loss_fn = DBLoss(main_loss_type=main_loss_type, ohem_ratio=ohem_ratio, check_batches=0)
     maps = arguments.maps(predicts, channels=1)
     if maps.shape[1] != 1:
         maps = arguments.maps(predicts)
@@ -152,7 +156,7 @@ def plot_batch(
         measured = _measure(loss_fn, maps, predicts, labels, index, main_loss_type, ohem_ratio)
         title += (
             f"\nof the whole batch: {_write_out(measured.parts)}"
-            f'\nDBLoss(main_loss_type="{loss_type}", ohem_ratio={ohem_ratio:g})'
+            f'\nDBLoss(main_loss_type="{main_loss_type}", ohem_ratio={ohem_ratio:g})'
         )
         if zoom is None:
             places = _worst_places(measured.pixel)
@@ -162,7 +166,11 @@ def plot_batch(
             masks[f"target {name}"] = masks[name]
         masks |= dict.fromkeys(("loss", "mined", "image"), masks["P"])
         shrunk = drawn["target P"] > 0.5
-        legend = [*_mined_legend(measured.weights), panels.OUTLINE, panels.HATCHED]
+        legend = _mined_legend(measured.weights)
+        if picture is not None or measured.mines:
+            legend.append(panels.OUTLINE)
+        if any((mask == 0).any() for mask in masks.values()):
+            legend.append(panels.HATCHED)
     if not all(np.isfinite(values).all() for values in drawn.values()):
         legend.append(panels.NOT_FINITE)
 
@@ -182,18 +190,38 @@ def plot_batch(
             panels.outline(ax, shrunk)
 
     beside = [] if picture is None else ["image"]
+    targets = [f"target {name}" for name in own]
+    below = {(targets if measured else names)[0]: panels.SCALE}
     if measured is None:
         rows, closer = [names], [*beside, *names]
     else:
-        targets = [f"target {name}" for name in own]
-        rows = [[*names, "loss"], [*targets, *"." * (channels == 3), "mined"]]
-        closer = [*beside, "P", "target P", "loss", "mined"][:4]
+        below |= {"loss": panels.SCALE, "mined": _NOTE}
+        closer = [*beside, "P", "target P", "loss"]
+        if measured.mines:
+            # The target of B is that of P and is not drawn again: the legend takes its place.
+            rows = [[*names, "mined"], [*targets, *["legend"] * (channels == 3), "loss"]]
+            closer = [*closer, "mined"][:4]
+        else:
+            rows = [names, [*targets, "loss"]] if channels == 3 else [[*names, *targets, "loss"]]
     if beside:
         rows = [beside, *rows]
     letters = _LETTERS[: len(places)]
     rows += [[f"{letter} {cell}" for cell in closer] for letter in letters]
     content = _without_padding(picture, height, width)
-    figure, axes = panels.grid(rows, content, size, len(places), _ZOOM_RATIO, bool(legend))
+    if content != (height, width):
+        title += f"\nof its {height} x {width} pixels the padding is left out"
+    above = 0.1 + _LINE * len(title.splitlines())
+    inside = any("legend" in row for row in rows)
+    under = 0 if inside or not legend else 0.1 + _LINE * -(-len(legend) // _IN_A_ROW)
+    figure, axes = panels.grid(rows, content, size, len(places), _ZOOM_RATIO, below, above, under)
+    figure.suptitle(title, fontsize=12, y=1 - 0.05 / figure.get_size_inches()[1])
+    if inside:
+        free = axes.pop("legend")
+        free.set_axis_off()
+        bounds = free.get_position().bounds
+        figure.legend(handles=legend, loc="center", bbox_to_anchor=bounds, frameon=False)
+    elif legend:
+        figure.legend(handles=legend, loc="lower center", ncols=_IN_A_ROW, frameon=False)
     for cell, ax in axes.items():
         letter, _, name = cell.partition(" ") if cell[:2].endswith(" ") else ("", "", cell)
         draw(ax, name)
@@ -206,13 +234,9 @@ def plot_batch(
                 panels.frame(ax, place, letter)
     if measured is not None:
         panels.scale_below(axes["loss"], "max" if measured.beyond else "neither")
-        axes["mined"].set_xlabel(_mined_note(measured, main_loss_type))
-    panels.scale_below(axes[names[-1]])
-    if content != (height, width):
-        title += f"\nof its {height} x {width} pixels the padding is left out"
-    figure.suptitle(title, fontsize=12)
-    if legend:
-        figure.legend(handles=legend, loc="outside lower center", ncols=3, frameon=False)
+        if measured.mines:
+            axes["mined"].set_xlabel(_mined_note(measured))
+    panels.scale_below(axes[(targets if measured else names)[0]])
     return figure
 
 
@@ -222,7 +246,7 @@ def _measure(
     predicts: Mapping[str, Tensor],
     labels: Sequence[Any],
     index: int,
-    main_loss_type: str | None,
+    main_loss_type: str,
     ohem_ratio: float,
 ) -> _Measured:
     probability, (g, m, *weights_of_pixels) = maps[:, 0].detach(), labels[3:]
@@ -237,7 +261,8 @@ def _measure(
         pixel_loss = _pixel_loss(loss_fn, main_loss_type)
         pixel = pixel_map(probability, g, pixel_loss)
         weights = paddle.zeros_like(pixel)
-        if main_loss_type is None or main_loss_type in MINED_TYPES:
+        mines = main_loss_type in MINED_TYPES
+        if mines:
             hardness = probability if main_loss_type == "OHEMDiceLoss" else pixel
             weights = hard_negative_weights(hardness, g, m, ohem_ratio)
     loss = to_array(pixel[index]) * to_array(m[index])
@@ -246,6 +271,7 @@ def _measure(
         parts={name: float(part) for name, part in parts.items()},
         pixel_name=_PIXEL_LOSS_NAMES.get(type(pixel_loss), type(pixel_loss).__name__),
         pixel=loss,
+        mines=mines,
         weights=to_array(weights[index]),
         mined=float(weights.sum()),
         most=min(greatest, _GREATEST_LOSS),
@@ -253,7 +279,7 @@ def _measure(
     )
 
 
-def _pixel_loss(loss_fn: DBLoss, main_loss_type: str | None) -> PixelLoss:
+def _pixel_loss(loss_fn: DBLoss, main_loss_type: str) -> PixelLoss:
     if main_loss_type in PIXEL_LOSSES:
         return PIXEL_LOSSES[main_loss_type]
     if main_loss_type == "MaskL1Loss":
@@ -278,24 +304,17 @@ def _draw_pixel_loss(ax: Axes, measured: _Measured) -> None:
 def _draw_mined(ax: Axes, probability: _Array, measured: _Measured) -> None:
     panels.draw_map(ax, probability, "hard negatives over P", "gray")
     weights = measured.weights
-    panels.lay_over(ax, weights == 1, panels.VERMILLION)
-    panels.lay_over(ax, (weights > 0) & (weights < 1), panels.SKY)
-    for where, colour in ((weights == 1, panels.VERMILLION), (weights > 0, panels.SKY)):
-        few = where if colour == panels.VERMILLION else where & (weights < 1)
-        if few.sum() < _FEW:  # a pixel alone would be lost among thousands
-            ax.plot(*np.nonzero(few)[::-1], ".", color=colour, markersize=4)
+    shared = (weights > 0) & (weights < 1)
+    for where, colour in ((weights == 1, panels.VERMILLION), (shared, panels.SKY)):
+        panels.lay_over(ax, where, colour)
+        if where.sum() < _FEW:  # single pixels of a large map are too small to be seen
+            ax.plot(*np.nonzero(where)[::-1], ".", color=colour, markersize=4)
 
 
-def _mined_note(measured: _Measured, main_loss_type: str | None) -> str:
-    if main_loss_type is not None and main_loss_type not in MINED_TYPES:
-        note = f"none: {main_loss_type} does not mine"
-    elif not measured.mined:
-        note = "none in the batch"
-    else:
-        note = f"{measured.weights.sum():,.0f} here, {measured.mined:,.0f} in the batch"
-    if main_loss_type is None:
-        note += "\nas BCELoss mines;\nDiceLoss does not"
-    return note
+def _mined_note(measured: _Measured) -> str:
+    if not measured.mined:
+        return "none in the batch"
+    return f"{measured.weights.sum():,.0f} here, {measured.mined:,.0f} in the batch"
 
 
 def _mined_legend(weights: _Array) -> list[Any]:
@@ -315,7 +334,7 @@ def _worst_places(loss: _Array) -> list[tuple[int, int, int, int]]:
     across = width // 5
     down = min(round(across * _ZOOM_RATIO), height)
     left = np.nan_to_num(loss, nan=0, posinf=0, neginf=0).astype(np.float64)
-    left = (left - np.median(left)).clip(0)  # what the ground has everywhere is no place
+    left = (left - np.median(left)).clip(0)  # what all pixels have
     most = 0.0
     places: list[tuple[int, int, int, int]] = []
     for _ in range(_ZOOMS):
@@ -330,7 +349,7 @@ def _worst_places(loss: _Array) -> list[tuple[int, int, int, int]]:
         most = max(most, inside[y, x])
         if inside[y, x] <= 0.05 * most:
             break
-        # The window with the most in it may have it at its edge: its middle goes to the loss's.
+        # The loss may be at the edge of this window: move the window so that it is in the middle.
         found = left[y : y + down, x : x + across].clip(0)
         rows, columns = found.sum(axis=1), found.sum(axis=0)
         y += round(np.average(np.arange(down), weights=rows) - down / 2)

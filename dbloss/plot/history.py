@@ -83,6 +83,8 @@ def plot_history(records: Sequence[Mapping[str, Any]]) -> panels.Picture:
     ax.set_ylabel("loss", fontsize=12)
     ax.tick_params(labelsize=11)
     ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    if len(steps) > 1:
+        ax.set_xlim(1, len(steps))
     ax.grid(alpha=0.3)
     columns = 4 if len(names) + broken <= 4 else 3
     figure.legend(ncols=columns, loc="outside upper center", frameon=False, fontsize=12)

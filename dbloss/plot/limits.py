@@ -13,7 +13,7 @@ from dbloss.base import checks
 from dbloss.plot import panels
 
 if TYPE_CHECKING:
-    from dbloss.score import Limit, Limits  # whose library a picture does without
+    from dbloss.score import Limit, Limits  # needs shapely, and a picture does not
 
 _SHADES = colormaps["viridis"]
 _CELL = 0.5, 0.36  # inches; it holds a number of 9 points

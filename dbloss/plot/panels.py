@@ -1,6 +1,5 @@
 """What the pictures share: their colours, their grid, and what is drawn into a panel."""
 
-import math
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, cast
@@ -21,6 +20,11 @@ ORANGE, SKY, GREEN = "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILLION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
 YELLOW = "#F0E442"
 VIRIDIS = "#21918C"  # the middle of the scale of maps
+
+# In inches.
+SCALE = 0.5  # for a scale and its numbers below a panel
+_EDGE, _GAP = 0.2, 0.25  # beside the panels, and between them
+_TITLE = 0.28  # for the title of a panel, above it
 
 Window = tuple[float, float, float, float]  # left, top, right, bottom, in pixels
 
@@ -49,32 +53,38 @@ def grid(
     size: float,
     zooms: int,
     zoom_ratio: float,
-    notes: bool,
+    below: dict[str, float],
+    above: float,
+    under: float,
 ) -> tuple[Picture, dict[str, Axes]]:
-    """Return a figure with a panel in each cell but `"."`, `size` inches wide.
+    """Return a figure with a panel in each cell, `size` inches wide.
 
-    Each shows maps of `shape` (H, W); a row of one cell has the full width. The last `zooms` rows
-    have panels of `zoom_ratio`. `notes` makes room for a legend.
+    Each panel shows maps of `shape` (H, W), and the last `zooms` rows have panels of `zoom_ratio`.
+    A row of one cell has the full width. There is room, in inches, `below` the panels of a row for
+    what a cell needs, and `above` and `under` all rows.
     """
     height, width = shape
     # Very long maps are squeezed.
     ratio = min(max(height / width, 0.25), 1.8)
-    wide = math.lcm(*map(len, rows))
-    mosaic = [[cell for cell in row for _ in range(wide // len(row))] for row in rows]
-    ratios = [zoom_ratio if i >= len(rows) - zooms else ratio for i in range(len(rows))]
-    # An image as high as it is wide does not fill the width.
-    heights = [min(part / len(row), 0.8) for row, part in zip(rows, ratios)]
-    down = size * sum(heights) + 0.6 * len(rows) + (1.8 if notes else 0.6)
-    figure = Picture(figsize=(size, down), layout="constrained")
-    axes: dict[str, Axes] = figure.subplot_mosaic(
-        mosaic,  # type: ignore[arg-type]
-        height_ratios=heights,
-    )
+    places: dict[str, tuple[float, float, float, float]] = {}
+    y = above
     for i, row in enumerate(rows):
-        for cell in row:
-            if cell != ".":
-                axes[cell].set(xticks=[], yticks=[], box_aspect=ratios[i], anchor="N")
-                axes[cell].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+        part = zoom_ratio if i >= len(rows) - zooms else ratio
+        column = (size - 2 * _EDGE + _GAP) / len(row)
+        # An image as high as it is wide does not fill the width.
+        across = min(column - _GAP, 0.8 * size / part)
+        y += _TITLE
+        for j, cell in enumerate(row):
+            x = _EDGE + j * column + (column - _GAP - across) / 2
+            places[cell] = x, y, across, across * part
+        y += across * part + max(below.get(cell, 0) for cell in row) + _GAP / 2
+    down = y + under
+    figure = Picture(figsize=(size, down))
+    axes = {}
+    for cell, (x, y, across, high) in places.items():
+        axes[cell] = figure.add_axes((x / size, 1 - (y + high) / down, across / size, high / down))
+        axes[cell].set(xticks=[], yticks=[])
+        axes[cell].set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return figure, axes
 
 
@@ -92,20 +102,16 @@ def draw_map(
         vmax=most,
         aspect="auto",
     )
-    # One pixel of a large map would be lost: a marker has a size of its own.
+    # A single pixel of a large map is too small to be seen, and a marker is not.
     ax.plot(*np.nonzero(~finite)[::-1], "s", color=PURPLE, markersize=3)
     ax.set(xlim=limits[0], ylim=limits[1])
     return drawn
 
 
 def scale_below(ax: Axes, extend: str = "neither") -> None:
-    """Put the scale of a map below it, without moving the panel out of its row."""
-    place = ax.get_subplotspec()
-    assert place is not None
-    share = len(place.colspan) / place.get_gridspec().ncols
-    width = share * cast(Figure, ax.figure).get_size_inches()[0]
-    inch = 1 / (width * cast(float, ax.get_box_aspect()))
-    below = ax.inset_axes((0, -0.3 * inch, 1, 0.15 * inch))
+    """Put the scale of a map below it, `SCALE` inches high with its numbers."""
+    inch = 1 / (ax.get_position().height * cast(Figure, ax.figure).get_size_inches()[1])
+    below = ax.inset_axes((0, -0.25 * inch, 1, 0.15 * inch))
     drawn = ax.get_images()[0]
     ax.figure.colorbar(drawn, cax=below, orientation="horizontal", extend=extend)
 
@@ -165,7 +171,7 @@ def outline(ax: Axes, where: NDArray[np.bool_]) -> None:
 def _around(where: NDArray[np.bool_], mode: Any) -> tuple[NDArray[Any], ...]:
     """Return x, y and values with one pixel more on each side.
 
-    A contour runs through the middles of the pixels, and those of the border count too.
+    A contour runs through the middles of pixels: with these it goes around those at the border.
     """
     y, x = (np.arange(-1, length + 1) for length in where.shape)
     return x, y, np.pad(where, 1, mode=mode).astype(np.float32)

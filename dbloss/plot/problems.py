@@ -6,7 +6,7 @@ import csv
 import os
 import textwrap
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from dbloss.labels.report import Problem, Report
 
 _COLUMNS = 4
-_COLUMNS_OF_PAGES = 3  # which are to be read as a whole
+_COLUMNS_OF_PAGES = 3  # fewer, so that a whole page can be read
 _RATIO = 3 / 4  # height to width of a crop
 _LEAST = 64  # pixels, of the width of a crop
-_WHOLE = 2  # pages drawn of each fault of a whole line
+_WHOLE = 2  # whole pages drawn of each kind of fault
+
+_Chosen = tuple["Problem | None", "Page", NDArray[np.uint8]]  # and its image
 
 _LEGEND: list[tuple[str, Any]] = [
     ("the text in question", {"color": panels.YELLOW, "linewidth": 2}),
@@ -41,8 +43,8 @@ def write_report(report: Report, folder: str | os.PathLike[str], most: int = 24)
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "problems.csv"]
-    # The mark at the start tells a spreadsheet that it is UTF-8. What JSON can write and UTF-8
-    # cannot, half of a pair of code units, is escaped.
+    # "-sig" writes a mark by which a spreadsheet knows UTF-8. JSON can hold half of a surrogate
+    # pair, which UTF-8 cannot: it is escaped.
     with written[0].open("w", newline="", encoding="utf-8-sig", errors="backslashreplace") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow(("line", "entry", "kind", "place", "advice", "severity"))
@@ -94,15 +96,10 @@ def plot_problems(report: Report, *, most: int = 24, size: float = 12) -> panels
         Colours: Okabe and Ito, "Color Universal Design", 2008.
     """
     chosen = _readable(report, _by_turns(report), _checked_most(most))
-    if not chosen:
-        return None
     of_file = [problem for problem in report.problems if problem.line is None]
     lines = [f"{len(chosen)} of {len(report.problems):,} problems"]
     lines += [f"the whole file, {problem.kind}: {problem.advice}" for problem in of_file]
-    figure, axes = _sheet(len(chosen), size, lines, _LEGEND, _COLUMNS, _RATIO)
-    for ax, (problem, page, image) in zip(axes, chosen):
-        _draw_problem(ax, problem, page, image, report)
-    return figure
+    return _sheet(report, chosen, lines, size, _LEGEND, _COLUMNS, _RATIO)
 
 
 def plot_pages(report: Report, *, most: int = 12, size: float = 12) -> panels.Picture | None:
@@ -142,31 +139,25 @@ def plot_pages(report: Report, *, most: int = 12, size: float = 12) -> panels.Pi
     most = _checked_most(most)
     spread = np.unique(np.linspace(0, len(sound) - 1, min(most, len(sound))).astype(int))
     chosen = _readable(report, ((None, sound[i]) for i in spread), most)
-    if not chosen:
-        return None
+    ratios = [image.shape[0] / image.shape[1] for _, _, image in chosen]
+    ratio = float(np.clip(np.median(ratios or 1), 0.3, 1.5))
     lines = [
         f"{len(chosen)} of {len(sound):,} pages without a problem of their own, from the whole file"
     ]
-    ratio = float(np.clip(np.median([i.shape[0] / i.shape[1] for _, _, i in chosen]), 0.3, 1.5))
-    figure, axes = _sheet(len(chosen), size, lines, _LEGEND[1:], _COLUMNS_OF_PAGES, ratio)
-    for ax, (_, page, image) in zip(axes, chosen):
-        height, width = image.shape[:2]
-        corners = np.array([(0, 0), (width, height)])
-        panels.draw_window(ax, image, panels.window(corners, ratio, 1, 1), ratio)
-        _draw_texts(ax, page)
-        ax.set_title(f"line {page.line}", fontsize=10, loc="left")
-    return figure
+    return _sheet(report, chosen, lines, size, _LEGEND[1:], _COLUMNS_OF_PAGES, ratio)
 
 
 def _checked_most(most: Any) -> int:
     return checks.whole("most", most, least=1)
 
 
-def _readable(report: Report, wanted: Any, most: int) -> list[tuple[Any, Page, NDArray[np.uint8]]]:
-    """Return the first of the problems and pages whose image can be read, and the image."""
+def _readable(
+    report: Report, wanted: Iterable[tuple[Problem | None, Page]], most: int
+) -> list[_Chosen]:
+    """Return the first of the problems and pages whose image can be read."""
     from dbloss.labels.images import read_image
 
-    chosen: list[tuple[Any, Page, NDArray[np.uint8]]] = []
+    chosen: list[_Chosen] = []
     for problem, page in wanted:
         if len(chosen) == most:
             break
@@ -178,25 +169,30 @@ def _readable(report: Report, wanted: Any, most: int) -> list[tuple[Any, Page, N
 
 
 def _sheet(
-    count: int,
-    size: float,
+    report: Report,
+    chosen: list[_Chosen],
     lines: Sequence[str],
+    size: float,
     legend: list[tuple[str, Any]],
     most_columns: int,
     ratio: float,
-) -> tuple[panels.Picture, NDArray[Any]]:
-    """Return a figure with lines of text above, a legend below, and axes for each panel."""
+) -> panels.Picture | None:
+    """Return a figure with lines of text above, a panel for each choice, and a legend below."""
+    if not chosen:
+        return None
     size = checks.number("size", size, least=4)
-    columns = min(most_columns, count)
-    rows = -(-count // columns)
+    columns = min(most_columns, len(chosen))
+    rows = -(-len(chosen) // columns)
     side = size / most_columns
     across = max(side * columns, 4.0)
     lines = [part for line in lines for part in textwrap.wrap(line, int(11 * across))]
     down = rows * (side * ratio + 0.3) + 0.2 * len(lines) + 0.4
     figure = panels.Picture(figsize=(across, down), layout="constrained")
     axes: NDArray[Any] = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax in axes[count:]:
+    for ax in axes[len(chosen) :]:
         ax.set_axis_off()
+    for ax, (problem, page, image) in zip(axes, chosen):
+        _draw_page(ax, problem, page, image, report, ratio)
     figure.suptitle("\n".join(lines), fontsize=10, x=0.01, ha="left")
     handles = [
         Line2D([], [], label=label, path_effects=panels.dark(style["linewidth"]), **style)
@@ -208,7 +204,7 @@ def _sheet(
         ncols=len(handles) if across >= 6 else 1,
         frameon=False,
     )
-    return figure, axes
+    return figure
 
 
 def _by_turns(report: Report) -> Iterator[tuple[Problem, Page]]:
@@ -232,32 +228,45 @@ def _by_turns(report: Report) -> Iterator[tuple[Problem, Page]]:
             yield problem, report.pages[problem.line - 1]
 
 
-def _draw_problem(
-    ax: Axes, problem: Problem, page: Page, image: NDArray[Any], report: Report
+def _draw_page(
+    ax: Axes,
+    problem: Problem | None,
+    page: Page,
+    image: NDArray[Any],
+    report: Report,
+    ratio: float,
 ) -> None:
+    """Draw the text in question and what is around it, or the whole page where there is none."""
     height, width = image.shape[:2]
-    points = None if problem.entry is None else page.texts[problem.entry - 1].points
-    if points is not None and not panels.can_be_drawn(points):
-        points = None
-    window = (0.0, 0.0, float(width), float(height))
-    if points is not None:
-        window = panels.window(points, _RATIO, _LEAST, 1.7)
-        if problem.kind == "outside":  # the image is shown too
-            ends = np.vstack((points, [(0, 0), (width, height)])).clip(-2 * width, 3 * width)
-            window = panels.window(ends, _RATIO, _LEAST, 1.05)
-    panels.draw_window(ax, image, window, _RATIO)
-    _draw_texts(ax, page, but=problem.entry)
+    title = f"line {page.line}"
+    points, entry, kind = None, None, ""
+    if problem is not None:
+        entry, kind = problem.entry, problem.kind
+        title += f": {kind}" if entry is None else f", entry {entry}: {kind}"
+    if entry is not None and panels.can_be_drawn(page.texts[entry - 1].points):
+        points = page.texts[entry - 1].points
+    corners = np.array([(0, 0), (width, height)])
+    if points is None:
+        window = panels.window(corners, ratio, 1, 1)
+    elif kind == "outside":  # the image is shown too
+        ends = np.vstack((points, corners)).clip(-2 * width, 3 * width)
+        window = panels.window(ends, ratio, _LEAST, 1.05)
+    else:
+        window = panels.window(points, ratio, _LEAST, 1.7)
+    panels.draw_window(ax, image, window, ratio)
+    for number, text in enumerate(page.texts, start=1):
+        if number != entry and panels.can_be_drawn(text.points):
+            panels.draw_outline(ax, text.points, panels.SKY, "--" if text.ignored else "-", 1)
     if points is not None:
         panels.draw_outline(ax, points, panels.YELLOW, "-", 2)
-        if problem.kind == "crossing" and len(points) <= 8:
+        if kind == "crossing" and len(points) <= 8:
             for number, point in enumerate(points, start=1):
                 panels.write(ax, point, str(number))
-        if problem.kind == "too-small":
+        if kind == "too-small":
             side = _training_side(points, image.shape, report.size)
             below = (points[:, 0].mean(), window[3] - 0.04 * (window[3] - window[1]))
             panels.write(ax, below, f"{side:.1f} pixels", va="bottom")
-    entry = "" if problem.entry is None else f", entry {problem.entry}"
-    ax.set_title(f"line {problem.line}{entry}: {problem.kind}", fontsize=10, loc="left")
+    ax.set_title(title, fontsize=10, loc="left")
 
 
 def _training_side(points: NDArray[Any], shape: Sequence[int], size: tuple[int, int]) -> float:
@@ -266,10 +275,3 @@ def _training_side(points: NDArray[Any], shape: Sequence[int], size: tuple[int, 
 
     scale = min(size[0] / shape[0], size[1] / shape[1])
     return shrink([points * np.float64(scale)], *size)[0].side
-
-
-def _draw_texts(ax: Axes, page: Page, but: int | None = None) -> None:
-    """Draw the outlines of a page."""
-    for number, text in enumerate(page.texts, start=1):
-        if number != but and panels.can_be_drawn(text.points):
-            panels.draw_outline(ax, text.points, panels.SKY, "--" if text.ignored else "-", 1)

@@ -80,6 +80,7 @@ def make_and_sort(
     flags = [bool(flag) for flag, fits in zip(ignored, fit) if fits]
     targets = make_targets(scaled, flags, height, width, **options)
     marked = [polygon for polygon, flag in zip(scaled, flags) if flag]
+    # What the labels ask to ignore; what else is masked was dropped.
     asked = make_targets(marked, [True] * len(marked), height, width).shrink_mask == 0
     masked = targets.shrink_mask == 0
     kinds = Kinds(
