@@ -96,8 +96,8 @@ def test_both_steps_one_after_the_other(name, kind, caplog):
     for step in case["order"]:
         step = {"border": MakeBorderMap, "shrink": MakeShrinkMap}[step]
         data = step(**case.get("settings", {}))(data)
-    check_page(data, name, "threshold_map", "threshold_mask", "shrink_map", "shrink_mask",
-               golden=STEP_MAPS)  # fmt: skip
+    maps = "threshold_map", "threshold_mask", "shrink_map", "shrink_mask"
+    check_page(data, name, *maps, golden=STEP_MAPS)
     for got, expected in zip(data["polys"], case["polys"], strict=True):
         if np.isfinite(
             got

@@ -43,7 +43,7 @@ def two_wheels() -> str:
             f'  CPU: pip install "{with_extra("cpu")}"\n'
             "  GPU: the wheel for your CUDA version:"
             " https://www.paddlepaddle.org.cn/en/install/quick\n"
-            "Of the extras of dbloss, cpu, test and dev bring the CPU wheel, and no other brings"
+            "Of the extras of dbloss, cpu and test bring the CPU wheel, and no other brings"
             " Paddle."
         )
     return ""
@@ -66,7 +66,7 @@ def two_opencvs() -> str:
             return _clash_text(folder, wheels) + (
                 "and then install one of them:\n"
                 f"{''.join(again)}"
-                "The extras targets, examples, test and dev of dbloss bring opencv-python-headless."
+                "The extras targets, examples and test of dbloss bring opencv-python-headless."
                 " Beside another OpenCV install what dbloss needs by name: pip install dbloss numba"
                 " pyclipper"
             )
