@@ -611,7 +611,7 @@ def checkout(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     for logger in (logging.getLogger("ppocr"), checks.LOGGER):
         for name in ("handlers", "filters"):
-            monkeypatch.setattr(logger, name, getattr(logger, name)[:])
+            monkeypatch.setattr(logger, name, [])
     monkeypatch.setattr(logging.getLogger("ppocr"), "propagate", True)
     yield tmp_path
     for handler in logging.getLogger("ppocr").handlers:
