@@ -57,6 +57,22 @@ def test_ties_share_the_places_left():
     np.testing.assert_array_equal(weights_of(hardness, g, np.ones_like(g)), expected)
 
 
+@pytest.mark.parametrize(
+    ("kind", "p"),
+    [("OHEMDiceLoss", [0.9, 3e-17, 1e-17, 2e-17, 0]), ("Euclidean", [0.9, 3e-9, 1e-9, 2e-9, 0])],
+)
+def test_small_values_that_differ_are_no_ties(kind, p):
+    """A trained detector has them. Paddle's `==` holds where numbers differ by less than 1e-15."""
+    p, g = np.float32([[p]]), np.float32([[[1, 0, 0, 0, 0]]])
+    valid, expected = np.ones_like(g), [[[0, 1, 0, 1, 0]]]
+    hardness = p**2 if kind == "Euclidean" else p
+    np.testing.assert_array_equal(weights_of(hardness, g, valid, negative_ratio=2), expected)
+    x = paddle.to_tensor(p, dtype="float64", stop_gradient=False)
+    BalanceLoss(main_loss_type=kind, negative_ratio=2)(x, *tensors([g, valid])).backward()
+    _, gradient = oracle.balance(p, g, valid, kind, ratio=2)
+    np.testing.assert_allclose(x.grad.numpy(), gradient, rtol=1e-6)
+
+
 def test_ties_at_zero_are_shared_among_negatives_alone():
     g = np.float32([[[1, 0, 0, 0]]])
     m = np.float32([[[1, 1, 1, 0]]])

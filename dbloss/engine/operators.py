@@ -89,7 +89,7 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     dtype = computed(hardness)
     hardness, gt, mask = (constant(tensor.astype(dtype)) for tensor in (hardness, gt, mask))
     # The hardness of pixels that are no negatives must not matter: infinity times 0 would be NaN.
-    is_negative = (mask - gt * mask) != 0
+    is_negative = (mask - gt * mask).astype(paddle.bool)  # not `!=`, which has a tolerance
     hardness = paddle.where(is_negative, hardness, paddle.zeros_like(hardness))
     sweeps = _Sweeps([Term(BY_PREDICTION, Pixels(hardness, 0, gt, mask, mask), balance)], ALONE)
     ((_, counts),) = sweeps.counts()
@@ -180,9 +180,10 @@ class _Sweeps:
         """Return 1 for each of the `n` hardest negatives, the tie weight for a tie, 0 elsewhere."""
         values = constant(self._hardness[index]) * negative
         threshold = self._nth_largest(values, n)
-        above = values > threshold
+        above, at_least = values > threshold, values >= threshold
         # A pixel that is no negative has the value 0 too, and is not to be chosen.
-        tied = (values == threshold).logical_and(negative.astype(paddle.bool))
+        # Not `==`, which Paddle takes for true where numbers differ by less than 1e-15.
+        tied = at_least.logical_xor(above).logical_and(negative.astype(paddle.bool))
         n_above, n_tied = self._count([above, tied])
         of_tie = tie_weight(n, n_above, n_tied, paddle).astype(values.dtype)
         return above.astype(values.dtype) + tied.astype(values.dtype) * of_tie
