@@ -7,7 +7,7 @@ r"""Train a small DBNet with DBLoss on rendered words or on photographs, and sho
         --loss BCELoss --text-balance 0.5 --bias -4 --limits best
 
 The detector is trained from scratch, and `--loss BCELoss` with its settings is for that alone: with
-trained weights keep the default, `DiceLoss` (docs/which-loss.md).
+trained weights take `TverskyLoss` (docs/which-loss.md).
 
 Without labels, pages of words are drawn while the detector learns from them. With PaddleOCR's label
 files it learns from crops of photographs; a tenth of them is held out, to choose limits on with

@@ -698,7 +698,7 @@ def test_a_mined_loss_wants_a_map_that_starts_as_background(settings, said_of, s
         for text in texts:
             (found,) = text.split("\n- ")[1:]
             assert found.startswith('predicts["maps"][:, 0] (probability): expected a map')
-            told = "on 100% of the pixels without text. With trained weights keep the default, Dice"
+            told = "on 100% of the pixels without text. With trained weights take TverskyLoss, or"
             assert told in found and f"From scratch {settings['main_loss_type']} " in found
 
 
@@ -745,7 +745,7 @@ def test_a_loss_with_a_logarithm_says_that_a_trained_map_is_next_to_0_on_text(se
         for text in texts:
             assert f"got less on {faint}% of the text's pixels, and less than 1e-12 on 3%" in text
             assert f". {name} is largest on these pixels" in text and text.count("\n- ") == 1
-            assert "With trained weights keep the default, DiceLoss" in text
+            assert "With trained weights take TverskyLoss, or the default, DiceLoss" in text
 
 
 def test_of_labels_out_of_order_no_start_is_told(said):

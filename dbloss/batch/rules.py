@@ -267,8 +267,8 @@ def of_start(batch: Batch, mined: str) -> Iterator[Finding]:
             yield Finding(
                 f"{name} start",
                 f"{name}: expected a map that starts as background, got one above {_FLAT} on"
-                f" {share:.0%} of the pixels without text. With trained weights keep the default,"
-                f" DiceLoss. From scratch {mined} sees only text and hard negatives, and from such"
+                f" {share:.0%} of the pixels without text. With trained weights take TverskyLoss,"
+                f" or the default, DiceLoss. From scratch {mined} sees only text and hard negatives, and from such"
                 " a start can end with nearly the same number for all pixels: before the training"
                 " set the bias of the layer before the sigmoid to -4,"
                 " layer.bias.set_value(paddle.full([1], -4.0)).",
@@ -288,8 +288,8 @@ def of_faint_text(batch: Batch, logarithm: str) -> Iterator[Finding]:
                 f"{name}: expected P above {FAINT[0]:g} on the text, got less on {low:.0%} of the"
                 f" text's pixels, and less than {FAINT[1]:g} on {lowest:.0%}, as is usual for a"
                 f" trained detector. {logarithm} is largest on these pixels, yet its gradient"
-                f" hardly moves those below {FAINT[1]:g}. With trained weights keep the default,"
-                " DiceLoss.",
+                f" hardly moves those below {FAINT[1]:g}. With trained weights take TverskyLoss,"
+                " or the default, DiceLoss.",
             )
 
 

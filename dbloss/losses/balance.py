@@ -59,7 +59,7 @@ class BalanceLoss(TermLayer):
     Args:
         balance_loss: False gives the loss without balance: d, or the mean of l over the mask,
             or Dice over the mask.
-        main_loss_type: one of the names above. From trained weights keep the default.
+        main_loss_type: one of the names above. From trained weights take `TverskyLoss`.
         negative_ratio: hard negatives for each positive, at least 0.
         return_origin: True returns the pair of L and the loss before the balance: d, or the map of
             l, `[N, H, W]`, or the loss without balance for `OHEMDiceLoss` and `DiceBCELoss`.
