@@ -266,6 +266,11 @@ SHARED = {
         ("docs/which-loss.md", r"by ([\d.]+) points in the mean at"),
         ("docs/finetuning.md", r"has ([\d.]+) points after 720 steps"),
     ],
+    "Tversky after 720 steps, and calibrated": [
+        ("docs/finetuning.md", r"that is (?P<b>[\d.]+) points .*? alone is (?P<a>[\d.]+)\s"),
+        ("docs/which-loss.md", r"is \[(?P<a>[\d.]+) points .*?, and (?P<b>[\d.]+) together"),
+        ("docs/zh/which-loss.md", r"\[高 (?P<a>[\d.]+) 个.*?则高 (?P<b>[\d.]+) 个"),
+    ],
 }
 
 

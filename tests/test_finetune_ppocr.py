@@ -4,12 +4,15 @@ import csv
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import paddle
 import pytest
 from label_files import WORD, write_label_file
 from PIL import Image
+
+from dbloss.score import Calibration
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "finetune_ppocr.py"
 RATES = ["precision", "recall", "hmean"]
@@ -52,7 +55,8 @@ def test_trains_scores_draws_and_goes_on(example, options, monkeypatch, capsys, 
     said = capsys.readouterr().out.splitlines()
     rates = "precision 0.500, recall 1.000"
     # The search finds nothing, so that no limits are better than PaddleOCR's.
-    assert said[-2:] == [f"limits 0.3 0.6: {rates}", "hmean 0.667"]
+    untouched = "not calibrated, since nothing is found on what is held out"
+    assert said[-3:] == [f"limits 0.3 0.6: {rates}", "hmean 0.667", untouched]
     rows = rows_of(tmp_path / "all.csv")
     assert [(row["pages"], row["limits"]) for row in rows] == [
         ("held out", "own"),
@@ -77,10 +81,38 @@ def test_trains_scores_draws_and_goes_on(example, options, monkeypatch, capsys, 
     # Nothing is left to train, and the scores stand in the CSV once.
     monkeypatch.setattr(example, "draw_all", lambda *arguments: None)
     run_here(example, monkeypatch, *options, "--resume")
-    assert capsys.readouterr().out.splitlines()[-1] == "hmean 0.667"
+    assert capsys.readouterr().out.splitlines()[-2] == "hmean 0.667"
     assert rows_of(tmp_path / "all.csv") == rows
     for name, value in example.ppocrv4.load(out / "model.pdparams").state_dict().items():
         np.testing.assert_array_equal(value.numpy(), first[name].numpy())
+
+
+def test_what_is_recommended_is_calibrated(example, options, monkeypatch, capsys, tmp_path):
+    """For 0.3 and 0.6, on what is held out; model.pdparams stays what was trained."""
+    asked = []
+
+    def search_calibration(maps, texts, ignored, **given):
+        asked.append((len(list(maps)), len(list(texts)), given["thresh"], given["box_thresh"]))
+        return SimpleNamespace(best=Calibration(0.5, 2.0, 0.1, 0.0, 0.0, 0.0))
+
+    monkeypatch.setattr(example, "search_calibration", search_calibration)
+    monkeypatch.setattr(example, "draw_all", lambda *arguments: None)
+    out = tmp_path / "out"
+    run_here(example, monkeypatch, *options, "--steps", 1)
+    assert not asked and not (out / "calibrated.pdparams").exists()
+    run_here(example, monkeypatch, *options, "--steps", 1, "--recipe", "recommended")
+    assert asked == [(1, 1, 0.3, 0.6)]  # of two photographs one is held out
+    said = capsys.readouterr().out.splitlines()
+    assert said[-2].startswith("calibrated with a = 0.5, b = 2: precision 0.000")
+    trained, calibrated = (
+        paddle.load(str(out / f"{name}.pdparams"), return_numpy=True)
+        for name in ("model", "calibrated")
+    )
+    last = "head.binarize.conv3."
+    np.testing.assert_allclose(calibrated[last + "weight"], trained[last + "weight"] / 2)
+    np.testing.assert_allclose(calibrated[last + "bias"], trained[last + "bias"] / 2 + 2)
+    changed = {name for name, value in trained.items() if (calibrated[name] != value).any()}
+    assert changed == {last + "weight", last + "bias"}
 
 
 @pytest.mark.parametrize(

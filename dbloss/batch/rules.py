@@ -268,9 +268,9 @@ def of_start(batch: Batch, mined: str) -> Iterator[Finding]:
                 f"{name} start",
                 f"{name}: expected a map that starts as background, got one above {_FLAT} on"
                 f" {share:.0%} of the pixels without text. With trained weights take TverskyLoss,"
-                f" or the default, DiceLoss. From scratch {mined} sees only text and hard negatives, and from such"
-                " a start can end with nearly the same number for all pixels: before the training"
-                " set the bias of the layer before the sigmoid to -4,"
+                f" or the default, DiceLoss. From scratch {mined} sees only text and hard"
+                " negatives, and from such a start can end with nearly the same number for all"
+                " pixels: before the training set the bias of the layer before the sigmoid to -4,"
                 " layer.bias.set_value(paddle.full([1], -4.0)).",
             )
 
