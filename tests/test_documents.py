@@ -263,7 +263,7 @@ SHARED = {
         ),
     ],
     "Tversky from trained weights, three seeds": [
-        ("docs/which-loss.md", r"by ([\d.]+) points in the mean at"),
+        ("docs/finetuning-study.md", r"by ([\d.]+) points in the mean at"),
         ("docs/finetuning.md", r"has ([\d.]+) points after 720 steps"),
     ],
     "Tversky after 720 steps, and calibrated": [
