@@ -18,7 +18,7 @@ from paddle import Tensor
 
 from dbloss.base.processes import ALONE, Processes
 from dbloss.base.tensors import computed, constant, widened
-from dbloss.engine.arithmetic import linear, value
+from dbloss.engine.arithmetic import value
 from dbloss.engine.formulas import MOST_SUMS, PixelLoss
 from dbloss.engine.mining import (
     BY_PREDICTION,
@@ -168,10 +168,9 @@ class _Sweeps:
 
     def _parts_of(self, index: int) -> tuple[Tensor, ...]:
         """Return what each pixel adds to the sums of a loss."""
-        g, w = self._g[index], self._weights[index]
-        parts: tuple[Tensor, ...] = self._terms[index].loss.parts(
-            self._hardness[index], w, self._product(g, w)
-        )
+        g, w, loss = self._g[index], self._weights[index], self._terms[index].loss
+        wg = None if getattr(loss, "reads_no_text", False) else self._product(g, w)
+        parts: tuple[Tensor, ...] = loss.parts(self._hardness[index], w, wg)
         if len(parts) > MOST_SUMS:
             raise TypeError(f"a loss has at most {MOST_SUMS} sums, and this one has {len(parts)}")
         return parts
@@ -192,7 +191,7 @@ class _Sweeps:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
         with paddle.no_grad():
             negative = self.negative(index)
-            sign = linear((d < 0).astype(d.dtype), -2.0, 1.0)
+            sign = paddle.sign(d + 1e-37)  # 1 for a loss of 0 as well
             values = negative * sign.astype(negative.dtype)
             if self._on_host(values):
                 array, n = values.numpy(), n.item()
