@@ -85,7 +85,7 @@ def calibrate(model: nn.Layer, data: Data, folder: Path) -> None:
         **PADDLEOCR._asdict(),
     ).best
     if best is None:
-        print("not calibrated, since nothing is found on what is held out")
+        print("not calibrated: nothing is found on what is held out", file=sys.stderr)
         return
     fold_calibration(model, best.a, best.b)
     paddle.save(model.state_dict(), str(folder / "calibrated.pdparams"))

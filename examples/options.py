@@ -53,7 +53,7 @@ def compare_losses(doc: str) -> ArgumentParser:
     losses = ["DiceLoss", "BCELoss", "OHEMDiceLoss", "DiceFocalLoss"]
     add("--losses", nargs="+", default=losses, metavar="LOSS", help="as DiceLoss:text_balance=1")
     add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED", help="of a training")
-    add("--steps", type=int, default=500, help=f"training steps of {BATCH} pages")
+    add("--steps", type=int, default=500, help=f"of {BATCH} pages; with ppocrv4 of 4")
     add_data_options(parser)
     add("--held-out", type=int, default=300, help="rendered pages to measure on, and for limits")
     add("--every", type=int, default=250, help="steps from one score to the next")
