@@ -76,7 +76,7 @@ def test_formulas_are_drawn_without_a_script(site, page):
     formulas = re.findall(r"\$\$.+?\$\$|\$[^$\n]+\$", source, re.DOTALL)
     assert built.count("<math") == len(formulas)
     assert not re.search(r"arithmatex|\\[(\[]", built)
-    assert bool(formulas) == (page == "mathematics")
+    assert bool(formulas) == (page in ("mathematics", "numerics"))
 
 
 def test_examples_are_shown_as_code(site):
