@@ -13,6 +13,7 @@ from dbloss.score import search
 from dbloss.score.bootstrap import Gain
 from dbloss.score.search import PADDLEOCR, Counts, Floats
 
+_OWN = (0.05, *(k / 10 for k in range(1, 10)), 0.95, 0.98, 0.99)
 _SLOPES = tuple(2.0 ** (k / 2) for k in range(-4, 9))  # from 1/4 to 16
 
 
@@ -88,7 +89,7 @@ def search_calibration(
     *,
     thresh: float = PADDLEOCR[0],
     box_thresh: float = PADDLEOCR[1],
-    own_thresh: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95),
+    own_thresh: Sequence[float] = _OWN,
     a: Sequence[float] = _SLOPES,
     iou: float = 0.5,
     sizes: Iterable[tuple[int, int]] | None = None,
@@ -118,7 +119,8 @@ def search_calibration(
         ignored: for each image one bool per text, True for text that counts neither way.
         thresh: the given threshold of a pixel, above 0 and below 1.
         box_thresh: the given threshold of a box's score, in [0, 1].
-        own_thresh: the values of P that may become `thresh`, each above 0 and below 1.
+        own_thresh: the values of P that may become `thresh`, each above 0 and below 1; by default
+            0.05, 0.1 to 0.9 in steps of 0.1, 0.95, 0.98 and 0.99.
         a: the slopes, each above 0.
         iou: the overlap that a hit exceeds, in [0, 1].
         sizes: the (height, width) of each image, in pixels; None if they are those of the maps.
