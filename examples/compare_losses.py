@@ -267,7 +267,7 @@ def run_all(args: argparse.Namespace, keys: list[Key]) -> None:
                 as_completed(futures), total=len(keys), unit="training", disable=None
             ):
                 rows = future.result()
-                write_rows(args.csv, read_rows(args.csv) + rows)
+                replace_rows(args.csv, rows)
                 for row in rows[-2:]:
                     numbers = "precision {precision:.4f}, recall {recall:.4f}, hmean {hmean:.4f}"
                     what = "{loss}, seed {seed}, at {limits}'s limits: " + numbers
@@ -315,6 +315,17 @@ def write_rows(file: Path, rows: Iterable[Row]) -> None:
             rates = {name: round(row[name], 4) for name in ("precision", "recall", "hmean")}
             writer.writerow({**row, **rates})
     new.replace(file)
+
+
+def replace_rows(file: Path, rows: list[Row]) -> None:
+    """Write rows to a CSV, in place of those that it has of the same trainings."""
+    keys = set(map(key_of, rows))
+    write_rows(file, [row for row in read_rows(file) if key_of(row) not in keys] + rows)
+
+
+def key_of(row: Row) -> Key:
+    """Return what tells a training from others."""
+    return tuple(row[name] for name in KEY)
 
 
 def table(rows: list[Row], losses: list[str], seeds: list[int]) -> str:
@@ -384,12 +395,12 @@ def main() -> None:
         (args.network, data, loss, args.steps, seed) for seed in args.seeds for loss in args.losses
     ]
     own = [row for row in rows if row["pages"] == "test" and row["limits"] == "own"]
-    done = {tuple(row[name] for name in KEY) for row in own}
+    done = set(map(key_of, own))
     try:
         run_all(args, [key for key in keys if key not in done])
     except OSError as error:  # of an image that cannot be read to its end
         sys.exit(str(error))
-    asked_for = [row for row in read_rows(args.csv) if tuple(row[name] for name in KEY) in keys]
+    asked_for = [row for row in read_rows(args.csv) if key_of(row) in keys]
     curves = [r for r in asked_for if r["pages"] == "held out" and r["limits"] == "own"]
     draw_curves(curves, args.losses).savefig(args.out / "curves.png", dpi=150)
     print(table([r for r in asked_for if r["pages"] == "test"], args.losses, args.seeds))

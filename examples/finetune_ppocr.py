@@ -48,9 +48,9 @@ from compare_losses import (
     check_loss,
     read_loss,
     read_rows,
+    replace_rows,
     rows_held_out,
     rows_of_test,
-    write_rows,
 )
 from dbloss.score import fold_calibration, search_calibration
 from train_text_detector import (
@@ -61,12 +61,11 @@ from train_text_detector import (
     best_pair,
     describe_data,
     draw_all,
-    predict,
     read_data,
     read_limits,
     score,
     search_and_draw,
-    watched,
+    searched,
     write_model,
 )
 
@@ -76,14 +75,8 @@ from paddle import nn
 
 def calibrate(model: nn.Layer, data: Data, folder: Path) -> None:
     """Fold in what suits PaddleOCR's limits best on the pages held out, and write the weights."""
-    pages = data.held_out
-    best = search_calibration(
-        (predict(model, page.image)[0] for page in watched(pages, "calibration")),
-        (page.texts for page in pages),
-        (page.ignored for page in pages),
-        sizes=(page.image.shape[:2] for page in pages),
-        **PADDLEOCR._asdict(),
-    ).best
+    settings = PADDLEOCR._asdict()
+    best = searched(search_calibration, model, data.held_out, settings, desc="calibration").best
     if best is None:
         print("not calibrated: nothing is found on what is held out", file=sys.stderr)
         return
@@ -113,7 +106,8 @@ def main() -> None:
             limits = read_limits(args.limits)
             check_loss(loss, "ppocrv4")
             setting = read_loss(loss)
-            known = read_rows(args.csv) if args.csv else []
+            if args.csv:
+                read_rows(args.csv)  # to fail before the training
             data = read_data(args, args.seed, ppocrv4.CROP, count=HELD_OUT)
             paddle.seed(args.seed)
             training = Scheduled(
@@ -146,9 +140,8 @@ def main() -> None:
     tried = list(dict.fromkeys([limits, own, PADDLEOCR]))
     scores = dict(zip(tried, score(model, data.test, *tried, desc="test")))
     if args.csv and len(training.history) == args.steps:  # a training that was ended has no row
-        rows = [row for row in known if tuple(row[name] for name in KEY) != key]
-        rows += rows_held_out(key, args.steps, grid)
-        write_rows(args.csv, rows + rows_of_test(key, own, scores[own], scores[PADDLEOCR]))
+        rows = rows_held_out(key, args.steps, grid)
+        replace_rows(args.csv, rows + rows_of_test(key, own, scores[own], scores[PADDLEOCR]))
     draw_all(model, data, limits, loss.partition(":")[0], setting.text_balance, args)
     for pair in dict.fromkeys([limits, PADDLEOCR]):
         say("limits {:g} {:g}".format(*pair), scores[pair])

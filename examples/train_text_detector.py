@@ -37,7 +37,7 @@ import sys
 import threading
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -461,12 +461,23 @@ def boxes_on(image: np.ndarray, probability: np.ndarray, limits: Pair) -> list[n
 
 def search(model: nn.Layer, pages: Sequence[Page], **look: Any) -> Limits:
     """Return the score at a grid of limits."""
-    return search_limits(
+    return searched(search_limits, model, pages, GRID, **look)
+
+
+def searched(
+    find: Callable[..., Any],
+    model: nn.Layer,
+    pages: Sequence[Page],
+    settings: Mapping[str, Any],
+    **look: Any,
+) -> Any:
+    """Return what a search of `dbloss.score` finds on the pages; `look` is for the bar of tqdm."""
+    return find(
         (predict(model, page.image)[0] for page in watched(pages, **look)),
         (page.texts for page in pages),
         (page.ignored for page in pages),
         sizes=(page.image.shape[:2] for page in pages),
-        **GRID,
+        **settings,
     )
 
 

@@ -92,7 +92,8 @@ def test_started_again_it_does_what_is_missing(finished, example, monkeypatch, c
     file = tmp_path / "some.csv"
     rows = example.read_rows(finished[1] / "scores.csv")
     *_, missing = (tuple(row[name] for name in example.KEY) for row in rows)
-    example.write_rows(file, rows[:-6])  # without those of the last training
+    # Of the last training there is the score at PaddleOCR's limits alone.
+    example.write_rows(file, [*rows[:-6], {**rows[-1], "hmean": 0.5}])
 
     def run(args, key, line):
         assert key == missing

@@ -13,7 +13,7 @@ from dbloss.score import search
 from dbloss.score.bootstrap import Gain
 from dbloss.score.search import PADDLEOCR, Counts, Floats
 
-_OWN = (0.05, *(k / 10 for k in range(1, 10)), 0.95, 0.98, 0.99)
+_OWN = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 _SLOPES = tuple(2.0 ** (k / 2) for k in range(-4, 9))  # from 1/4 to 16
 
 
