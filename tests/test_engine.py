@@ -172,7 +172,7 @@ class FourSums(NamedTuple):
 
 def evaluated(loss, p, g, m):
     pixels = Pixels(p, 0, g, m, m)
-    (value,) = engine.evaluate([Term(loss, pixels)], lambda losses: losses, ALONE)
+    (value,) = engine.evaluate([Term(loss, pixels)], [[1]], ALONE)
     return value
 
 

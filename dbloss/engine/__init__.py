@@ -1,9 +1,9 @@
 """Chooses the engine that evaluates the terms of a batch.
 
-An engine is a module with a function `evaluate(terms, combine, processes)`. It makes `Sweeps` of
-the batch, leaves the way from sums to losses to `dbloss.engine.mining.outcomes`, and returns what
-`combine` makes of the losses of the terms, 0-D float32, differentiable in the maps. Engines know
-formulas and tensors, and no Layer.
+An engine is a module with a function `evaluate(terms, mix, processes)`. It makes `Sweeps` of the
+batch, leaves the way from sums to losses to `dbloss.engine.mining.outcomes`, and returns, for each
+row of `mix`, the sum of the losses of the terms times its numbers: 0-D float32, differentiable in
+the maps. Engines know formulas and tensors, and no Layer.
 
 `ENGINES` names them, the fastest first, each with what tells why it cannot run.
 """
@@ -22,20 +22,20 @@ from dbloss.base import checks
 from dbloss.base.processes import Processes
 from dbloss.base.tensors import without_amp
 from dbloss.engine import operators
-from dbloss.engine.mining import Balance, Combine, Term, maps_of
+from dbloss.engine.mining import Balance, Mix, Term, maps_of
 
 VARIABLE = "DBLOSS_ENGINE"
 
 
-def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> tuple[Tensor, ...]:
-    """Return what `combine` makes of the losses of the terms, 0-D float32, differentiable.
+def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Tensor, ...]:
+    """Return the sums of the losses that `mix` asks for, 0-D float32, differentiable.
 
     All maps are of one size. The losses are those of the images of all processes.
     """
     if not terms:
         return ()
     engine = choose(*maps_of(terms).values())
-    losses: tuple[Tensor, ...] = engine.evaluate(terms, combine, processes)
+    losses: tuple[Tensor, ...] = engine.evaluate(terms, mix, processes)
     return losses
 
 

@@ -9,6 +9,7 @@ are not used: they abort the process when two Python threads compute at once, or
 """
 
 import functools
+import operator
 import os
 import weakref
 from collections import deque
@@ -29,12 +30,11 @@ from dbloss.base.tensors import computed, hold, unchanged, without_amp
 from dbloss.engine import loops, operators
 from dbloss.engine.formulas import MOST_SUMS, Loss
 from dbloss.engine.mining import (
-    Combine,
     Counts,
+    Mix,
     Term,
     labels_of,
     maps_of,
-    mix_of,
     outcomes,
     tie_weight,
 )
@@ -48,12 +48,12 @@ _BLOCK_PIXELS = 1 << 17  # enough work for the call of a loop, few enough to sha
 _SAMPLE = 1 << 14  # pixels that tell where the hardest negatives begin
 
 
-def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> tuple[Tensor, ...]:
-    """Return what `combine` makes of the losses, 0-D float32, differentiable in the maps, once."""
+def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Tensor, ...]:
+    """Return the sums of the losses that `mix` asks for, 0-D float32, differentiable, once."""
     graded = paddle.is_grad_enabled()
     alive: list[weakref.ref[_Sign]] = []
     losses: tuple[Tensor, ...] = _Layer.apply(
-        terms, combine, processes, graded, alive, *maps_of(terms).values()
+        terms, mix, processes, graded, alive, *maps_of(terms).values()
     )
     if not losses[0].stop_gradient:
         refuse = functools.partial(_refuse_twice, *alive)
@@ -83,7 +83,7 @@ class _Layer(PyLayer):  # type: ignore[misc]
     def forward(
         ctx: Any,
         terms: Sequence[Term],
-        combine: Combine,
+        mix: Mix,
         processes: Processes,
         graded: bool,
         alive: list[weakref.ref[_Sign]],
@@ -94,18 +94,18 @@ class _Layer(PyLayer):  # type: ignore[misc]
         sweeps = _Sweeps(terms, maps, labels, needed, processes)
         with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
             found = outcomes(sweeps, terms)
-            values = np.array(combine([outcome.value for outcome in found]), np.float32)
-            if needed:
-                ctx.mix = mix_of(combine, len(terms))
-                ctx.partials = [outcome.partials for outcome in found]
+            # A loss that is no part of a sum must not make it NaN, as 0 * NaN would.
+            values = [sum(k * x.value for k, x in zip(row, found) if k) for row in mix]
+            losses = np.array(values, np.float32)
         if needed:
+            ctx.mix, ctx.found = mix, found
             ctx.sign = _Sign()
             alive.append(weakref.ref(ctx.sign))
             ctx.set_materialize_grads(False)
             ctx.sweeps, ctx.processes = sweeps, processes
             ctx.maps = {id(tensor): tensor.detach() for tensor in maps}
             ctx.check = unchanged(*maps, *labels.values())
-        return tuple(_tensor(values).unbind())
+        return tuple(_tensor(losses).unbind())
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -115,12 +115,13 @@ class _Layer(PyLayer):  # type: ignore[misc]
                 " Set the environment variable DBLOSS_ENGINE=operators."
             )
         ctx.check()
-        scales = np.array([0.0 if scale is None else scale.item() for scale in upstream]) @ ctx.mix
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
-        scales *= ctx.processes.size
-        written = ctx.sweeps.write(
-            [tuple(float(k * x) for x in partials) for k, partials in zip(scales, ctx.partials)]
-        )
+        scales = [0.0 if x is None else x.item() * ctx.processes.size for x in upstream]
+        partials = [
+            tuple(sum(map(operator.mul, scales, column)) * x for x in outcome.partials)
+            for column, outcome in zip(zip(*ctx.mix), ctx.found)
+        ]
+        written = ctx.sweeps.write(partials)
         with without_amp():
             return tuple(
                 hold(_tensor(written[key]), given) if key in written else None

@@ -4,10 +4,9 @@
 `Sweeps`; numbers may be NumPy's or 0-D tensors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
 from paddle import Tensor
 
 from dbloss.engine.formulas import Loss, Tversky
@@ -103,14 +102,8 @@ class Term(NamedTuple):
         return self.balance is not None and self.balance.per_pixel
 
 
-# Makes losses of those of the terms: sums of them, each times a number. The losses are tensors, or
-# NumPy arrays, of which an engine learns these numbers.
-Combine = Callable[[Sequence[Any]], Sequence[Any]]
-
-
-def mix_of(combine: Combine, count: int) -> Any:
-    """Return these numbers, float64, with a row for each loss and a column for each term."""
-    return np.array(combine(list(np.eye(count))))
+# What the losses of the terms are multiplied with: a row for each loss to return, the sum of these.
+Mix = Sequence[Sequence[float]]
 
 
 def maps_of(terms: Sequence[Term]) -> dict[int, Tensor]:

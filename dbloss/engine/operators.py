@@ -23,13 +23,12 @@ from dbloss.engine.formulas import MOST_SUMS, PixelLoss
 from dbloss.engine.mining import (
     BY_PREDICTION,
     Balance,
-    Combine,
     Counts,
+    Mix,
     Pixels,
     Term,
     labels_of,
     maps_of,
-    mix_of,
     nth_index,
     outcomes,
     tie_weight,
@@ -38,13 +37,13 @@ from dbloss.engine.mining import (
 _ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows are float64
 
 
-def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> tuple[Tensor, ...]:
-    """Return what `combine` makes of the losses of the terms, 0-D float32, differentiable."""
+def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Tensor, ...]:
+    """Return the sums of the losses that `mix` asks for, 0-D float32, differentiable."""
     values = paddle.stack([outcome.value for outcome in outcomes(_Sweeps(terms, processes), terms)])
     # A loss is a row of numbers times the values, added up. A value that is no part of a loss must
     # not make it NaN, as 0 * NaN would.
-    mix, is_part, nothing = _constants(mix_of(combine, len(terms)), values)
-    losses = paddle.where(is_part, mix * values, nothing).sum(axis=-1)
+    weights, is_part, nothing = _constants(np.array(mix, np.float64), values)
+    losses = paddle.where(is_part, weights * values, nothing).sum(axis=-1)
     cast: list[Tensor] = losses.astype(paddle.float32).unbind()
     return tuple(cast)
 

@@ -21,7 +21,7 @@ from dbloss.engine.formulas import (
 )
 from dbloss.engine.mining import Balance, Pixels, Term
 from dbloss.engine.operators import pixel_map
-from dbloss.losses.layer import Further, TermLayer, checked_pixels, total, weighted
+from dbloss.losses.layer import Further, TermLayer, checked_pixels
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -168,8 +168,8 @@ class BalanceLoss(TermLayer):
         with without_amp():
             if self.main_loss_type in PIXEL_LOSSES:
                 return balanced, pixel_map(pred, gt, PIXEL_LOSSES[self.main_loss_type])
-            terms = [term._replace(balance=None) for term in self._terms(pixels)]
-            return balanced, self._evaluate(terms)
+            terms = self._terms(pixels)
+            return balanced, self._evaluate([(w, x._replace(balance=None)) for w, x in terms])
 
     if TYPE_CHECKING:
         # A caller knows whether it asked for the pair: `Any` lets it take what comes for either.
@@ -181,33 +181,31 @@ class BalanceLoss(TermLayer):
             weights: Tensor | None = None,
         ) -> Tensor | Any: ...
 
-    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
-        return tuple(Term(loss, pixels, self._balance(mined)) for loss, mined in self._losses())
+    def _terms(self, pixels: Pixels) -> Sequence[tuple[float, Term]]:
+        return [
+            (weight, Term(loss, pixels, self._balance(mined)))
+            for weight, loss, mined in self._losses()
+        ]
 
-    def _losses(self) -> Sequence[tuple[Loss, bool]]:
-        """Return the losses that are added up, and whether each is mined."""
+    def _losses(self) -> Sequence[tuple[float, Loss, bool]]:
+        """Return the weight of each loss that is added up, the loss, and whether it is mined."""
         name, dice = self.main_loss_type, Tversky(self.eps, self.smooth)
         if name == "TverskyLoss":
             weights = self.tversky_alpha, self.tversky_beta, self.tversky_gamma
-            return [(Tversky(self.eps, self.smooth, *weights), False)]
+            return [(1, Tversky(self.eps, self.smooth, *weights), False)]
         if name == "MaskL1Loss":
-            return [(Mean(AbsoluteError(), self.eps), False)]
+            return [(1, Mean(AbsoluteError(), self.eps), False)]
         if name == "DiceBCELoss":
-            return [(dice, False), (Mean(BinaryCrossEntropy(), self.eps), True)]
+            mean = Mean(BinaryCrossEntropy(), self.eps)
+            return [(1, dice, False), (self.bce_weight, mean, True)]
         if name in PIXEL_LOSSES:
-            return [(Mean(PIXEL_LOSSES[name], self.eps), True)]
-        return [(dice, name == "OHEMDiceLoss")]
+            return [(1, Mean(PIXEL_LOSSES[name], self.eps), True)]
+        return [(1, dice, name == "OHEMDiceLoss")]
 
     def _balance(self, mined: bool) -> Balance | None:
         if not self.balance_loss:
             return None
         return Balance(self.negative_ratio, self.fallback_negatives, mined, self.eps)
-
-    def _combine(self, losses: Sequence[Any]) -> Any:
-        if len(losses) == 1:
-            return losses[0]
-        dice, cross_entropy = losses
-        return total([dice, weighted(self.bce_weight, cross_entropy)])
 
 
 @untranslated

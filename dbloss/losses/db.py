@@ -1,7 +1,7 @@
 """The loss of a Differentiable Binarization detector: splits the maps, calls its parts, adds."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args, overload
 
 import paddle
@@ -18,7 +18,7 @@ from dbloss.engine.mining import Pixels
 from dbloss.losses.balance import ALL_MINED, PIXEL_LOSSES, BalancedType, BalanceLoss
 from dbloss.losses.dice import DiceLoss
 from dbloss.losses.focal import DiceFocalLoss
-from dbloss.losses.layer import Further, LossLayer, total, weighted, weighted_mask
+from dbloss.losses.layer import Further, LossLayer, weighted_mask
 from dbloss.losses.mask_l1 import MaskL1Loss
 from dbloss.losses.tversky import TverskyLoss
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MainLossType = Literal[BalancedType, "DiceFocalLoss"]
 _LEVELS = ("p4", "p3", "p2")
 _Key = tuple[str, int]  # the name of some maps, and a channel
+_Row = Mapping[_Key, float]  # what the losses of maps weigh in a sum
 _OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss, TverskyLoss)
 
 
@@ -295,36 +296,29 @@ class DBLoss(LossLayer):
         mask = weighted_mask(shrink_mask, text_weights, *given.values())
         calls = {}
         for name, tensor in given.items():
-            text = Pixels(tensor, 0, shrink_map, mask, shrink_mask)
-            border = Pixels(tensor, 1, threshold_map, threshold_mask, threshold_mask)
-            calls[name, 0] = self.bce_loss, text
+            calls[name, 0] = self.bce_loss, Pixels(tensor, 0, shrink_map, mask, shrink_mask)
             if name != "cbn_maps":
-                calls[name, 1] = self.l1_loss, border
-                calls[name, 2] = self.dice_loss, text._replace(channel=2)
-        names = [
-            "loss",
-            "loss_shrink_maps",
-            "loss_threshold_maps",
-            "loss_binary_maps",
-            *(["loss_cbn"] if "cbn_maps" in given else []),
-            *auxiliary,
-        ]
-
-        def combine(losses: Mapping[_Key, Any]) -> list[Any]:
-            def three(name: str) -> list[Any]:
-                weights = self.alpha, self.beta, 1
-                return [weighted(w, losses[name, channel]) for channel, w in enumerate(weights)]
-
-            parts = three("maps")
-            if "cbn_maps" in given:
-                parts.append(losses["cbn_maps", 0])
-            parts += [total(three(name.removeprefix("loss_"))) for name in auxiliary]
-            return [
-                total([weighted(auxiliary.get(n, 1), x) for n, x in zip(names[1:], parts)]),
-                *parts,
-            ]
-
-        return dict(zip(names, self._evaluated(calls, text_weights, combine)))
+                border = threshold_map, threshold_mask, threshold_mask
+                calls[name, 1] = self.l1_loss, Pixels(tensor, 1, *border)
+                calls[name, 2] = self.dice_loss, Pixels(tensor, 2, shrink_map, mask, shrink_mask)
+        rows: dict[str, _Row] = {
+            "loss_shrink_maps": {("maps", 0): self.alpha},
+            "loss_threshold_maps": {("maps", 1): self.beta},
+            "loss_binary_maps": {("maps", 2): 1},
+        }
+        if "cbn_maps" in given:
+            rows["loss_cbn"] = {("cbn_maps", 0): 1}
+        for name in auxiliary:
+            maps_name = name.removeprefix("loss_")
+            weights = self.alpha, self.beta, 1
+            rows[name] = {(maps_name, channel): w for channel, w in enumerate(weights)}
+        every = {
+            key: auxiliary.get(name, 1) * weight
+            for name, row in rows.items()
+            for key, weight in row.items()
+        }
+        losses = self._evaluated(calls, text_weights, [every, *rows.values()])
+        return dict(zip(["loss", *rows], losses))
 
     def _expected(self) -> Expected:
         """Return what this loss makes of a batch."""
@@ -362,31 +356,37 @@ class DBLoss(LossLayer):
         self,
         calls: Mapping[_Key, tuple[Any, Pixels]],
         text_weights: Tensor | None,
-        combine: Callable[[Mapping[_Key, Any]], list[Any]],
+        rows: Sequence[_Row],
     ) -> Sequence[Tensor]:
-        """Return what is combined of that which each layer makes of its pixels.
+        """Return the sums, one for each row, of what each layer makes of its pixels.
 
         Layers of this package share their sweeps; any other is called on its channel.
         """
         processes = self._processes()
-        terms, others = {}, {}
+        parts, others = {}, {}
         for key, (layer, pixels) in calls.items():
             if _shares_sweeps(layer, processes):
-                terms[key] = layer._terms(pixels)
+                parts[key] = layer._terms(pixels)
             else:
                 plane, weighs = pixels.maps[:, pixels.channel], pixels.mask is not pixels.valid
                 further = {"weights": text_weights} if weighs else {}
                 others[key] = layer(plane, pixels.target, pixels.valid, **further)
-
-        def by_layer(losses: Sequence[Any]) -> dict[_Key, Any]:
-            left = iter(losses)
-            return {key: calls[key][0]._combine([next(left) for _ in terms[key]]) for key in terms}
-
-        every = sum(terms.values(), ())
+        terms = [term for part in parts.values() for _, term in part]
+        mix = [
+            [row.get(key, 0) * weight for key, part in parts.items() for weight, _ in part]
+            for row in (rows if not others else [{key: 1} for key in parts])
+        ]
+        losses = evaluate(terms, mix, processes)
         if not others:
-            return evaluate(every, lambda losses: combine(by_layer(losses)), processes)
-        mixed = evaluate(every, lambda losses: list(by_layer(losses).values()), processes)
-        return combine(dict(zip(terms, mixed)) | others)
+            return losses
+        by_key = dict(zip(parts, losses)) | others
+        return [_sum([(weight, by_key[key]) for key, weight in row.items()]) for row in rows]
+
+
+def _sum(weighted: Sequence[tuple[float, Tensor]]) -> Tensor:
+    # On a GPU a product with 1, and a sum of one, would be a kernel launch.
+    losses = [loss if weight == 1 else weight * loss for weight, loss in weighted]
+    return paddle.add_n(losses) if len(losses) > 1 else losses[0]
 
 
 def _shares_sweeps(layer: nn.Layer, processes: Processes) -> bool:

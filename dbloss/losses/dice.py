@@ -1,5 +1,6 @@
 """The Dice loss."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dbloss.base.static import untraced
@@ -49,5 +50,5 @@ class DiceLoss(OverlapLoss):
     ) -> None:
         super().__init__(eps, smooth, global_batch, group)
 
-    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
-        return (Term(Tversky(self.eps, self.smooth), pixels),)
+    def _terms(self, pixels: Pixels) -> Sequence[tuple[float, Term]]:
+        return [(1, Term(Tversky(self.eps, self.smooth), pixels))]

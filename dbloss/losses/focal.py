@@ -9,7 +9,7 @@ from dbloss.base import checks
 from dbloss.base.static import untraced, untranslated
 from dbloss.engine.formulas import Focal, Mean, Tversky
 from dbloss.engine.mining import Pixels, Term
-from dbloss.losses.layer import TermLayer, checked_pixels, total, weighted
+from dbloss.losses.layer import TermLayer, checked_pixels
 
 
 @untraced
@@ -102,13 +102,9 @@ class DiceFocalLoss(TermLayer):
     if TYPE_CHECKING:
         __call__ = forward
 
-    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
+    def _terms(self, pixels: Pixels) -> Sequence[tuple[float, Term]]:
         focal = Focal.of(self.focal_alpha, self.focal_gamma, self.eps)
-        return (
-            Term(Tversky(self.eps, self.smooth), pixels),
-            Term(Mean(focal, self.eps), pixels),
-        )
-
-    def _combine(self, losses: Sequence[Any]) -> Any:
-        dice, focal = losses
-        return total([weighted(self.dice_weight, dice), weighted(self.focal_weight, focal)])
+        return [
+            (self.dice_weight, Term(Tversky(self.eps, self.smooth), pixels)),
+            (self.focal_weight, Term(Mean(focal, self.eps), pixels)),
+        ]

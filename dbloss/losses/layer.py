@@ -16,16 +16,6 @@ from dbloss.engine import evaluate
 from dbloss.engine.mining import Pixels, Term
 
 
-def weighted(weight: float, loss: Any) -> Any:
-    """Return `weight * loss`; a weight of 1 saves the product, on a GPU a kernel launch."""
-    return loss if weight == 1 else weight * loss
-
-
-def total(losses: Sequence[Any]) -> Any:
-    """Return the sum of losses, of tensors in one operator."""
-    return paddle.add_n(list(losses)) if paddle.is_tensor(losses[0]) else sum(losses)
-
-
 class Further(TypedDict, total=False):
     """The keywords beside its own that a layer lets pass, for a type checker.
 
@@ -54,19 +44,15 @@ class LossLayer(nn.Layer):  # type: ignore[misc]
 
 
 class TermLayer(LossLayer):
-    """A layer whose loss is made of terms, which an engine evaluates."""
+    """A layer whose loss is a sum of terms, each times its weight, which an engine evaluates."""
 
-    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
+    def _terms(self, pixels: Pixels) -> Sequence[tuple[float, Term]]:
         raise NotImplementedError
 
-    def _combine(self, losses: Sequence[Any]) -> Any:
-        """Return the loss of the layer: a sum of those of its terms, each times a number."""
-        (loss,) = losses
-        return loss
-
-    def _evaluate(self, terms: Sequence[Term]) -> Tensor:
+    def _evaluate(self, weighted_terms: Sequence[tuple[float, Term]]) -> Tensor:
+        weights, terms = zip(*weighted_terms)
         with without_amp():
-            (loss,) = evaluate(terms, lambda losses: [self._combine(losses)], self._processes())
+            (loss,) = evaluate(terms, [weights], self._processes())
         return loss
 
 

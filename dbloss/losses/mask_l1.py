@@ -1,5 +1,6 @@
 """The L1 loss over a mask."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from paddle import Tensor
@@ -69,5 +70,5 @@ class MaskL1Loss(TermLayer):
     if TYPE_CHECKING:
         __call__ = forward
 
-    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
-        return (Term(Mean(AbsoluteError(), self.eps), pixels),)
+    def _terms(self, pixels: Pixels) -> Sequence[tuple[float, Term]]:
+        return [(1, Term(Mean(AbsoluteError(), self.eps), pixels))]

@@ -1,5 +1,6 @@
 """The Tversky loss: Dice in which false finds and misses weigh apart."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from dbloss.base import checks
@@ -64,6 +65,6 @@ class TverskyLoss(OverlapLoss):
         self.beta = checks.number("beta", beta, least=0)
         self.gamma = checks.number("gamma", gamma, above=0)
 
-    def _terms(self, pixels: Pixels) -> tuple[Term, ...]:
+    def _terms(self, pixels: Pixels) -> Sequence[tuple[float, Term]]:
         weights = self.alpha, self.beta, self.gamma
-        return (Term(Tversky(self.eps, self.smooth, *weights), pixels),)
+        return [(1, Term(Tversky(self.eps, self.smooth, *weights), pixels))]
