@@ -11,6 +11,9 @@ from paddle import Tensor
 from dbloss.base import checks
 
 _GREATEST_FLOAT16 = 65504.0
+_IS_PADDLE_2 = paddle.__version__.startswith("2.")
+_NO_CONTEXT = nullcontext()
+_may_cast = getattr(paddle.amp, "is_autocast_enabled", lambda: True)
 
 
 def computed(*predictions: Tensor) -> Any:
@@ -24,14 +27,14 @@ def without_amp() -> AbstractContextManager[None]:
 
     Sums over a million pixels overflow in float16.
     """
-    if paddle.__version__.startswith("2."):
+    if _IS_PADDLE_2:
         # Paddle 2's AMP would refuse the graph too, without saying what to do.
         checks.eager(
             f"Paddle {paddle.__version__}",
             "Compile the model alone and call the loss on what it returns, or install Paddle 3.",
         )
-    if not getattr(paddle.amp, "is_autocast_enabled", lambda: True)():
-        return nullcontext()
+    if not _may_cast():
+        return _NO_CONTEXT
     context: AbstractContextManager[None] = paddle.amp.auto_cast(enable=False)
     return context
 
@@ -72,6 +75,8 @@ def hold(gradient: Tensor, prediction: Tensor) -> Tensor:
     prediction is exactly 0 or 1 it becomes the largest float16 instead: there the backward pass of
     a saturated sigmoid would turn an infinity into NaN, in every step.
     """
+    if prediction.dtype == gradient.dtype:
+        return gradient
     if prediction.dtype == paddle.float16:
         gradient = paddle.where(_saturated(prediction), _held(gradient), gradient)
     return gradient.astype(prediction.dtype)

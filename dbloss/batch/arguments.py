@@ -9,7 +9,7 @@ from paddle import Tensor
 
 from dbloss.base import checks
 
-_FLOATS = (paddle.float16, paddle.bfloat16, paddle.float32, paddle.float64)
+_FLOATS = (paddle.float32, paddle.float16, paddle.bfloat16, paddle.float64)  # the usual one first
 _LABEL_DTYPES = (
     *_FLOATS,
     paddle.bool,
@@ -21,6 +21,7 @@ _LABEL_DTYPES = (
 )
 LABEL_NAMES = ("image", "threshold_map", "threshold_mask", "shrink_map", "shrink_mask")
 WEIGHTS_NAME = "text_weights"  # the sixth label, which may be left out
+_IN_MESSAGES = [f"labels[{i}] ({name})" for i, name in enumerate((*LABEL_NAMES, WEIGHTS_NAME))]
 _IMAGE_AXES = (0, -2, -1)  # N, H and W of maps with or without channels
 _OPEN = -1  # in a static graph, the size of an axis that is known only when the graph runs
 
@@ -82,7 +83,8 @@ def labels(values: Any, like: Tensor | None = None) -> tuple[Tensor, ...]:
         expected = f"5 entries [{', '.join(LABEL_NAMES)}], or text_weights as the sixth"
         advice = "The image comes first and is not read: None will do for it."
         raise checks.wrong("labels", expected, len(values), advice)
-    if any(isinstance(value, Sequence | np.ndarray) for value in values[1:]):
+    others = [value for value in values[1:] if not paddle.is_tensor(value)]
+    if any(isinstance(value, Sequence | np.ndarray) for value in others):
         got = " and ".join(sorted({type(value).__name__ for value in values[1:]}))
         advice = (
             "dbloss.targets.stack_targets makes the labels of a batch of what make_targets returns"
@@ -106,7 +108,7 @@ def labels(values: Any, like: Tensor | None = None) -> tuple[Tensor, ...]:
 
 def label_name(index: int) -> str:
     """Return the name of a label in messages."""
-    return f"labels[{index}] ({(*LABEL_NAMES, WEIGHTS_NAME)[index]})"
+    return _IN_MESSAGES[index]
 
 
 def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:
@@ -197,15 +199,13 @@ def sizes_agree(tensor: Tensor, like: Tensor, axes: Sequence[int]) -> bool:
 
     Sizes that a static graph leaves open are compared when it runs.
     """
-    got, expected = tensor.shape, like.shape  # Paddle makes a new list at each access
-    pairs = [(got[axis], expected[axis]) for axis in axes]
-    if all(a == b != _OPEN for a, b in pairs):
-        return True
-    if any(_OPEN in pair for pair in pairs):
-        got, expected = _shape(tensor), _shape(like)
-        same = [got[axis] == expected[axis] for axis in axes]
-        _when_it_runs(paddle.stack(same).all(), tensor, like)
-    return all(a == b or _OPEN in (a, b) for a, b in pairs)
+    sizes = [[shape[axis] for axis in axes] for shape in (tensor.shape, like.shape)]
+    if not any(_OPEN in each for each in sizes):
+        return sizes[0] == sizes[1]
+    got, expected = _shape(tensor), _shape(like)
+    same = [got[axis] == expected[axis] for axis in axes]
+    _when_it_runs(paddle.stack(same).all(), tensor, like)
+    return all(a == b or _OPEN in (a, b) for a, b in zip(*sizes))
 
 
 def _when_it_runs(condition: Tensor, *tensors: Tensor) -> None:

@@ -76,14 +76,17 @@ ENGINES: dict[str, Callable[[Tensor], str | None]] = {
 }
 
 
+@functools.cache
+def _module(name: str) -> ModuleType:
+    # Not imported before an engine is wanted: numba takes a while.
+    return importlib.import_module(f"{__name__}.{name}")
+
+
 def choose(*maps: Tensor) -> ModuleType:
     """Return the engine that the environment asks for, or the fastest that runs on the maps."""
     asked = checks.engine_name(VARIABLE, os.environ.get(VARIABLE, "auto"), tuple(ENGINES))
     for name in ENGINES if asked == "auto" else (asked,):
         reasons = [reason for reason in map(ENGINES[name], maps) if reason is not None]
         if not reasons:
-            # Numba takes a while to import.
-            return (
-                operators if name == "operators" else importlib.import_module(f"{__name__}.{name}")
-            )
+            return _module(name)
     checks.refuse_engine(VARIABLE, asked, reasons[0])

@@ -9,6 +9,7 @@ are not used: they abort the process when two Python threads compute at once, or
 """
 
 import functools
+import math
 import operator
 import os
 import weakref
@@ -46,6 +47,7 @@ _Result = TypeVar("_Result")
 
 _BLOCK_PIXELS = 1 << 17  # enough work for the call of a loop, few enough to share out evenly
 _SAMPLE = 1 << 14  # pixels that tell where the hardest negatives begin
+_FEW_BYTES = 1 << 20  # of memory that need not be kept for the next batch
 
 
 def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Tensor, ...]:
@@ -60,6 +62,9 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
         for loss in losses:
             loss.register_hook(refuse)
     return losses
+
+
+_ZERO = paddle.to_tensor(0.0, paddle.float32, "cpu")
 
 
 class _Sign:
@@ -96,7 +101,6 @@ class _Layer(PyLayer):  # type: ignore[misc]
             found = outcomes(sweeps, terms)
             # A loss that is no part of a sum must not make it NaN, as 0 * NaN would.
             values = [sum(k * x.value for k, x in zip(row, found) if k) for row in mix]
-            losses = np.array(values, np.float32)
         if needed:
             ctx.mix, ctx.found = mix, found
             ctx.sign = _Sign()
@@ -105,7 +109,7 @@ class _Layer(PyLayer):  # type: ignore[misc]
             ctx.sweeps, ctx.processes = sweeps, processes
             ctx.maps = {id(tensor): tensor.detach() for tensor in maps}
             ctx.check = unchanged(*maps, *labels.values())
-        return tuple(_tensor(losses).unbind())
+        return tuple(_ZERO + float(value) for value in values)  # no way to a tensor is cheaper
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -187,7 +191,7 @@ class _Mining(NamedTuple):
             slots += inside
             above += inside[loops.ABOVE]
             equal = inside[loops.AT_HIGH] if threshold > self.low else equal
-        of_tie = tie_weight(n, above, equal, np)
+        of_tie = tie_weight(n, above, equal, _Numbers)
         tied.append((threshold, of_tie * equal))
         p, w = np.array([tie for tie in tied if tie[1] > 0], between.dtype).reshape(-1, 2).T.copy()
         loops.add(loss, *map(_read_only, (p, np.zeros_like(p), w)), slots)
@@ -216,10 +220,25 @@ def _in_rising_order(values: _Array, index: int) -> Any:
     return np.partition(values, index)[index]
 
 
+class _Numbers:
+    """What `dbloss.engine.mining` takes of NumPy, for single numbers several times faster."""
+
+    floor, minimum = np.floor, np.minimum
+
+    @staticmethod
+    def where(condition: Any, x: Any, y: Any) -> Any:
+        return x if condition else y
+
+    @staticmethod
+    def clip(x: Any, least: float, most: float | None) -> Any:
+        x = np.maximum(x, least)
+        return x if most is None else np.minimum(x, most)
+
+
 class _Sweeps:
     """The sweeps of `dbloss.engine.mining` over the rows of each term."""
 
-    xp = np
+    xp = _Numbers
 
     def __init__(
         self,
@@ -390,7 +409,7 @@ class _Sweeps:
         assert balance is not None
         positive, total = float((valid * text).sum()), float(valid.sum())
         scale = p.size / values.size
-        _, n = balance.counts(Counts(total * scale, positive * scale), np)
+        _, n = balance.counts(Counts(total * scale, positive * scale), _Numbers)
         others = weights == weights * text
         values[others] = -np.inf
         negatives = values.size - np.count_nonzero(others)
@@ -432,7 +451,7 @@ class _Sweeps:
             return out, between
 
         outs, aside = zip(*_spread(work, range(len(self._blocks))))
-        sums = _add_up(np.sum(outs, axis=0), self._processes)
+        sums = _add_up(functools.reduce(np.add, outs), self._processes)
         sums = sums + (sums - sums)  # inf - inf is NaN
         return sums, {
             index: _Mining(*pair, [between[index] for between in aside], sums[index])
@@ -462,7 +481,7 @@ def _rows(tensor: Tensor, dtype: Any) -> _Array:
     """
     tensor = tensor if tensor.stop_gradient else tensor.detach()
     array = np.from_dlpack(tensor if tensor.dtype == dtype else tensor.astype(dtype))
-    rows = array.reshape(array.shape[0], array.shape[1] if array.ndim == 4 else 1, -1)
+    rows = array.reshape(len(array), array.shape[1] if array.ndim == 4 else 1, -1)
     return _read_only(rows if rows.strides[2] == rows.itemsize else np.ascontiguousarray(rows))
 
 
@@ -491,6 +510,8 @@ def _blocks(images: int, pixels: int) -> list[_Block]:
 
 def _spread(function: Callable[[_Item], _Result], items: Sequence[_Item]) -> list[_Result]:
     """Return `function(item)` of every item, in their order, worked on by all threads."""
+    if len(items) == 1:
+        return [function(items[0])]
     results: list[Any] = [None] * len(items)
     queue = iter(enumerate(items))
 
@@ -530,7 +551,9 @@ def _empty(shape: tuple[int, ...], dtype: Any) -> _Array:
     Fresh memory costs more than the sweep that fills it: the system clears it page by page. Views
     of the array do not keep it: whoever needs the memory must hold the array itself.
     """
-    size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    if size < _FEW_BYTES:
+        return np.empty(shape, dtype)
     memory = _spare(size)
     if memory is None:
         memory = np.empty(size, np.uint8)
