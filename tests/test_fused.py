@@ -238,20 +238,16 @@ def test_bounds_are_narrow_and_hold_what_they_should(monkeypatch):
 
     monkeypatch.setenv("DBLOSS_ENGINE", "fused")
     made = []
-    usual = fused._Mining.choice
-    monkeypatch.setattr(
-        fused._Mining,
-        "choice",
-        lambda self, *rest: made.append((self, usual(self, *rest))) or made[-1][1],
-    )
+    usual = fused._Part.choose
+    monkeypatch.setattr(fused._Part, "choose", lambda self, n: made.append(self) or usual(self, n))
     rng = np.random.default_rng(0)
     p = rng.random((2, 512, 512), dtype=np.float32)
     g = (rng.random(p.shape) < 0.06).astype(np.float32)
     BalanceLoss(main_loss_type="OHEMDiceLoss")(*tensors([p, g, np.ones_like(p)]))
-    ((mining, (choice, _)),) = made
+    (part,) = made
     threshold = np.sort(p[g == 0])[-3 * int(g.sum())]
-    assert choice.threshold == threshold and mining.low < threshold < mining.high
-    assert sum(map(len, mining.between)) < 0.08 * p.size
+    assert part.choice.threshold == threshold and part.bounds[0] < threshold < part.bounds[1]
+    assert sum(map(len, part.between.values())) < 0.08 * p.size
 
 
 # Where it runs ----------------------------------------------------------------------------------

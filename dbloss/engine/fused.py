@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -29,10 +30,11 @@ from paddle.autograd import PyLayer
 from dbloss.base.processes import Processes
 from dbloss.base.tensors import computed, hold, unchanged, without_amp
 from dbloss.engine import loops, operators
-from dbloss.engine.formulas import MOST_SUMS, Loss
+from dbloss.engine.formulas import MOST_SUMS
 from dbloss.engine.mining import (
     Counts,
     Mix,
+    Outcome,
     Term,
     labels_of,
     maps_of,
@@ -52,29 +54,28 @@ _FEW_BYTES = 1 << 20  # of memory that need not be kept for the next batch
 
 def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Tensor, ...]:
     """Return the sums of the losses that `mix` asks for, 0-D float32, differentiable, once."""
-    graded = paddle.is_grad_enabled()
-    alive: list[weakref.ref[_Sign]] = []
-    losses: tuple[Tensor, ...] = _Layer.apply(
-        terms, mix, processes, graded, alive, *maps_of(terms).values()
-    )
-    if not losses[0].stop_gradient:
-        refuse = functools.partial(_refuse_twice, *alive)
-        for loss in losses:
-            loss.register_hook(refuse)
+    maps = maps_of(terms).values()
+    needed = [x for x in maps if paddle.is_grad_enabled() and not x.stop_gradient]
+    sweeps = _Sweeps(terms, needed, processes)
+    with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
+        found = outcomes(sweeps, terms)
+        # A loss that is no part of a sum must not make it NaN, as 0 * NaN would.
+        values = [float(sum(k * x.value for k, x in zip(row, found) if k)) for row in mix]
+    if not needed:
+        return _scalars(values)
+    check = unchanged(*maps, *labels_of(terms).values())
+    gradients = _Gradients(sweeps, mix, found, [x.detach() for x in maps], check, processes)
+    losses: tuple[Tensor, ...] = _Layer.apply(values, gradients, *maps)
+    refuse = functools.partial(_refuse_twice, weakref.ref(gradients))
+    for loss in losses:
+        loss.register_hook(refuse)
     return losses
 
 
-_ZERO = paddle.to_tensor(0.0, paddle.float32, "cpu")
-
-
-class _Sign:
-    """Lives as long as what the layer keeps for its backward pass; a weak reference tells."""
-
-
-def _refuse_twice(sign: "weakref.ref[_Sign]", gradient: Tensor) -> None:
+def _refuse_twice(gradients: "weakref.ref[_Gradients]", upstream: Tensor) -> None:
     # Running the backward of a PyLayer twice aborts the process: after the first time Paddle has
     # freed what the layer kept. `paddle.grad` runs it on a copy.
-    if sign() is None:
+    if gradients() is None:
         raise RuntimeError(
             "The fused engine lets backward() run once through the losses of a batch, and this is"
             " the second time (retain_graph=True). Add the losses up and call backward() once, ask"
@@ -86,116 +87,49 @@ def _refuse_twice(sign: "weakref.ref[_Sign]", gradient: Tensor) -> None:
 class _Layer(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(
-        ctx: Any,
-        terms: Sequence[Term],
-        mix: Mix,
-        processes: Processes,
-        graded: bool,
-        alive: list[weakref.ref[_Sign]],
-        *maps: Tensor,
+        ctx: Any, values: Sequence[float], gradients: "_Gradients", *maps: Tensor
     ) -> tuple[Tensor, ...]:
-        labels = labels_of(terms)
-        needed = [tensor for tensor in maps if graded and not tensor.stop_gradient]
-        sweeps = _Sweeps(terms, maps, labels, needed, processes)
-        with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
-            found = outcomes(sweeps, terms)
-            # A loss that is no part of a sum must not make it NaN, as 0 * NaN would.
-            values = [sum(k * x.value for k, x in zip(row, found) if k) for row in mix]
-        if needed:
-            ctx.mix, ctx.found = mix, found
-            ctx.sign = _Sign()
-            alive.append(weakref.ref(ctx.sign))
-            ctx.set_materialize_grads(False)
-            ctx.sweeps, ctx.processes = sweeps, processes
-            ctx.maps = {id(tensor): tensor.detach() for tensor in maps}
-            ctx.check = unchanged(*maps, *labels.values())
-        return tuple(_ZERO + float(value) for value in values)  # no way to a tensor is cheaper
+        ctx.set_materialize_grads(False)
+        ctx.gradients = gradients
+        return _scalars(values)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        gradients: tuple[Tensor | None, ...] = ctx.gradients.of(upstream)
+        return gradients
+
+
+@dataclass(eq=False)
+class _Gradients:
+    """The gradient of the losses of a batch. The graph of Paddle alone keeps it."""
+
+    sweeps: "_Sweeps"
+    mix: Mix
+    found: Sequence[Outcome]
+    maps: Sequence[Tensor]
+    check: Callable[[], None]
+    processes: Processes
+
+    def of(self, upstream: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+        """Return the gradient of each of the maps, None for a constant."""
         if paddle.is_grad_enabled():
             raise RuntimeError(
                 "The fused engine gives no second derivative, which create_graph=True asks for."
                 " Set the environment variable DBLOSS_ENGINE=operators."
             )
-        ctx.check()
+        self.check()
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
-        scales = [0.0 if x is None else x.item() * ctx.processes.size for x in upstream]
+        scales = [0.0 if x is None else x.item() * self.processes.size for x in upstream]
         partials = [
             tuple(sum(map(operator.mul, scales, column)) * x for x in outcome.partials)
-            for column, outcome in zip(zip(*ctx.mix), ctx.found)
+            for column, outcome in zip(zip(*self.mix), self.found)
         ]
-        written = ctx.sweeps.write(partials)
+        written = self.sweeps.write(partials)
         with without_amp():
             return tuple(
-                hold(_tensor(written[key]), given) if key in written else None
-                for key, given in ctx.maps.items()
+                None if array is None else hold(_tensor(array), given)
+                for array, given in zip(written, self.maps)
             )
-
-
-class _Rows(NamedTuple):
-    """The pixels of a term as rows `[N, pixels]`."""
-
-    p: _Array
-    g: _Array
-    w: _Array
-
-
-class _Job(NamedTuple):
-    """A loop, its settings and the rows it works on."""
-
-    loop: Any
-    settings: tuple[Any, ...]
-    rows: tuple[_Array, ...]
-
-    def __call__(self, block: _Block, *more: Any) -> Any:
-        return self.loop(*self.settings, *[array[block] for array in self.rows], *more)
-
-
-class _Mining(NamedTuple):
-    """What the first sweep has found of the negatives of a term."""
-
-    low: Any
-    high: Any
-    between: Sequence[_Array]  # predictions of the negatives between the two, block by block
-    slots: _Array
-
-    def choice(self, loss: Loss, n: Any) -> "tuple[_Choice, _Array] | None":
-        """Return the choice of the `n` negatives predicted highest, None if the sweep cannot tell.
-
-        With it come the sums over the text and the chosen negatives.
-        """
-        slots = self.slots.copy()
-        above, at_high, at_low = slots[[loops.ABOVE, loops.AT_HIGH, loops.AT_LOW]]
-        # Pixels that are no negatives have the value minus infinity.
-        at_high = 0.0 if np.isneginf(self.high) else at_high
-        at_low = 0.0 if np.isneginf(self.low) or self.low == self.high else at_low
-        n = min(n, slots[loops.NEGATIVES])
-        between = np.concatenate(self.between)
-        known = above + at_high + between.size + at_low
-        everything = np.isneginf(self.low) and np.isposinf(self.high)
-        if not everything and (n < above or n > known):
-            return None
-        threshold, equal = self.high, at_high
-        tied = []
-        if n > above + at_high:
-            tied.append((self.high, at_high))
-            threshold, equal, above = self.low, at_low, above + at_high
-            if n <= above + between.size:
-                threshold = _in_rising_order(between, between.size - int(n - above))
-            # The loop of the sweep, once more for these few: now the threshold is known.
-            inside = np.zeros(loops.SLOTS)
-            as_negatives = between, np.zeros_like(between), np.ones_like(between)
-            rows = map(_read_only, as_negatives)
-            loops.mine(loss, *rows, threshold, threshold, between[:0], inside)
-            slots += inside
-            above += inside[loops.ABOVE]
-            equal = inside[loops.AT_HIGH] if threshold > self.low else equal
-        of_tie = tie_weight(n, above, equal, _Numbers)
-        tied.append((threshold, of_tie * equal))
-        p, w = np.array([tie for tie in tied if tie[1] > 0], between.dtype).reshape(-1, 2).T.copy()
-        loops.add(loss, *map(_read_only, (p, np.zeros_like(p), w)), slots)
-        return _Choice(threshold, between.dtype.type(of_tie)), slots
 
 
 class _Choice(NamedTuple):
@@ -203,6 +137,98 @@ class _Choice(NamedTuple):
 
     threshold: Any
     tie_weight: Any
+
+
+class _Part:
+    """A term, its pixels as rows `[N, pixels]`, and what the sweeps find out about it."""
+
+    def __init__(self, term: Term, rows: Mapping[int, _Array]) -> None:
+        pixels = term.pixels
+        self.term, self.loss, self.plane = term, term.loss, (id(pixels.maps), pixels.channel)
+        self.p = rows[id(pixels.maps)][:, pixels.channel]
+        self.g, self.w = rows[id(pixels.target)][:, 0], rows[id(pixels.mask)][:, 0]
+        # The valid mask differs from the weights where pixels have weights of their own.
+        apart = term.balance is not None and pixels.valid is not pixels.mask
+        self.valid = rows[id(pixels.valid)][:, 0] if apart else None
+        # What a block adds up, and the same with the valid mask.
+        self.slots = self.of_valid = np.zeros(loops.SLOTS)
+        self.slopes: _Array | None = None  # kept by the first sweep, where the gradient is to be
+        # Where negatives are mined: predictions between which the threshold lies, ...
+        self.bounds: tuple[Any, Any] | None = None
+        self.aside: _Array | None = None  # ... room for those of negatives between the two, ...
+        self.between: dict[tuple[int, int], _Array] = {}  # ... these, block by block, ...
+        self.choice: _Choice | None = None  # ... and what follows.
+
+    def mine(self, bounds: tuple[Any, Any] | None) -> None:
+        """Let the next sweep look for the hardest negatives between these bounds, or not."""
+        self.bounds = bounds
+        # Room for every pixel: memory that is never written to costs nothing.
+        self.aside = None if bounds is None else np.empty(self.p.shape, self.p.dtype)
+
+    def add(self, block: _Block, out: _Array) -> None:
+        """Do the first sweep of a block."""
+        slots, of_valid = out
+        rows = self.p[block], self.g[block], self.w[block]
+        if self.bounds is not None and self.aside is not None:
+            aside = self.aside[block]
+            found = loops.mine(self.loss, *rows, *self.bounds, aside, slots)
+            self.between[block[0], block[1].start] = aside[:found]
+        elif self.slopes is not None:
+            loops.add_and_keep(self.loss, *rows, self.slopes[block], slots)
+        else:
+            loops.add(self.loss, *rows, slots)
+        if self.valid is not None:
+            loops.count(self.g[block], self.valid[block], of_valid)
+
+    def write(self, block: _Block, partials: tuple[float, ...], out: _Array, adds: bool) -> None:
+        """Do the second sweep of a block: write the gradient, or add it."""
+        rows = self.p[block], self.g[block], self.w[block]
+        if self.slopes is not None:
+            loops.scale(partials, out[block])
+        elif self.choice is not None:
+            loops.write_mined(self.loss, partials, *self.choice, *rows, out[block], adds)
+        else:
+            loops.write(self.loss, partials, *rows, out[block], adds)
+
+    def choose(self, n: Any) -> bool:
+        """Choose the `n` negatives predicted highest, and add up these and the text.
+
+        Returns False if they do not begin between the bounds.
+        """
+        assert self.bounds is not None
+        low, high = self.bounds
+        slots = self.slots.copy()
+        above, at_high, at_low = slots[loops.ABOVE], slots[loops.AT_HIGH], slots[loops.AT_LOW]
+        # Pixels that are no negatives have the value minus infinity.
+        at_high = 0.0 if high == -np.inf else at_high
+        at_low = 0.0 if low == -np.inf or low == high else at_low
+        n = min(n, slots[loops.NEGATIVES])
+        between = np.concatenate([values for _, values in sorted(self.between.items())])
+        known = above + at_high + between.size + at_low
+        everything = low == -np.inf and high == np.inf
+        if not everything and (n < above or n > known):
+            return False
+        threshold, equal = high, at_high
+        tied = []
+        if n > above + at_high:
+            tied.append((high, 0.0, at_high))
+            threshold, equal, above = low, at_low, above + at_high
+            if n <= above + between.size:
+                threshold = _in_rising_order(between, between.size - int(n - above))
+            # The loop of the sweep, once more for these few: now the threshold is known.
+            inside = np.zeros(loops.SLOTS)
+            as_negatives = between, np.zeros_like(between), np.ones_like(between)
+            rows = map(_read_only, as_negatives)
+            loops.mine(self.loss, *rows, threshold, threshold, between[:0], inside)
+            slots += inside
+            above += inside[loops.ABOVE]
+            equal = inside[loops.AT_HIGH] if threshold > low else equal
+        of_tie = tie_weight(n, above, equal, _Numbers)
+        tied.append((threshold, 0.0, of_tie * equal))
+        pixels = np.array([pixel for pixel in tied if pixel[2] > 0], between.dtype)
+        loops.add(self.loss, *_read_only(pixels.reshape(-1, 3).T.copy()), slots)
+        self.choice, self.slots = _Choice(threshold, between.dtype.type(of_tie)), slots
+        return True
 
 
 def _in_rising_order(values: _Array, index: int) -> Any:
@@ -241,171 +267,127 @@ class _Sweeps:
     xp = _Numbers
 
     def __init__(
-        self,
-        terms: Sequence[Term],
-        maps: Sequence[Tensor],
-        labels: Mapping[int, Tensor],
-        needed: Sequence[Tensor],
-        processes: Processes,
+        self, terms: Sequence[Term], needed: Sequence[Tensor], processes: Processes
     ) -> None:
-        dtype = computed(*maps)
-        planes = {id(tensor): _rows(tensor, dtype) for tensor in maps}
-        flat = {key: _rows(tensor, dtype)[:, 0] for key, tensor in labels.items()}
-        self._terms, self._processes = terms, processes
-        self._rows = [
-            _Rows(planes[id(x.maps)][:, x.channel], flat[id(x.target)], flat[id(x.mask)])
-            for x in (term.pixels for term in terms)
-        ]
-        self._losses = [term.loss for term in terms]
-        self._planes = [(id(term.pixels.maps), term.pixels.channel) for term in terms]
-        self._valid = [flat[id(term.pixels.valid)] for term in terms]
-        self._blocks = _blocks(*self._rows[0].p.shape)
-        # Gradients, in which slopes are kept already, by the `id` of their maps.
-        self._like = {id(x): (tuple(x.shape), planes[id(x)].dtype) for x in needed}
-        self._written = {key: _empty(*like) for key, like in self._like.items()}
-        self._kept: dict[int, tuple[int, int]] = {}
-        self._sums: list[tuple[Any, ...]] = []  # before the choice, of a mined term none that holds
-        self._mined: Mapping[int, _Mining] = {}
-        self._chosen: dict[int, _Choice] = {}
+        maps = maps_of(terms)
+        dtype = computed(*maps.values())
+        rows = {key: _rows(tensor, dtype) for key, tensor in (maps | labels_of(terms)).items()}
+        self._parts, self._processes = [_Part(term, rows) for term in terms], processes
+        self._blocks = _blocks(*self._parts[0].p.shape)
+        self._maps = [*maps]
+        self._like = {id(x): (tuple(x.shape), rows[id(x)].dtype) for x in needed}
+        self._written = self._to_be_written()
 
     def counts(self) -> list[tuple[Counts, Counts]]:
         """Return the counts of every term, and the same with the valid mask in place of w."""
-        jobs: list[_Job] = []
-        bounds: dict[int, tuple[Any, Any]] = {}
-        for index, (loss, rows) in enumerate(zip(self._losses, self._rows)):
-            key, channel = plane = self._planes[index]
-            if self._terms[index].mined:
-                bounds[index] = self._bounds(index)
-                jobs.append(_Job(loops.mine, (loss,), rows))
-            elif loops.is_binary(loss) and plane not in self._kept.values():
-                # Also where no gradient is wanted, so that the loss is the same to the last bit.
-                written = self._written.get(key)
-                if written is None:
-                    slopes = _empty(rows.p.shape, rows.p.dtype)
-                else:
-                    self._kept[index] = plane
-                    slopes = self._flat(written)[:, channel]
-                jobs.append(_Job(loops.add_and_keep, (loss,), (*rows, slopes)))
-            else:
-                jobs.append(_Job(loops.add, (loss,), rows))
-        # The valid mask differs from the weights where pixels have weights of their own.
-        apart = [
-            index
-            for index, (term, rows) in enumerate(zip(self._terms, self._rows))
-            if term.balance is not None and self._valid[index] is not rows.w
+        kept = set()
+        for part in self._parts:
+            if part.term.mined:
+                part.mine(self._bounds(part))
+            elif loops.is_binary(part.loss) and part.plane not in kept:
+                kept.add(part.plane)
+                key, channel = part.plane
+                if key in self._written:
+                    part.slopes = self._flat(self._written[key])[:, channel]
+                else:  # No gradient is wanted, and the loss must be the same to the last bit.
+                    part.slopes = _empty(part.p.shape, part.p.dtype)
+        self._first_sweep(self._parts)
+        fractions = [
+            x for x in self._parts if x.slopes is not None and x.slots[loops.IRREGULAR] != 0
         ]
-        jobs += [_Job(loops.count, (), (self._rows[i].g, self._valid[i])) for i in apart]
-        out, self._mined = self._first_sweep(jobs, bounds)
-        binary = [i for i, job in enumerate(jobs) if job.loop is loops.add_and_keep]
-        fractions = [index for index in binary if out[index, loops.IRREGULAR]]
+        for part in fractions:
+            part.slopes = None
         if fractions:
-            jobs = [_Job(loops.add, (self._losses[i],), self._rows[i]) for i in fractions]
-            out[fractions], _ = self._first_sweep(jobs, {})
-            self._kept = {i: plane for i, plane in self._kept.items() if i not in fractions}
-        self._irregular = out[:, loops.IRREGULAR]
-        of_valid = dict(zip(apart, out[len(self._terms) :]))
-        out = out[: len(self._terms)]
-        self._sums = [_parts(slots) for slots in out]
-        return [(_counts(x), _counts(of_valid.get(i, x))) for i, x in enumerate(out)]
+            self._first_sweep(fractions)
+        return [(_counts(part.slots), _counts(part.of_valid)) for part in self._parts]
 
     def choose(self, index: int, n: Any) -> None:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
-        term, rows = self._terms[index], self._rows[index]
-        if self._irregular[index] or self._processes.size > 1:
-            weights = operators.mined_weights(term, n, self._processes)
-            self._rows[index] = rows._replace(w=_rows(weights, weights.dtype)[:, 0])
-            job = _Job(loops.add, (term.loss,), self._rows[index])
-            ((slots,), _) = self._first_sweep([job], {})
-            self._sums[index] = _parts(slots)
-            return
-        found = self._mined[index].choice(term.loss, n)
-        if found is None:  # the sample has missed
-            everything = rows.p.dtype.type(-np.inf), rows.p.dtype.type(np.inf)
-            job = _Job(loops.mine, (term.loss,), rows)
-            _, mined = self._first_sweep([job], {0: everything})
-            found = mined[0].choice(term.loss, n)
-            assert found is not None
-        self._chosen[index], slots = found
-        self._sums[index] = _parts(slots)
+        part = self._parts[index]
+        if part.slots[loops.IRREGULAR] != 0 or self._processes.size > 1:
+            weights = operators.mined_weights(part.term, n, self._processes)
+            part.w = _rows(weights, weights.dtype)[:, 0]
+            part.mine(None)
+            self._first_sweep([part])
+        elif not part.choose(n):  # the sample has missed
+            number = part.p.dtype.type
+            part.mine((number(-np.inf), number(np.inf)))
+            self._first_sweep([part])
+            part.choose(n)
 
     def sums(self) -> list[tuple[Any, ...]]:
         """Return what the parts of every term add up to."""
-        return self._sums
+        return [tuple(part.slots[:MOST_SUMS]) for part in self._parts]
 
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
-        if d >= 0 and self._irregular[index] == 0:
+        part = self._parts[index]
+        if d >= 0 and part.slots[loops.IRREGULAR] == 0:
             return n
-        return operators.largest(self._terms[index], n, d, self._processes)
+        return operators.largest(part.term, n, d, self._processes)
 
-    def write(self, partials: Sequence[tuple[float, ...]]) -> Mapping[int, _Array]:
-        """Return the gradients of the losses by the `id` of their maps.
+    def write(self, partials: Sequence[tuple[float, ...]]) -> list[_Array | None]:
+        """Return the gradient of the losses in each of the maps, None for a constant.
 
         `partials` are the partial derivatives of each loss in its sums.
         """
         if not self._written:  # a second time, by `paddle.grad`
-            self._kept = {}
-            self._written = {key: _empty(*like) for key, like in self._like.items()}
+            self._written = self._to_be_written()
+            for part in self._parts:
+                part.slopes = None
         written, self._written = self._written, {}
-        gradients = {key: self._flat(array) for key, array in written.items()}
-        jobs: list[tuple[_Job, tuple[Any, ...]]] = []
-        begun = set()
+        planes = {
+            (key, channel): gradient
+            for key, array in written.items()
+            for channel, gradient in enumerate(self._flat(array).swapaxes(0, 1))
+        }
+        jobs, begun = [], set()
         # Slopes kept by the first sweep lie where the gradient is to be: they are turned into it
         # before anything is added.
-        for index in sorted(range(len(self._terms)), key=lambda index: index not in self._kept):
-            key, channel = plane = self._planes[index]
-            if key not in gradients:
-                continue
-            out, inner, loss = gradients[key][:, channel], partials[index], self._losses[index]
-            adds = () if index in self._kept else (plane in begun,)
-            begun.add(plane)
-            if index in self._kept:
-                jobs.append((_Job(loops.scale, (inner,), (out,)), adds))
-            elif index in self._chosen:
-                settings = loss, inner, *self._chosen[index]
-                jobs.append((_Job(loops.write_mined, settings, (*self._rows[index], out)), adds))
-            else:
-                jobs.append((_Job(loops.write, (loss, inner), (*self._rows[index], out)), adds))
+        for part, inner in sorted(zip(self._parts, partials), key=lambda x: x[0].slopes is None):
+            if part.plane in planes:
+                jobs.append((part, inner, planes[part.plane], part.plane in begun))
+                begun.add(part.plane)
 
         def work(block: _Block) -> None:
-            for job, more in jobs:
-                job(block, *more)
+            for part, *rest in jobs:
+                part.write(block, *rest)
 
         _spread(work, self._blocks)
-        for key, gradient in gradients.items():
-            for channel in range(gradient.shape[1]):
-                if (key, channel) not in begun:
-                    gradient[:, channel] = 0
-        return written
+        for plane in planes.keys() - begun:
+            planes[plane][:] = 0
+        return [written.get(key) for key in self._maps]
+
+    def _to_be_written(self) -> dict[int, _Array]:
+        """Return room for the gradients, by the `id` of their maps."""
+        return {key: _empty(*like) for key, like in self._like.items()}
 
     def _flat(self, gradient: _Array) -> _Array:
         """Return a view `[N, C, pixels]` of a gradient."""
-        return gradient.reshape(len(gradient), -1, self._rows[0].p.shape[1])
+        return gradient.reshape(len(gradient), -1, self._parts[0].p.shape[1])
 
-    def _bounds(self, index: int) -> tuple[Any, Any]:
+    def _bounds(self, part: _Part) -> tuple[Any, Any]:
         """Return between which two predictions the last chosen negative of a term lies.
 
         They are estimated from a sample, which rarely misses. Both are minus infinity where all
         negatives are chosen, and infinity where the choice is made by other means.
         """
-        p, g, w = self._rows[index]
-        number = p.dtype.type
+        p, number = part.p, part.p.dtype.type
         if self._processes.size > 1:
             return number(np.inf), number(np.inf)
         if p.size <= 2 * _SAMPLE:
             return number(-np.inf), number(np.inf)
         step = p.size // _SAMPLE | 1
-
-        given = {id(rows): rows for rows in (p, g, w, self._valid[index])}
+        given = [x for x in (p, part.g, part.w, part.valid) if x is not None]
 
         def sample(image: int) -> list[_Array]:
             start = (-image * p.shape[1]) % step
-            return [rows[image, start::step].copy() for rows in given.values()]
+            return [rows[image, start::step].copy() for rows in given]
 
         sampled = zip(*_spread(sample, range(len(p))))
         values, text, weights, *more = (np.concatenate(rows) for rows in sampled)
         valid = more[0] if more else weights
-        balance = self._terms[index].balance
+        balance = part.term.balance
         assert balance is not None
         positive, total = float((valid * text).sum()), float(valid.sum())
         scale = p.size / values.size
@@ -426,52 +408,25 @@ class _Sweeps:
         values.partition((low, high))
         return values[low], values[high]
 
-    def _first_sweep(
-        self, jobs: Sequence[_Job], bounds: Mapping[int, tuple[Any, Any]]
-    ) -> tuple[_Array, Mapping[int, _Mining]]:
-        """Do the jobs; return the sums of each over the processes, `[jobs, slots]`.
+    def _first_sweep(self, parts: Sequence[_Part]) -> None:
+        """Add up each part over the processes."""
 
-        Those with bounds mine between them; what they find comes by the index of the job.
-        """
-        # Room for every pixel: memory that is never written to costs nothing.
-        room = {
-            index: np.empty((len(self._blocks), _BLOCK_PIXELS), jobs[index].rows[0].dtype)
-            for index in bounds
-        }
+        def work(block: _Block) -> _Array:
+            out = np.zeros((len(parts), 2, loops.SLOTS))
+            for part, slots in zip(parts, out):
+                part.add(block, slots)
+            return out
 
-        def work(number: int) -> tuple[_Array, Mapping[int, _Array]]:
-            out, between = np.zeros((len(jobs), loops.SLOTS)), {}
-            for index, (job, slots) in enumerate(zip(jobs, out)):
-                if index in bounds:
-                    aside = room[index][number]
-                    found = job(self._blocks[number], *bounds[index], aside, slots)
-                    between[index] = aside[:found]
-                else:
-                    job(self._blocks[number], slots)
-            return out, between
-
-        outs, aside = zip(*_spread(work, range(len(self._blocks))))
-        sums = _add_up(functools.reduce(np.add, outs), self._processes)
+        sums = functools.reduce(np.add, _spread(work, self._blocks))
+        if self._processes.size > 1:
+            sums = self._processes.add_up(paddle.to_tensor(sums, place="cpu")).numpy()
         sums = sums + (sums - sums)  # inf - inf is NaN
-        return sums, {
-            index: _Mining(*pair, [between[index] for between in aside], sums[index])
-            for index, pair in bounds.items()
-        }
+        for part, (slots, of_valid) in zip(parts, sums):
+            part.slots, part.of_valid = slots, slots if part.valid is None else of_valid
 
 
 def _counts(slots: _Array) -> Counts:
     return Counts(slots[loops.TOTAL], slots[loops.POSITIVE])
-
-
-def _parts(slots: _Array) -> tuple[Any, ...]:
-    return tuple(slots[:MOST_SUMS])
-
-
-def _add_up(numbers: _Array, processes: Processes) -> Any:
-    """Return the sum of `numbers` over the processes."""
-    if processes.size == 1:
-        return numbers
-    return processes.add_up(paddle.to_tensor(numbers, place="cpu")).numpy()
 
 
 def _rows(tensor: Tensor, dtype: Any) -> _Array:
@@ -483,6 +438,13 @@ def _rows(tensor: Tensor, dtype: Any) -> _Array:
     array = np.from_dlpack(tensor if tensor.dtype == dtype else tensor.astype(dtype))
     rows = array.reshape(len(array), array.shape[1] if array.ndim == 4 else 1, -1)
     return _read_only(rows if rows.strides[2] == rows.itemsize else np.ascontiguousarray(rows))
+
+
+_ZERO = paddle.to_tensor(0.0, paddle.float32, "cpu")
+
+
+def _scalars(values: Sequence[float]) -> tuple[Tensor, ...]:
+    return tuple(_ZERO + value for value in values)  # no other way to a tensor takes less time
 
 
 def _tensor(array: _Array) -> Tensor:
