@@ -163,7 +163,7 @@ def unknown(
         )
 
 
-def engine_name(variable: str, value: str, engines: Sequence[str]) -> str:
+def engine_name(variable: str, value: str, engines: Collection[str]) -> str:
     """Return the value of the environment variable if it names an engine, raise otherwise."""
     if value not in ("auto", *engines):
         advice = "Change the environment variable, or delete it for 'auto'."

@@ -18,8 +18,8 @@ _may_cast = getattr(paddle.amp, "is_autocast_enabled", lambda: True)
 
 def computed(*predictions: Tensor) -> Any:
     """Return the dtype to compute in: float64 if a prediction is float64, else float32."""
-    wide = any(prediction.dtype == paddle.float64 for prediction in predictions)
-    return paddle.float64 if wide else paddle.float32
+    dtypes = [prediction.dtype for prediction in predictions]
+    return paddle.float64 if paddle.float64 in dtypes else paddle.float32
 
 
 def without_amp() -> AbstractContextManager[None]:
@@ -77,9 +77,10 @@ def hold(gradient: Tensor, prediction: Tensor) -> Tensor:
     """
     if prediction.dtype == gradient.dtype:
         return gradient
-    if prediction.dtype == paddle.float16:
-        gradient = paddle.where(_saturated(prediction), _held(gradient), gradient)
-    return gradient.astype(prediction.dtype)
+    with without_amp():
+        if prediction.dtype == paddle.float16:
+            gradient = paddle.where(_saturated(prediction), _held(gradient), gradient)
+        return gradient.astype(prediction.dtype)
 
 
 def _saturated(prediction: Tensor) -> Tensor:

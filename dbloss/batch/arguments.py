@@ -199,13 +199,14 @@ def sizes_agree(tensor: Tensor, like: Tensor, axes: Sequence[int]) -> bool:
 
     Sizes that a static graph leaves open are compared when it runs.
     """
-    sizes = [[shape[axis] for axis in axes] for shape in (tensor.shape, like.shape)]
-    if not any(_OPEN in each for each in sizes):
-        return sizes[0] == sizes[1]
-    got, expected = _shape(tensor), _shape(like)
-    same = [got[axis] == expected[axis] for axis in axes]
+    shape, shape_of_like = tensor.shape, like.shape  # Paddle makes a new list at each access
+    got, expected = [shape[axis] for axis in axes], [shape_of_like[axis] for axis in axes]
+    if _OPEN not in got and _OPEN not in expected:
+        return got == expected
+    shape, shape_of_like = _shape(tensor), _shape(like)
+    same = [shape[axis] == shape_of_like[axis] for axis in axes]
     _when_it_runs(paddle.stack(same).all(), tensor, like)
-    return all(a == b or _OPEN in (a, b) for a, b in zip(*sizes))
+    return all(a == b or _OPEN in (a, b) for a, b in zip(got, expected))
 
 
 def _when_it_runs(condition: Tensor, *tensors: Tensor) -> None:

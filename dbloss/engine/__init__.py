@@ -84,7 +84,7 @@ def _module(name: str) -> ModuleType:
 
 def choose(*maps: Tensor) -> ModuleType:
     """Return the engine that the environment asks for, or the fastest that runs on the maps."""
-    asked = checks.engine_name(VARIABLE, os.environ.get(VARIABLE, "auto"), tuple(ENGINES))
+    asked = checks.engine_name(VARIABLE, os.environ.get(VARIABLE, "auto"), ENGINES)
     for name in ENGINES if asked == "auto" else (asked,):
         reasons = [reason for reason in map(ENGINES[name], maps) if reason is not None]
         if not reasons:

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -28,7 +27,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from dbloss.base.processes import Processes
-from dbloss.base.tensors import computed, hold, unchanged, without_amp
+from dbloss.base.tensors import computed, hold, unchanged
 from dbloss.engine import loops, operators
 from dbloss.engine.formulas import MOST_SUMS
 from dbloss.engine.mining import (
@@ -54,25 +53,27 @@ _FEW_BYTES = 1 << 20  # of memory that need not be kept for the next batch
 
 def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Tensor, ...]:
     """Return the sums of the losses that `mix` asks for, 0-D float32, differentiable, once."""
-    maps = maps_of(terms).values()
-    needed = [x for x in maps if paddle.is_grad_enabled() and not x.stop_gradient]
-    sweeps = _Sweeps(terms, needed, processes)
+    maps, labels = maps_of(terms), labels_of(terms)
+    needed = [x for x in maps.values() if paddle.is_grad_enabled() and not x.stop_gradient]
+    sweeps = _Sweeps(terms, maps, labels, needed, processes)
     with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
         found = outcomes(sweeps, terms)
         # A loss that is no part of a sum must not make it NaN, as 0 * NaN would.
         values = [float(sum(k * x.value for k, x in zip(row, found) if k)) for row in mix]
     if not needed:
         return _scalars(values)
-    check = unchanged(*maps, *labels_of(terms).values())
-    gradients = _Gradients(sweeps, mix, found, [x.detach() for x in maps], check, processes)
-    losses: tuple[Tensor, ...] = _Layer.apply(values, gradients, *maps)
+    check = unchanged(*maps.values(), *labels.values())
+    given = [tensor.detach() for tensor in maps.values()]
+    # The graph of Paddle alone keeps this.
+    gradients = functools.partial(_gradients, sweeps, mix, found, given, check, processes.size)
+    losses: tuple[Tensor, ...] = _Layer.apply(values, gradients, *maps.values())
     refuse = functools.partial(_refuse_twice, weakref.ref(gradients))
     for loss in losses:
         loss.register_hook(refuse)
     return losses
 
 
-def _refuse_twice(gradients: "weakref.ref[_Gradients]", upstream: Tensor) -> None:
+def _refuse_twice(gradients: weakref.ref[Any], upstream: Tensor) -> None:
     # Running the backward of a PyLayer twice aborts the process: after the first time Paddle has
     # freed what the layer kept. `paddle.grad` runs it on a copy.
     if gradients() is None:
@@ -87,7 +88,7 @@ def _refuse_twice(gradients: "weakref.ref[_Gradients]", upstream: Tensor) -> Non
 class _Layer(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(
-        ctx: Any, values: Sequence[float], gradients: "_Gradients", *maps: Tensor
+        ctx: Any, values: Sequence[float], gradients: Callable[..., Any], *maps: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.gradients = gradients
@@ -95,41 +96,36 @@ class _Layer(PyLayer):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
-        gradients: tuple[Tensor | None, ...] = ctx.gradients.of(upstream)
-        return gradients
-
-
-@dataclass(eq=False)
-class _Gradients:
-    """The gradient of the losses of a batch. The graph of Paddle alone keeps it."""
-
-    sweeps: "_Sweeps"
-    mix: Mix
-    found: Sequence[Outcome]
-    maps: Sequence[Tensor]
-    check: Callable[[], None]
-    processes: Processes
-
-    def of(self, upstream: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
-        """Return the gradient of each of the maps, None for a constant."""
         if paddle.is_grad_enabled():
             raise RuntimeError(
                 "The fused engine gives no second derivative, which create_graph=True asks for."
                 " Set the environment variable DBLOSS_ENGINE=operators."
             )
-        self.check()
-        # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
-        scales = [0.0 if x is None else x.item() * self.processes.size for x in upstream]
-        partials = [
-            tuple(sum(map(operator.mul, scales, column)) * x for x in outcome.partials)
-            for column, outcome in zip(zip(*self.mix), self.found)
-        ]
-        written = self.sweeps.write(partials)
-        with without_amp():
-            return tuple(
-                None if array is None else hold(_tensor(array), given)
-                for array, given in zip(written, self.maps)
-            )
+        gradients: tuple[Tensor | None, ...] = ctx.gradients(upstream)
+        return gradients
+
+
+def _gradients(
+    sweeps: "_Sweeps",
+    mix: Mix,
+    found: Sequence[Outcome],
+    maps: Sequence[Tensor],
+    check: Callable[[], None],
+    processes: int,
+    upstream: Sequence[Tensor | None],
+) -> tuple[Tensor | None, ...]:
+    """Return the gradient of each of the maps, None for a constant."""
+    check()
+    # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
+    scales = [0.0 if x is None else x.item() * processes for x in upstream]
+    partials = [
+        tuple(sum(map(operator.mul, scales, column)) * x for x in outcome.partials)
+        for column, outcome in zip(zip(*mix), found)
+    ]
+    return tuple(
+        None if array is None else hold(_tensor(array), given)
+        for array, given in zip(sweeps.write(partials), maps)
+    )
 
 
 class _Choice(NamedTuple):
@@ -137,6 +133,13 @@ class _Choice(NamedTuple):
 
     threshold: Any
     tie_weight: Any
+
+
+def _negatives(p: Any, w: Any, dtype: Any) -> _Array:
+    """Return rows of predictions, of targets and of weights for some negatives."""
+    rows = np.zeros((3, len(p)), dtype)
+    rows[0], rows[2] = p, w
+    return _read_only(rows)
 
 
 class _Part:
@@ -151,7 +154,8 @@ class _Part:
         apart = term.balance is not None and pixels.valid is not pixels.mask
         self.valid = rows[id(pixels.valid)][:, 0] if apart else None
         # What a block adds up, and the same with the valid mask.
-        self.slots = self.of_valid = np.zeros(loops.SLOTS)
+        self.slots: Any = None
+        self.of_valid: Any = None
         self.slopes: _Array | None = None  # kept by the first sweep, where the gradient is to be
         # Where negatives are mined: predictions between which the threshold lies, ...
         self.bounds: tuple[Any, Any] | None = None
@@ -211,22 +215,22 @@ class _Part:
         threshold, equal = high, at_high
         tied = []
         if n > above + at_high:
-            tied.append((high, 0.0, at_high))
+            tied.append((high, at_high))
             threshold, equal, above = low, at_low, above + at_high
             if n <= above + between.size:
                 threshold = _in_rising_order(between, between.size - int(n - above))
             # The loop of the sweep, once more for these few: now the threshold is known.
             inside = np.zeros(loops.SLOTS)
-            as_negatives = between, np.zeros_like(between), np.ones_like(between)
-            rows = map(_read_only, as_negatives)
+            rows = _negatives(between, 1, between.dtype)
             loops.mine(self.loss, *rows, threshold, threshold, between[:0], inside)
             slots += inside
             above += inside[loops.ABOVE]
             equal = inside[loops.AT_HIGH] if threshold > low else equal
         of_tie = tie_weight(n, above, equal, _Numbers)
-        tied.append((threshold, 0.0, of_tie * equal))
-        pixels = np.array([pixel for pixel in tied if pixel[2] > 0], between.dtype)
-        loops.add(self.loss, *_read_only(pixels.reshape(-1, 3).T.copy()), slots)
+        tied.append((threshold, of_tie * equal))
+        counted = [(p, w) for p, w in tied if w > 0]
+        rows = _negatives([p for p, _ in counted], [w for _, w in counted], between.dtype)
+        loops.add(self.loss, *rows, slots)
         self.choice, self.slots = _Choice(threshold, between.dtype.type(of_tie)), slots
         return True
 
@@ -266,17 +270,25 @@ class _Sweeps:
 
     xp = _Numbers
 
+    _written: dict[int, _Array]
+    _planes: dict[tuple[int, int], _Array]
+
     def __init__(
-        self, terms: Sequence[Term], needed: Sequence[Tensor], processes: Processes
+        self,
+        terms: Sequence[Term],
+        maps: Mapping[int, Tensor],
+        labels: Mapping[int, Tensor],
+        needed: Sequence[Tensor],
+        processes: Processes,
     ) -> None:
-        maps = maps_of(terms)
         dtype = computed(*maps.values())
-        rows = {key: _rows(tensor, dtype) for key, tensor in (maps | labels_of(terms)).items()}
+        rows = {key: _rows(tensor, dtype) for key, tensor in {**maps, **labels}.items()}
         self._parts, self._processes = [_Part(term, rows) for term in terms], processes
         self._blocks = _blocks(*self._parts[0].p.shape)
         self._maps = [*maps]
         self._like = {id(x): (tuple(x.shape), rows[id(x)].dtype) for x in needed}
-        self._written = self._to_be_written()
+        self._shapes = {key: rows[key].shape for key in maps}
+        self._make_room()
 
     def counts(self) -> list[tuple[Counts, Counts]]:
         """Return the counts of every term, and the same with the valid mask in place of w."""
@@ -286,10 +298,8 @@ class _Sweeps:
                 part.mine(self._bounds(part))
             elif loops.is_binary(part.loss) and part.plane not in kept:
                 kept.add(part.plane)
-                key, channel = part.plane
-                if key in self._written:
-                    part.slopes = self._flat(self._written[key])[:, channel]
-                else:  # No gradient is wanted, and the loss must be the same to the last bit.
+                part.slopes = self._planes.get(part.plane)
+                if part.slopes is None:  # no gradient, and the loss the same to the last bit
                     part.slopes = _empty(part.p.shape, part.p.dtype)
         self._first_sweep(self._parts)
         fractions = [
@@ -332,16 +342,13 @@ class _Sweeps:
         `partials` are the partial derivatives of each loss in its sums.
         """
         if not self._written:  # a second time, by `paddle.grad`
-            self._written = self._to_be_written()
+            self._make_room()
             for part in self._parts:
                 part.slopes = None
         written, self._written = self._written, {}
-        planes = {
-            (key, channel): gradient
-            for key, array in written.items()
-            for channel, gradient in enumerate(self._flat(array).swapaxes(0, 1))
-        }
-        jobs, begun = [], set()
+        planes, self._planes = self._planes, {}
+        jobs: list[tuple[_Part, Any, _Array, bool]] = []
+        begun = set()
         # Slopes kept by the first sweep lie where the gradient is to be: they are turned into it
         # before anything is added.
         for part, inner in sorted(zip(self._parts, partials), key=lambda x: x[0].slopes is None):
@@ -350,21 +357,22 @@ class _Sweeps:
                 begun.add(part.plane)
 
         def work(block: _Block) -> None:
-            for part, *rest in jobs:
-                part.write(block, *rest)
+            for part, inner, out, adds in jobs:
+                part.write(block, inner, out, adds)
 
         _spread(work, self._blocks)
         for plane in planes.keys() - begun:
             planes[plane][:] = 0
         return [written.get(key) for key in self._maps]
 
-    def _to_be_written(self) -> dict[int, _Array]:
-        """Return room for the gradients, by the `id` of their maps."""
-        return {key: _empty(*like) for key, like in self._like.items()}
-
-    def _flat(self, gradient: _Array) -> _Array:
-        """Return a view `[N, C, pixels]` of a gradient."""
-        return gradient.reshape(len(gradient), -1, self._parts[0].p.shape[1])
+    def _make_room(self) -> None:
+        """Make room for the gradients, by the `id` of their maps, and views `[N, pixels]` of it."""
+        self._written = {key: _empty(*like) for key, like in self._like.items()}
+        self._planes = {
+            (key, channel): plane
+            for key, array in self._written.items()
+            for channel, plane in enumerate(array.reshape(self._shapes[key]).swapaxes(0, 1))
+        }
 
     def _bounds(self, part: _Part) -> tuple[Any, Any]:
         """Return between which two predictions the last chosen negative of a term lies.
