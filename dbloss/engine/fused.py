@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import paddle
@@ -33,7 +33,6 @@ from dbloss.engine.formulas import MOST_SUMS
 from dbloss.engine.mining import (
     Counts,
     Mix,
-    Outcome,
     Term,
     labels_of,
     maps_of,
@@ -63,10 +62,23 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
     if not needed:
         return _scalars(values)
     check = unchanged(*maps.values(), *labels.values())
-    given = [tensor.detach() for tensor in maps.values()]
-    # The graph of Paddle alone keeps this.
-    gradients = functools.partial(_gradients, sweeps, mix, found, given, check, processes.size)
+    given = {key: tensor.detach() for key, tensor in maps.items()}
+
+    def gradients(upstream: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+        check()
+        # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
+        scales = [0.0 if x is None else x.item() * processes.size for x in upstream]
+        factors = [sum(map(operator.mul, scales, column)) for column in zip(*mix)]
+        written = sweeps.write(
+            [tuple(k * x for x in each.partials) for k, each in zip(factors, found)]
+        )
+        return tuple(
+            hold(_tensor(written[key]), tensor) if key in written else None
+            for key, tensor in given.items()
+        )
+
     losses: tuple[Tensor, ...] = _Layer.apply(values, gradients, *maps.values())
+    # Nothing but the graph keeps the function from here on.
     refuse = functools.partial(_refuse_twice, weakref.ref(gradients))
     for loss in losses:
         loss.register_hook(refuse)
@@ -105,36 +117,6 @@ class _Layer(PyLayer):  # type: ignore[misc]
         return gradients
 
 
-def _gradients(
-    sweeps: "_Sweeps",
-    mix: Mix,
-    found: Sequence[Outcome],
-    maps: Sequence[Tensor],
-    check: Callable[[], None],
-    processes: int,
-    upstream: Sequence[Tensor | None],
-) -> tuple[Tensor | None, ...]:
-    """Return the gradient of each of the maps, None for a constant."""
-    check()
-    # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
-    scales = [0.0 if x is None else x.item() * processes for x in upstream]
-    partials = [
-        tuple(sum(map(operator.mul, scales, column)) * x for x in outcome.partials)
-        for column, outcome in zip(zip(*mix), found)
-    ]
-    return tuple(
-        None if array is None else hold(_tensor(array), given)
-        for array, given in zip(sweeps.write(partials), maps)
-    )
-
-
-class _Choice(NamedTuple):
-    """Negatives predicted above a threshold, and those at it, each with the weight of a tie."""
-
-    threshold: Any
-    tie_weight: Any
-
-
 def _negatives(p: Any, w: Any, dtype: Any) -> _Array:
     """Return rows of predictions, of targets and of weights for some negatives."""
     rows = np.zeros((3, len(p)), dtype)
@@ -157,24 +139,20 @@ class _Part:
         self.slots: Any = None
         self.of_valid: Any = None
         self.slopes: _Array | None = None  # kept by the first sweep, where the gradient is to be
-        # Where negatives are mined: predictions between which the threshold lies, ...
+        # Where negatives are mined: predictions between which that of the last one lies, those of
+        # negatives in between, block by block, and what follows: this threshold, and the weight of
+        # a tie at it.
         self.bounds: tuple[Any, Any] | None = None
-        self.aside: _Array | None = None  # ... room for those of negatives between the two, ...
-        self.between: dict[tuple[int, int], _Array] = {}  # ... these, block by block, ...
-        self.choice: _Choice | None = None  # ... and what follows.
-
-    def mine(self, bounds: tuple[Any, Any] | None) -> None:
-        """Let the next sweep look for the hardest negatives between these bounds, or not."""
-        self.bounds = bounds
-        # Room for every pixel: memory that is never written to costs nothing.
-        self.aside = None if bounds is None else np.empty(self.p.shape, self.p.dtype)
+        self.between: dict[tuple[int, int], _Array] = {}
+        self.choice: tuple[Any, Any] | None = None
 
     def add(self, block: _Block, out: _Array) -> None:
         """Do the first sweep of a block."""
         slots, of_valid = out
         rows = self.p[block], self.g[block], self.w[block]
-        if self.bounds is not None and self.aside is not None:
-            aside = self.aside[block]
+        if self.bounds is not None:
+            # Room for every pixel: memory that is never written to costs nothing.
+            aside = np.empty(rows[0].shape, rows[0].dtype)
             found = loops.mine(self.loss, *rows, *self.bounds, aside, slots)
             self.between[block[0], block[1].start] = aside[:found]
         elif self.slopes is not None:
@@ -231,7 +209,7 @@ class _Part:
         counted = [(p, w) for p, w in tied if w > 0]
         rows = _negatives([p for p, _ in counted], [w for _, w in counted], between.dtype)
         loops.add(self.loss, *rows, slots)
-        self.choice, self.slots = _Choice(threshold, between.dtype.type(of_tie)), slots
+        self.choice, self.slots = (threshold, between.dtype.type(of_tie)), slots
         return True
 
 
@@ -285,9 +263,7 @@ class _Sweeps:
         rows = {key: _rows(tensor, dtype) for key, tensor in {**maps, **labels}.items()}
         self._parts, self._processes = [_Part(term, rows) for term in terms], processes
         self._blocks = _blocks(*self._parts[0].p.shape)
-        self._maps = [*maps]
-        self._like = {id(x): (tuple(x.shape), rows[id(x)].dtype) for x in needed}
-        self._shapes = {key: rows[key].shape for key in maps}
+        self._like = {id(x): (tuple(x.shape), rows[id(x)]) for x in needed}
         self._make_room()
 
     def counts(self) -> list[tuple[Counts, Counts]]:
@@ -295,7 +271,7 @@ class _Sweeps:
         kept = set()
         for part in self._parts:
             if part.term.mined:
-                part.mine(self._bounds(part))
+                part.bounds = self._bounds(part)
             elif loops.is_binary(part.loss) and part.plane not in kept:
                 kept.add(part.plane)
                 part.slopes = self._planes.get(part.plane)
@@ -317,11 +293,11 @@ class _Sweeps:
         if part.slots[loops.IRREGULAR] != 0 or self._processes.size > 1:
             weights = operators.mined_weights(part.term, n, self._processes)
             part.w = _rows(weights, weights.dtype)[:, 0]
-            part.mine(None)
+            part.bounds = None
             self._first_sweep([part])
         elif not part.choose(n):  # the sample has missed
             number = part.p.dtype.type
-            part.mine((number(-np.inf), number(np.inf)))
+            part.bounds = number(-np.inf), number(np.inf)
             self._first_sweep([part])
             part.choose(n)
 
@@ -336,8 +312,8 @@ class _Sweeps:
             return n
         return operators.largest(part.term, n, d, self._processes)
 
-    def write(self, partials: Sequence[tuple[float, ...]]) -> list[_Array | None]:
-        """Return the gradient of the losses in each of the maps, None for a constant.
+    def write(self, partials: Sequence[tuple[float, ...]]) -> dict[int, _Array]:
+        """Return the gradients of the losses by the `id` of their maps.
 
         `partials` are the partial derivatives of each loss in its sums.
         """
@@ -363,16 +339,15 @@ class _Sweeps:
         _spread(work, self._blocks)
         for plane in planes.keys() - begun:
             planes[plane][:] = 0
-        return [written.get(key) for key in self._maps]
+        return written
 
     def _make_room(self) -> None:
         """Make room for the gradients, by the `id` of their maps, and views `[N, pixels]` of it."""
-        self._written = {key: _empty(*like) for key, like in self._like.items()}
-        self._planes = {
-            (key, channel): plane
-            for key, array in self._written.items()
-            for channel, plane in enumerate(array.reshape(self._shapes[key]).swapaxes(0, 1))
-        }
+        self._written, self._planes = {}, {}
+        for key, (shape, rows) in self._like.items():
+            self._written[key] = _empty(shape, rows.dtype)
+            flat = self._written[key].reshape(rows.shape)
+            self._planes |= {(key, channel): flat[:, channel] for channel in range(rows.shape[1])}
 
     def _bounds(self, part: _Part) -> tuple[Any, Any]:
         """Return between which two predictions the last chosen negative of a term lies.
