@@ -62,7 +62,6 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
     if not needed:
         return _scalars(values)
     check = unchanged(*maps.values(), *labels.values())
-    given = {key: tensor.detach() for key, tensor in maps.items()}
 
     def gradients(upstream: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
         check()
@@ -74,7 +73,7 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
         )
         return tuple(
             hold(_tensor(written[key]), tensor) if key in written else None
-            for key, tensor in given.items()
+            for key, tensor in maps.items()
         )
 
     losses: tuple[Tensor, ...] = _Layer.apply(values, gradients, *maps.values())
@@ -121,7 +120,8 @@ def _negatives(p: Any, w: Any, dtype: Any) -> _Array:
     """Return rows of predictions, of targets and of weights for some negatives."""
     rows = np.zeros((3, len(p)), dtype)
     rows[0], rows[2] = p, w
-    return _read_only(rows)
+    rows.flags.writeable = False  # as those of `_rows`, for which the loops are compiled
+    return rows
 
 
 class _Part:
@@ -419,8 +419,11 @@ def _rows(tensor: Tensor, dtype: Any) -> _Array:
     """
     tensor = tensor if tensor.stop_gradient else tensor.detach()
     array = np.from_dlpack(tensor if tensor.dtype == dtype else tensor.astype(dtype))
-    rows = array.reshape(len(array), array.shape[1] if array.ndim == 4 else 1, -1)
-    return _read_only(rows if rows.strides[2] == rows.itemsize else np.ascontiguousarray(rows))
+    rows: _Array = array.reshape(len(array), -1, math.prod(array.shape[-2:]))
+    if rows.strides[2] != rows.itemsize:
+        rows = np.ascontiguousarray(rows)
+    rows.flags.writeable = False  # numba refuses to compile a loop that would write to it
+    return rows
 
 
 _ZERO = paddle.to_tensor(0.0, paddle.float32, "cpu")
@@ -435,13 +438,6 @@ def _tensor(array: _Array) -> Tensor:
     # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given back, and
     # two threads that do so wait for each other.
     return paddle.Tensor(value=array, place=paddle.CPUPlace(), persistable=False, zero_copy=True)
-
-
-def _read_only(array: _Array) -> _Array:
-    """Return a view that a kernel cannot write to; numba refuses to compile one that would."""
-    view: _Array = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def _blocks(images: int, pixels: int) -> list[_Block]:
