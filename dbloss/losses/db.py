@@ -284,40 +284,36 @@ class DBLoss(LossLayer):
         )
         text_weights = more[0] if more else None
         given = {"maps": maps}
-        if "distance_maps" in predicts:
-            given["cbn_maps"] = arguments.maps(predicts, "cbn_maps", channels=1, like=maps)
-        auxiliary = {}
-        for level in _LEVELS:
-            name, weight = f"aux_maps_{level}", getattr(self, f"aux_weight_{level}")
-            if weight > 0 and name in predicts:
-                given[name] = arguments.maps(predicts, name, like=maps)
-                auxiliary[f"loss_{name}"] = weight
-
-        mask = weighted_mask(shrink_mask, text_weights, *given.values())
-        calls = {}
-        for name, tensor in given.items():
-            calls[name, 0] = self.bce_loss, Pixels(tensor, 0, shrink_map, mask, shrink_mask)
-            if name != "cbn_maps":
-                border = threshold_map, threshold_mask, threshold_mask
-                calls[name, 1] = self.l1_loss, Pixels(tensor, 1, *border)
-                calls[name, 2] = self.dice_loss, Pixels(tensor, 2, shrink_map, mask, shrink_mask)
         rows: dict[str, _Row] = {
             "loss_shrink_maps": {("maps", 0): self.alpha},
             "loss_threshold_maps": {("maps", 1): self.beta},
             "loss_binary_maps": {("maps", 2): 1},
         }
-        if "cbn_maps" in given:
+        auxiliary = {}  # what the losses of auxiliary maps weigh in the total
+        if "distance_maps" in predicts:
+            given["cbn_maps"] = arguments.maps(predicts, "cbn_maps", channels=1, like=maps)
             rows["loss_cbn"] = {("cbn_maps", 0): 1}
-        for name in auxiliary:
-            maps_name = name.removeprefix("loss_")
-            weights = self.alpha, self.beta, 1
-            rows[name] = {(maps_name, channel): w for channel, w in enumerate(weights)}
-        every = {
+        for level in _LEVELS:
+            name, weight = f"aux_maps_{level}", getattr(self, f"aux_weight_{level}")
+            if weight > 0 and name in predicts:
+                given[name] = arguments.maps(predicts, name, like=maps)
+                rows[f"loss_{name}"] = {(name, 0): self.alpha, (name, 1): self.beta, (name, 2): 1}
+                auxiliary[f"loss_{name}"] = weight
+        total = {
             key: auxiliary.get(name, 1) * weight
             for name, row in rows.items()
             for key, weight in row.items()
         }
-        losses = self._evaluated(calls, text_weights, [every, *rows.values()])
+        mask = weighted_mask(shrink_mask, text_weights, *given.values())
+        text = shrink_map, mask, shrink_mask
+        border = threshold_map, threshold_mask, threshold_mask
+        calls = {}
+        for name, tensor in given.items():
+            calls[name, 0] = self.bce_loss, Pixels(tensor, 0, *text)
+            if name != "cbn_maps":
+                calls[name, 1] = self.l1_loss, Pixels(tensor, 1, *border)
+                calls[name, 2] = self.dice_loss, Pixels(tensor, 2, *text)
+        losses = self._evaluated(calls, text_weights, [total, *rows.values()])
         return dict(zip(["loss", *rows], losses))
 
     def _expected(self) -> Expected:
