@@ -211,6 +211,17 @@ def test_nan_or_inf_in_a_prediction(channel, settings):
         assert leaf.grad.shape == leaf.shape
 
 
+def test_a_part_that_weighs_0_is_no_part_of_the_loss():
+    """Not even where it is NaN."""
+    batch, losses = make_batch(), []
+    for value in (0.5, np.nan):
+        maps = batch.maps.copy()
+        maps[:, 0] = value
+        out = DBLoss(alpha=0)({"maps": tensor(maps)}, tensors(batch.labels))
+        losses.append({name: scalar(loss) for name, loss in out.items()})
+    assert losses[0] == losses[1] and losses[0]["loss_shrink_maps"] == 0
+
+
 @TYPES
 def test_nan_or_inf_everywhere(kind):
     for data, bad in itertools.product(

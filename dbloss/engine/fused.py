@@ -57,10 +57,11 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
     sweeps = _Sweeps(terms, maps, labels, needed, processes)
     with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
         found = outcomes(sweeps, terms)
-        # A loss that is no part of a sum must not make it NaN, as 0 * NaN would.
-        values = [float(sum(k * x.value for k, x in zip(row, found) if k)) for row in mix]
+        values = [float(outcome.value) for outcome in found]
+    # A loss that is no part of a sum must not make it NaN, as 0 * NaN would.
+    sums = [sum(k * value for k, value in zip(row, values) if k) for row in mix]
     if not needed:
-        return _scalars(values)
+        return _scalars(sums)
     check = unchanged(*maps.values(), *labels.values())
 
     def gradients(upstream: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
@@ -76,7 +77,7 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
             for key, tensor in maps.items()
         )
 
-    losses: tuple[Tensor, ...] = _Layer.apply(values, gradients, *maps.values())
+    losses: tuple[Tensor, ...] = _Layer.apply(sums, gradients, *maps.values())
     # Nothing but the graph keeps the function from here on.
     refuse = functools.partial(_refuse_twice, weakref.ref(gradients))
     for loss in losses:
@@ -99,11 +100,11 @@ def _refuse_twice(gradients: weakref.ref[Any], upstream: Tensor) -> None:
 class _Layer(PyLayer):  # type: ignore[misc]
     @staticmethod
     def forward(
-        ctx: Any, values: Sequence[float], gradients: Callable[..., Any], *maps: Tensor
+        ctx: Any, losses: Sequence[float], gradients: Callable[..., Any], *maps: Tensor
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.gradients = gradients
-        return _scalars(values)
+        return _scalars(losses)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
