@@ -30,15 +30,7 @@ from dbloss.base.processes import Processes
 from dbloss.base.tensors import computed, hold, unchanged
 from dbloss.engine import loops, operators
 from dbloss.engine.formulas import MOST_SUMS
-from dbloss.engine.mining import (
-    Counts,
-    Mix,
-    Term,
-    labels_of,
-    maps_of,
-    outcomes,
-    tie_weight,
-)
+from dbloss.engine.mining import Counts, Mix, Term, labels_of, maps_of, outcomes, tie_weight
 
 _Array: TypeAlias = NDArray[Any]
 _Block: TypeAlias = tuple[int, slice]
@@ -249,8 +241,8 @@ class _Sweeps:
 
     xp = _Numbers
 
-    _written: dict[int, _Array]
-    _planes: dict[tuple[int, int], _Array]
+    _written: dict[int, _Array]  # gradients, by the `id` of their maps
+    _planes: dict[tuple[int, int], _Array]  # the rows of their channels
 
     def __init__(
         self,
@@ -264,7 +256,8 @@ class _Sweeps:
         rows = {key: _rows(tensor, dtype) for key, tensor in {**maps, **labels}.items()}
         self._parts, self._processes = [_Part(term, rows) for term in terms], processes
         self._blocks = _blocks(*self._parts[0].p.shape)
-        self._like = {id(x): (tuple(x.shape), rows[id(x)]) for x in needed}
+        # The maps that get a gradient, by their `id`: their shape, and their rows.
+        self._needed = {id(x): (tuple(x.shape), rows[id(x)]) for x in needed}
         self._make_room()
 
     def counts(self) -> list[tuple[Counts, Counts]]:
@@ -343,9 +336,9 @@ class _Sweeps:
         return written
 
     def _make_room(self) -> None:
-        """Make room for the gradients, by the `id` of their maps, and views `[N, pixels]` of it."""
+        """Make room for the gradients, and name the rows of each channel in it."""
         self._written, self._planes = {}, {}
-        for key, (shape, rows) in self._like.items():
+        for key, (shape, rows) in self._needed.items():
             self._written[key] = _empty(shape, rows.dtype)
             flat = self._written[key].reshape(rows.shape)
             self._planes |= {(key, channel): flat[:, channel] for channel in range(rows.shape[1])}
@@ -393,7 +386,7 @@ class _Sweeps:
         return values[low], values[high]
 
     def _first_sweep(self, parts: Sequence[_Part]) -> None:
-        """Add up each part over the processes."""
+        """Do the first sweep: add up each part, over the processes."""
 
         def work(block: _Block) -> _Array:
             out = np.zeros((len(parts), 2, loops.SLOTS))
