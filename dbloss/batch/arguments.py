@@ -45,7 +45,6 @@ def maps(
     shape = list(tensor.shape)
     exact = channels == 3
     wanted = "3" if exact else f"C >= {channels}"
-    advice = _channels_advice(shape) if exact else "Add the axis of the channel with .unsqueeze(1)."
     if exact and len(shape) == 4 and shape[1] == 1:
         expected, got = "3 channels (probability, threshold, binary)", f"1 ({shape})"
         advice = (
@@ -59,6 +58,8 @@ def maps(
         shape[1] in (channels, _OPEN) or (not exact and shape[1] > channels)
     )
     if not fits:
+        advice = "Add the axis of the channel with .unsqueeze(1)."
+        advice = _channels_advice(shape) if exact else advice
         raise checks.wrong(where, f"the shape [N, {wanted}, H, W]", shape, advice)
     if exact and shape[1] == _OPEN:
         _when_it_runs(_shape(tensor)[1] == channels, tensor)
