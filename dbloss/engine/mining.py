@@ -20,6 +20,15 @@ class Counts(NamedTuple):
     positive: Any
 
 
+class Numbers(NamedTuple):
+    """What is counted for a term: `sum(g*m)`, `n_pos`, `n_neg`, and the count of its loss."""
+
+    positive: Any
+    n_pos: Any
+    n_neg: Any
+    count: Any
+
+
 class Balance(NamedTuple):
     """How a loss is balanced between positives and hard negatives (OHEM).
 
@@ -46,13 +55,13 @@ class Balance(NamedTuple):
         n_neg = xp.floor(xp.clip(xp.minimum(sums.total - sums.positive, wanted), 0, None))
         return n_pos, n_neg
 
-    def factor(self, positive: Any, chosen: Any, n_pos: Any, n_neg: Any) -> Any:
+    def factor(self, numbers: Numbers, chosen: Any) -> Any:
         """Return `(sum(g*m) + sum of the chosen (1-g)*m) / (n_pos + n_neg + eps)`.
 
         A loss d of the batch makes `(1-g)*m*d` the hardness of a pixel. So the `n_neg` largest
         `(1-g)*m` are chosen, and of a negative loss the smallest.
         """
-        return (positive + chosen) / (n_pos + n_neg + self.eps)
+        return (numbers.positive + chosen) / (numbers.n_pos + numbers.n_neg + self.eps)
 
 
 def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
@@ -127,8 +136,7 @@ class Sweeps(Protocol):
     """What an engine does with a batch: sums, choices, and the gradient, which is its own affair.
 
     Its methods are called in this order. A term is named by its index in the list of terms. Sums
-    are over all processes. One that is infinite is NaN: an infinite prediction must not pass for a
-    large loss, or for none.
+    are over all processes.
     """
 
     @property
@@ -148,11 +156,15 @@ class Sweeps(Protocol):
         and `(1-g)*m` times its choice.
         """
 
-    def sums(self) -> Sequence[tuple[Any, ...]]:
-        """Return what the parts of every term add up to."""
-
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
+
+
+class SweepsOfTerms(Sweeps, Protocol):
+    """Sweeps of one term at a time."""
+
+    def sums(self) -> Sequence[tuple[Any, ...]]:
+        """Return what the parts of every term add up to."""
 
 
 class Outcome(NamedTuple):
@@ -170,25 +182,28 @@ class Outcome(NamedTuple):
         return tuple(self.factor * x for x in self.loss.partials(self.sums, self.count))
 
 
-def outcomes(sweeps: Sweeps, terms: Sequence[Term]) -> list[Outcome]:
-    """Return what each term comes to."""
-    counts = sweeps.counts()
-    numbers = [
-        (0, 0) if term.balance is None else term.balance.counts(valid, sweeps.xp)
-        for term, (_, valid) in zip(terms, counts)
-    ]
-    for index, term in enumerate(terms):
+def counted(sweeps: Sweeps, terms: Sequence[Term]) -> list[Numbers]:
+    """Return what is counted for each term, once the negatives of those that mine are chosen."""
+    found: list[Numbers] = []
+    for index, (term, (weights, valid)) in enumerate(zip(terms, sweeps.counts())):
+        if term.balance is None:
+            found.append(Numbers(weights.positive, 0, 0, weights.total))
+            continue
+        n_pos, n_neg = term.balance.counts(valid, sweeps.xp)
         if term.mined:
-            sweeps.choose(index, numbers[index][1])
-    found = []
-    for index, (term, sums) in enumerate(zip(terms, sweeps.sums())):
-        (weights, _), (n_pos, n_neg) = counts[index], numbers[index]
+            sweeps.choose(index, n_neg)
         count = n_pos + n_neg if term.mined else weights.total
-        value = term.loss.value(sums, count)
-        if term.balance is None or term.mined:
-            found.append(Outcome(value, term.loss, sums, count))
-        else:
-            largest = sweeps.largest(index, n_neg, value)
-            factor = term.balance.factor(weights.positive, largest, n_pos, n_neg)
-            found.append(Outcome(factor * value, term.loss, sums, count, factor))
+        found.append(Numbers(weights.positive, n_pos, n_neg, count))
+    return found
+
+
+def outcomes(sweeps: SweepsOfTerms, terms: Sequence[Term]) -> list[Outcome]:
+    """Return what each term comes to."""
+    found = []
+    every = counted(sweeps, terms)
+    for index, (term, numbers, sums) in enumerate(zip(terms, every, sweeps.sums())):
+        value, factor = term.loss.value(sums, numbers.count), 1.0
+        if term.balance is not None and not term.mined:
+            factor = term.balance.factor(numbers, sweeps.largest(index, numbers.n_neg, value))
+        found.append(Outcome(factor * value, term.loss, sums, numbers.count, factor))
     return found
