@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate, chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import paddle
@@ -20,7 +20,7 @@ from paddle import Tensor
 from dbloss.base.processes import ALONE, Processes
 from dbloss.base.tensors import computed, constant, widened
 from dbloss.engine.arithmetic import value
-from dbloss.engine.formulas import MOST_SUMS, Loss, PixelLoss
+from dbloss.engine.formulas import MOST_SUMS, PixelLoss
 from dbloss.engine.mining import (
     BY_PREDICTION,
     Balance,
@@ -108,18 +108,9 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
     ranked = paddle.where(is_negative, hardness * negative, nothing)
     weight = is_negative.astype(dtype)
     sweeps = _Sweeps([Term(BY_PREDICTION, Pixels(ranked, 0, nothing, weight, weight))], ALONE)
-    counts = Counts(*sweeps.numbers_of([mask, positive]))
+    counts = Counts(*sweeps.added([mask, positive], read=True))
     _, n_neg = balance.counts(counts, sweeps.xp)
     return sweeps.weights(0, n_neg).astype(paddle.float32)
-
-
-class _Group(NamedTuple):
-    """Terms of one loss and one target, which are computed together."""
-
-    indices: list[int]
-    loss: Loss
-    target: Tensor
-    hardness: Tensor  # of one term `[N, H, W]`, of several `[terms, N, H, W]`
 
 
 class _Sweeps:
@@ -144,18 +135,18 @@ class _Sweeps:
         self._weights = [self._labels[id(term.pixels.mask)] for term in terms]
         self._positives: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._sums: dict[int, tuple[Tensor, Any]] = {}  # maps and what each adds up to, by `id`
+        # Terms of one loss and one target are computed together. Tuples of different formulas may
+        # be equal, but not what `repr` says of them.
         alike: dict[tuple[str, int], list[int]] = {}
         for index, (loss, pixels, _) in enumerate(terms):
-            # Not by the loss itself: tuples of different formulas may be equal.
             alike.setdefault((repr(loss), id(pixels.target)), []).append(index)
         self.order = [*chain(*alike.values())]
-        self._groups = []
+        self._groups = []  # with the hardness: of one term `[N, H, W]`, of several an axis more
         for indices in alike.values():
-            loss, pixels, _ = terms[indices[0]]
-            several = [planes[id(terms[i].pixels.maps)][terms[i].pixels.channel] for i in indices]
-            p = paddle.stack(several) if len(several) > 1 else _whole(several[0])
-            g = self._labels[id(pixels.target)]
-            self._groups.append(_Group(indices, loss, g, loss.hardness(p, g)))
+            channels = [planes[id(terms[i].pixels.maps)][terms[i].pixels.channel] for i in indices]
+            p = paddle.stack(channels) if len(channels) > 1 else _whole(channels[0])
+            hardness = terms[indices[0]].loss.hardness(p, self._target(indices[0]))
+            self._groups.append((indices, hardness))
 
     @property
     def xp(self) -> Any:
@@ -184,8 +175,7 @@ class _Sweeps:
                 wanted.append([w] * 4)
             else:
                 wanted.append([w, self._product(g, w), valid, self._product(g, valid)])
-        maps = {id(x): x for x in chain(*wanted)}
-        self._sums = dict(zip(maps, zip(maps.values(), self.numbers_of([*maps.values()]))))
+        self._add_up([*chain(*wanted)], read=True)
         counts = [[self._sums[id(x)][1] for x in maps] for maps in wanted]
         return [(Counts(*four[:2]), Counts(*four[2:])) for four in counts]
 
@@ -196,12 +186,13 @@ class _Sweeps:
     def values(self, counts: Sequence[Any]) -> Tensor:
         """Return the losses of the terms in `order`, of which each has its count."""
         values = []
-        for group, sums in zip(self._groups, self._sums_of_groups()):
-            count, *others = [counts[index] for index in group.indices]
-            if any(other is not count for other in others):
-                count = self.vector([count, *others])
-            values.append(group.loss.value(sums, count))
-        return paddle.concat(values) if values[0].shape else paddle.stack(values)
+        for (indices, _), sums in zip(self._groups, self._sums_of_groups()):
+            each = [counts[index] for index in indices]
+            count = each[0] if all(x is each[0] for x in each) else self.vector(each)
+            values.append(self._terms[indices[0]].loss.value(sums, count))
+        if any(value.shape for value in values):
+            return paddle.concat([value if value.shape else value.reshape([1]) for value in values])
+        return paddle.stack(values)
 
     def weights(self, index: int, n: Any) -> Tensor:
         """Return what a pixel weighs where the `n` hardest negatives of a term are chosen.
@@ -210,7 +201,10 @@ class _Sweeps:
         """
         with paddle.no_grad():
             w, text, negative = self._split(index)
-            values = constant(self._hardness(index)) * negative
+            ((group, hardness),) = [x for x in self._groups if index in x[0]]
+            values = (
+                constant(hardness if len(group) == 1 else hardness[group.index(index)]) * negative
+            )
             threshold = self._nth_largest(values, n)
             above, at_least = values > threshold, values >= threshold
             # A pixel that is no negative has the value 0 too, and is not to be chosen.
@@ -218,8 +212,8 @@ class _Sweeps:
             tied = at_least.logical_xor(above).logical_and(negative.astype(paddle.bool))
             n_above, n_tied = self._count([above, tied])
             share = tie_weight(n, n_above, n_tied, self.xp)
-            share = (_on_cpu(np.array(share)) if self._host else share).astype(w.dtype)
-            return paddle.where(above, w, paddle.where(tied, paddle.lerp(text, w, share), text))
+            shared = text + negative * (float(share) if self._host else share.astype(w.dtype))
+            return paddle.where(above, w, paddle.where(tied, shared, text))
 
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
@@ -239,49 +233,36 @@ class _Sweeps:
                 return sign * (ordered * (rank <= n).astype(values.dtype)).sum(dtype="float64")
             # n times the smallest of them, plus what the larger ones exceed it by.
             threshold = self._nth_largest(values, n)
-            (more,) = self.numbers_of([(values - threshold).clip(min=0)])
+            (more,) = self.added([(values - threshold).clip(min=0)])
             size = self._over_processes(paddle.full_like(n, _size(values, n)))
             return sign * (n.clip(max=size) * threshold.astype(n.dtype) + more)
 
     def _sums_of_groups(self) -> list[tuple[Any, ...]]:
-        """Return what the parts of every group add up to: numbers, vectors if a group has several.
+        """Return what the parts of every group add up to.
 
         Sums of labels alone are added up apart: stacked with the others, Paddle finds no second
         derivative.
         """
-        every = [self._parts(group) for group in self._groups]
-        several = any(len(group.indices) > 1 for group in self._groups)
+        every = [self._parts(*group) for group in self._groups]
         for fixed in (True, False):
-            alike = [x for x in chain(*every) if x.stop_gradient == fixed]
-            new = {id(x): x for x in alike if id(x) not in self._sums}
-            if not new:
-                continue
-            sums = self._added([*new.values()])
-            if several:
-                ends = [0, *accumulate(x.shape[0] if len(x.shape) > 3 else 1 for x in new.values())]
-                separate = [sums[start:end] for start, end in zip(ends, ends[1:])]
-            else:
-                separate = sums.unbind()
-            self._sums.update(zip(new, zip(new.values(), separate)))
+            self._add_up([x for x in chain(*every) if x.stop_gradient == fixed])
         return [tuple(self._sums[id(x)][1] for x in parts) for parts in every]
 
-    def _parts(self, group: _Group) -> tuple[Tensor, ...]:
-        """Return what each pixel adds to the sums of a loss."""
-        w, *others = [self._weights[index] for index in group.indices]
-        if any(other is not w for other in others):
-            w = paddle.stack([w, *others])
-        loss = group.loss
-        wg = None if getattr(loss, "reads_no_text", False) else self._product(group.target, w)
-        parts: tuple[Tensor, ...] = loss.parts(group.hardness, w, wg)
+    def _parts(self, indices: Sequence[int], hardness: Tensor) -> tuple[Tensor, ...]:
+        """Return what each pixel adds to the sums of the losses of a group."""
+        each = [self._weights[index] for index in indices]
+        w = each[0] if all(x is each[0] for x in each) else paddle.stack(each)
+        loss = self._terms[indices[0]].loss
+        reads_text = not getattr(loss, "reads_no_text", False)
+        wg = self._product(self._target(indices[0]), w) if reads_text else None
+        parts: tuple[Tensor, ...] = loss.parts(hardness, w, wg)
         if len(parts) > MOST_SUMS:
             raise TypeError(f"a loss has at most {MOST_SUMS} sums, and this one has {len(parts)}")
         return parts
 
-    def _hardness(self, index: int) -> Tensor:
-        """Return the hardness of the pixels of a term."""
-        (group,) = [group for group in self._groups if index in group.indices]
-        place = group.indices.index(index)
-        return group.hardness[place] if len(group.indices) > 1 else group.hardness
+    def _target(self, index: int) -> Tensor:
+        """Return the target of a term."""
+        return self._labels[id(self._terms[index].pixels.target)]
 
     def _product(self, g: Tensor, w: Tensor) -> Tensor:
         """Return `g*w`, which is made once for all terms of one target and one mask."""
@@ -293,27 +274,36 @@ class _Sweeps:
     def _split(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return what a pixel weighs, `g*w` of it, and the rest."""
         w = self._weights[index]
-        text = self._product(self._labels[id(self._terms[index].pixels.target)], w)
+        text = self._product(self._target(index), w)
         return w, text, w - text
 
     def _on_host(self, maps: Tensor) -> bool:
         """Tell whether values can be read without waiting for a device or another process."""
         return paddle.in_dynamic_mode() and maps.place.is_cpu_place() and self._processes.size == 1
 
-    def numbers_of(self, maps: Sequence[Tensor]) -> Sequence[Any]:
-        """Return the sum of each map, read where that may be."""
-        sums = self._added(maps)
-        numbers: Sequence[Any] = list(sums.numpy()) if self._host else sums.unbind()
-        return numbers
+    def _add_up(self, maps: Sequence[Tensor], read: bool = False) -> None:
+        """Add up those of the maps that have not been."""
+        new = {id(x): x for x in maps if id(x) not in self._sums}
+        if new:
+            sums = self.added([*new.values()], read)
+            self._sums.update(zip(new, zip(new.values(), sums)))
 
-    def _added(self, maps: Sequence[Tensor]) -> Tensor:
-        """Return the sum of each map over all processes, one after the other, float64."""
-        if any(len(x.shape) > 3 for x in maps):
-            stacked = paddle.concat([x if len(x.shape) > 3 else x.unsqueeze(0) for x in maps])
-        else:
-            stacked = paddle.stack(list(maps))
+    def added(self, maps: Sequence[Tensor], read: bool = False) -> Sequence[Any]:
+        """Return the sum of each map over all processes, float64; `read` if that may be.
+
+        Of a map `[terms, N, H, W]` it is a vector, and then so are the others.
+        """
+        several = any(len(x.shape) > 3 for x in maps)
+        if several:
+            maps = [x if len(x.shape) > 3 else x.unsqueeze(0) for x in maps]
+        stacked = paddle.concat(maps) if several else paddle.stack(list(maps))
         rows = stacked.reshape([stacked.shape[0], -1, self._row]).sum(axis=-1)
-        return self._over_processes(rows.sum(axis=-1, dtype="float64"))
+        sums = self._over_processes(rows.sum(axis=-1, dtype="float64"))
+        if several:
+            ends = [0, *accumulate(x.shape[0] for x in maps)]
+            return [sums[start:end] for start, end in zip(ends, ends[1:])]
+        each: Sequence[Any] = sums.unbind()
+        return [x.item() for x in each] if read and self._host else each
 
     def _count(self, masks: Sequence[Tensor]) -> Sequence[Any]:
         """Return how many are True in each mask, over all processes."""
@@ -336,15 +326,15 @@ class _Sweeps:
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
         return total + self._processes.size * (numbers - here)
 
-    def _nth_largest(self, values: Tensor, n: Any) -> Tensor:
-        """Return the n-th largest value, 0-D; the largest for n below 1, the least beyond all."""
+    def _nth_largest(self, values: Tensor, n: Any) -> Any:
+        """Return the n-th largest value; the largest for n below 1, the least beyond all."""
         if self._processes.size > 1:
             return self._processes.nth_largest(values, n)
         if self._host:
             array = values.numpy().ravel()
             nth = nth_index(n, array.size)
             array.partition(nth)
-            return _on_cpu(array[nth : nth + 1])
+            return array[nth].item()
         ordered = paddle.sort(values.flatten(), descending=True)
         index = (n - 1).clip(0, _size(values, n) - 1)
         return paddle.gather(ordered, index.astype(paddle.int64))
