@@ -186,7 +186,7 @@ class _Mining(NamedTuple):
             slots += inside
             above += inside[loops.ABOVE]
             equal = inside[loops.AT_HIGH] if threshold > self.low else equal
-        of_tie = tie_weight(n, above, equal, np)
+        of_tie = tie_weight(n, above, equal)
         tied.append((threshold, of_tie * equal))
         p, w = np.array([tie for tie in tied if tie[1] > 0], between.dtype).reshape(-1, 2).T.copy()
         loops.add(loss, *map(_read_only, (p, np.zeros_like(p), w)), slots)

@@ -1,7 +1,7 @@
 """Which negatives count, and what follows for a loss: the way from sums to losses.
 
-`outcomes` is that way, the same for every engine. What differs between engines are the methods of
-`Sweeps`; numbers may be NumPy's or 0-D tensors.
+`outcomes` is that way, for an engine that takes one term at a time. What differs between engines
+are the methods of `Sweeps`; numbers may be NumPy's or 0-D tensors.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,11 +48,11 @@ class Balance(NamedTuple):
         Both are truncated and never below 0. Where `n_pos` is 0, `fallback` takes the place of
         `n_pos * ratio`. The sums are 0-D arrays of `xp`, which is paddle or numpy.
         """
-        n_pos = xp.floor(xp.clip(sums.positive, 0, None))
+        n_pos = xp.floor(_clip(sums.positive, 0))
         wanted = n_pos * self.ratio
         if self.fallback:
             wanted = xp.where(n_pos > 0, wanted, n_pos + self.fallback)
-        n_neg = xp.floor(xp.clip(xp.minimum(sums.total - sums.positive, wanted), 0, None))
+        n_neg = xp.floor(_clip(xp.minimum(sums.total - sums.positive, wanted), 0))
         return n_pos, n_neg
 
     def factor(self, numbers: Numbers, chosen: Any) -> Any:
@@ -64,13 +64,21 @@ class Balance(NamedTuple):
         return (numbers.positive + chosen) / (numbers.n_pos + numbers.n_neg + self.eps)
 
 
-def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
+def _clip(x: Any, least: float, most: float | None = None) -> Any:
+    """Return a number not below `least` nor above `most`; `np.clip` takes ten times as long."""
+    if not isinstance(x, float):
+        return x.clip(least, most)
+    x = max(x, least)  # NaN if x is
+    return x if most is None else min(x, most)
+
+
+def tie_weight(n_neg: Any, n_above: Any, n_equal: Any) -> Any:
     """Return the weight of each value equal to the threshold, at most 1.
 
     The `n_neg - n_above` negatives that are still to be chosen are spread evenly over the `n_equal`
     values that tie.
     """
-    return xp.clip((n_neg - n_above) / xp.clip(n_equal, 1, None), 0, 1)
+    return _clip((n_neg - n_above) / _clip(n_equal, 1), 0, 1)
 
 
 def nth_index(n: float, size: int) -> int:

@@ -211,7 +211,7 @@ class _Sweeps:
             # Not `==`, which Paddle takes for true where numbers differ by less than 1e-15.
             tied = at_least.logical_xor(above).logical_and(negative.astype(paddle.bool))
             n_above, n_tied = self._count([above, tied])
-            share = tie_weight(n, n_above, n_tied, self.xp)
+            share = tie_weight(n, n_above, n_tied)
             shared = text + negative * (float(share) if self._host else share.astype(w.dtype))
             return paddle.where(above, w, paddle.where(tied, shared, text))
 
@@ -307,9 +307,9 @@ class _Sweeps:
 
     def _count(self, masks: Sequence[Tensor]) -> Sequence[Any]:
         """Return how many are True in each mask, over all processes."""
-        counts = [mask.sum(dtype="float64") for mask in masks]
         if self._host:
-            return [count.item() for count in counts]
+            return [float(np.count_nonzero(mask.numpy())) for mask in masks]
+        counts = [mask.sum(dtype="float64") for mask in masks]
         if self._processes.size == 1:
             return counts
         numbers: Sequence[Tensor] = self._over_processes(paddle.stack(counts)).unbind()
