@@ -55,7 +55,7 @@ def evaluate(terms: Sequence[Term], combine: Combine, processes: Processes) -> t
             largest = sweeps.largest(index, numbers[index].n_neg, constant(values)[place])
             factors[index] = balance.factor(numbers[index], largest)
     if factors:
-        mix = mix * sweeps.vector([factors.get(index, 1.0) for index in sweeps.order])
+        mix = mix * sweeps.vector([factors.get(index) for index in sweeps.order])
     losses = paddle.where(is_part, mix * values, nothing).sum(axis=-1, dtype=paddle.float32)
     separate: list[Tensor] = losses.unbind()
     return tuple(separate)
@@ -158,13 +158,12 @@ class _Sweeps:
         return x if self._host else paddle.to_tensor(x, paddle.float64, "cpu")
 
     def vector(self, numbers: Sequence[Any]) -> Tensor:
-        """Return numbers of that library, which may be Python's too, as one tensor."""
+        """Return numbers of that library as one tensor; None stands for 1."""
         if self._host:
-            return _on_cpu(np.array(numbers))
-        like = next(x for x in numbers if paddle.is_tensor(x))
-        return paddle.stack(
-            [x if paddle.is_tensor(x) else paddle.full_like(like, x) for x in numbers]
-        )
+            return _on_cpu(np.array([1.0 if x is None else x for x in numbers]))
+        given = [x for x in numbers if x is not None]
+        one = paddle.ones_like(given[0]) if len(given) < len(numbers) else None
+        return paddle.stack([one if x is None else x for x in numbers])
 
     def counts(self) -> list[tuple[Counts, Counts]]:
         """Return the counts of every term, and the same with the valid mask in place of w."""
@@ -202,9 +201,9 @@ class _Sweeps:
         with paddle.no_grad():
             w, text, negative = self._split(index)
             ((group, hardness),) = [x for x in self._groups if index in x[0]]
-            values = (
-                constant(hardness if len(group) == 1 else hardness[group.index(index)]) * negative
-            )
+            if len(group) > 1:
+                hardness = hardness[group.index(index)]
+            values = constant(hardness) * negative
             threshold = self._nth_largest(values, n)
             above, at_least = values > threshold, values >= threshold
             # A pixel that is no negative has the value 0 too, and is not to be chosen.
