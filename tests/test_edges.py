@@ -194,21 +194,22 @@ BAD = (np.nan, np.inf, -np.inf)
     ),
 )
 def test_nan_or_inf_in_a_prediction(channel, settings):
-    """The loss is NaN, wherever the pixel: none is left out of the sums."""
+    """The loss is NaN, wherever the pixel and whether a gradient is wanted or not."""
     g, m = np.zeros((2, 1, 6, 6), np.float32)
     g[0, :2], m[0, 1:] = 1, 1
     labels, layer = tensors([None, g, m, g, m]), DBLoss(**settings)
     rows = {"text": 1, "background": 4, "ignored": 0}
-    for bad, row in itertools.product(BAD, rows.values()):
+    for bad, row, grad in itertools.product(BAD, rows.values(), (True, False)):
         maps = np.full((1, 3, 6, 6), 0.5, np.float32)
         maps[0, channel, row, 2] = bad
-        leaf = tensor(maps, grad=True)
+        leaf = tensor(maps, grad=grad)
         out = layer({"maps": leaf}, labels)
-        assert np.isnan(scalar(out["loss"])), (bad, row)
+        assert np.isnan(scalar(out["loss"])), (bad, row, grad)
         for index, part in enumerate(oracle.PARTS):
-            assert np.isnan(scalar(out[part])) == (index == channel), (part, bad, row)
-        out["loss"].backward()
-        assert leaf.grad.shape == leaf.shape
+            assert np.isnan(scalar(out[part])) == (index == channel), (part, bad, row, grad)
+        if grad:
+            out["loss"].backward()
+            assert leaf.grad.shape == leaf.shape
 
 
 def test_a_part_that_weighs_0_is_no_part_of_the_loss():
@@ -228,9 +229,10 @@ def test_nan_or_inf_everywhere(kind):
         ("binary", "no_text", "all_text", "all_ignored", "soft"), BAD
     ):
         batch = make_batch(data)
-        leaf = tensor(np.full_like(batch.maps, bad), grad=True)
-        out = DBLoss(main_loss_type=kind)({"maps": leaf}, tensors(batch.labels))
-        assert all(np.isnan(scalar(v)) for v in out.values()), (data, bad)
+        for grad in (False, True):
+            leaf = tensor(np.full_like(batch.maps, bad), grad=grad)
+            out = DBLoss(main_loss_type=kind)({"maps": leaf}, tensors(batch.labels))
+            assert all(np.isnan(scalar(v)) for v in out.values()), (data, bad, grad)
         out["loss"].backward()
 
 

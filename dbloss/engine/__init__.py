@@ -1,9 +1,9 @@
 """Chooses the engine that evaluates the terms of a batch.
 
 An engine is a module with a function `evaluate(terms, mix, processes)`. It makes `Sweeps` of the
-batch, leaves the way from sums to losses to `dbloss.engine.mining.outcomes`, and returns, for each
-row of `mix`, the sum of the losses of the terms times its numbers: 0-D float32, differentiable in
-the maps. Engines know formulas and tensors, and no Layer.
+batch, leaves what is counted and chosen to `dbloss.engine.mining`, and returns, for each row of
+`mix`, the sum of the losses of the terms times its numbers: 0-D float32, differentiable in the
+maps. Engines know formulas and tensors, and no Layer.
 
 `ENGINES` names them, the fastest first, each with what tells why it cannot run.
 """

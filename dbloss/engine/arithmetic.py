@@ -8,6 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 import paddle
+import paddle.nn.functional as F
 from paddle import Tensor
 
 from dbloss.base.tensors import constant, unchanged, without_amp
@@ -63,15 +64,12 @@ def _log(x: Tensor) -> Tensor:
     if short < 1:
         return log
     # Below the smallest normal number of float32 a straight line leads down to -100.
-    return log + paddle.scale(x.clip(0, tiny) * (1 / tiny), short, -short)
+    return log - short * F.hardsigmoid(x, -1 / tiny, 1.0)
 
 
 def _log_of_complement(x: Tensor) -> Tensor:
-    step = float(paddle.finfo(x.dtype).eps) / 2  # from 1 to the number below it
-    # From there a straight line leads down to -100. Paddle 2 rounds an added number to float32,
-    # which changes no 1.
-    above = linear(complement(x).clip(0, step), 1 / step, -1.0)
-    return paddle.log1p(-x.clip(max=1 - step)) + above * (math.log(step) + 100)
+    is_one = x.clip(0, 1).floor()
+    return paddle.log1p(is_one - x.clip(max=1)) - 100 * is_one
 
 
 def clip(x: Any, least: float, most: float) -> Any:
@@ -102,6 +100,11 @@ def complement(x: Any) -> Any:
 def nan_unless_finite(x: Any) -> Any:
     """Return 0, or NaN where x is not finite, which a clip of x would hide."""
     return linear(x, 0.0, 0.0)
+
+
+def unless_infinite(x: Any, number: float) -> Any:
+    """Return a number, or NaN where x is not finite; it has no gradient."""
+    return linear(x if isinstance(x, float) else constant(x), 0.0, number)
 
 
 def linear(x: Any, slope: float, offset: float) -> Any:

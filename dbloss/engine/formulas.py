@@ -30,6 +30,7 @@ from dbloss.engine.arithmetic import (
     power,
     sign,
     slope,
+    unless_infinite,
     value,
     where,
     within,
@@ -127,7 +128,9 @@ class PixelLoss(Protocol):
 class Mean(NamedTuple):
     """`L = sum(w*l) / (count + eps)`, so `dL/dsum(w*l) = 1 / (count + eps)`.
 
-    Where negatives are mined, the count is that of the positives and the chosen negatives.
+    Where negatives are mined, the count is that of the positives and the chosen negatives. An
+    infinite sum makes L NaN: an infinite prediction must not pass for a large loss. Of a `Tversky`
+    it does so by itself.
     """
 
     pixel_loss: Any
@@ -156,7 +159,7 @@ class Mean(NamedTuple):
 
     def value(self, sums: Any, count: Any) -> Any:
         """Return L."""
-        return sums[0] / (count + self.eps)
+        return sums[0] / (count + unless_infinite(sums[0], self.eps))
 
     def partials(self, sums: Any, count: Any) -> tuple[Any, ...]:
         """Return the derivative of L in the sum."""

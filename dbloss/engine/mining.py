@@ -1,12 +1,15 @@
 """Which negatives count, and what follows for a loss: the way from sums to losses.
 
-`outcomes` is that way, the same for every engine. What differs between engines are the methods of
-`Sweeps`; numbers may be NumPy's or 0-D tensors.
+`outcomes` is that way, for an engine that takes one term at a time. What differs between engines
+are the methods of `Sweeps`; numbers are Python's, or 0-D tensors.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import paddle
 from paddle import Tensor
 
 from dbloss.engine.formulas import Loss, Tversky
@@ -17,6 +20,15 @@ class Counts(NamedTuple):
 
     total: Any
     positive: Any
+
+
+class Numbers(NamedTuple):
+    """What is counted for a term: `sum(g*m)`, `n_pos`, `n_neg`, and the count of its loss."""
+
+    positive: Any
+    n_pos: Any
+    n_neg: Any
+    count: Any
 
 
 class Balance(NamedTuple):
@@ -32,35 +44,50 @@ class Balance(NamedTuple):
     per_pixel: bool
     eps: float = 0.0
 
-    def counts(self, sums: Counts, xp: Any) -> tuple[Any, Any]:
+    def counts(self, sums: Counts) -> tuple[Any, Any]:
         """Return `n_pos = int(sum(g*m))` and `n_neg = int(min(sum((1-g)*m), n_pos * ratio))`.
 
         Both are truncated and never below 0. Where `n_pos` is 0, `fallback` takes the place of
-        `n_pos * ratio`. The sums are 0-D arrays of `xp`, which is paddle or numpy.
+        `n_pos * ratio`.
         """
-        n_pos = xp.floor(xp.clip(sums.positive, 0, None))
+        n_pos = _floor(_clip(sums.positive, 0.0))
         wanted = n_pos * self.ratio
         if self.fallback:
-            wanted = xp.where(n_pos > 0, wanted, n_pos + self.fallback)
-        n_neg = xp.floor(xp.clip(xp.minimum(sums.total - sums.positive, wanted), 0, None))
-        return n_pos, n_neg
+            wanted = wanted + self.fallback * (1 - _clip(n_pos, 0.0, 1.0))
+        return n_pos, _floor(_clip(_lesser(sums.total - sums.positive, wanted), 0.0))
 
-    def factor(self, positive: Any, chosen: Any, n_pos: Any, n_neg: Any) -> Any:
+    def factor(self, numbers: Numbers, chosen: Any) -> Any:
         """Return `(sum(g*m) + sum of the chosen (1-g)*m) / (n_pos + n_neg + eps)`.
 
         A loss d of the batch makes `(1-g)*m*d` the hardness of a pixel. So the `n_neg` largest
         `(1-g)*m` are chosen, and of a negative loss the smallest.
         """
-        return (positive + chosen) / (n_pos + n_neg + self.eps)
+        return (numbers.positive + chosen) / (numbers.n_pos + numbers.n_neg + self.eps)
 
 
-def tie_weight(n_neg: Any, n_above: Any, n_equal: Any, xp: Any) -> Any:
+# Of NaN each of these makes NaN. NumPy's functions take a single number ten times as long.
+
+
+def _clip(x: Any, least: float, most: float = math.inf) -> Any:
+    """Return a number not below `least` nor above `most`."""
+    return min(max(x, least), most) if isinstance(x, float) else x.clip(least, most)
+
+
+def _lesser(x: Any, y: Any) -> Any:
+    return min(x, y) if isinstance(x, float) else paddle.minimum(x, y)
+
+
+def _floor(x: Any) -> Any:
+    return float(np.floor(x)) if isinstance(x, float) else x.floor()
+
+
+def tie_weight(n_neg: Any, n_above: Any, n_equal: Any) -> Any:
     """Return the weight of each value equal to the threshold, at most 1.
 
     The `n_neg - n_above` negatives that are still to be chosen are spread evenly over the `n_equal`
     values that tie.
     """
-    return xp.clip((n_neg - n_above) / xp.clip(n_equal, 1, None), 0, 1)
+    return _clip((n_neg - n_above) / _clip(n_equal, 1.0), 0.0, 1.0)
 
 
 def nth_index(n: float, size: int) -> int:
@@ -120,13 +147,8 @@ class Sweeps(Protocol):
     """What an engine does with a batch: sums, choices, and the gradient, which is its own affair.
 
     Its methods are called in this order. A term is named by its index in the list of terms. Sums
-    are over all processes. One that is infinite is NaN: an infinite prediction must not pass for a
-    large loss, or for none.
+    are over all processes.
     """
-
-    @property
-    def xp(self) -> Any:
-        """The library of the numbers, numpy or paddle."""
 
     def counts(self) -> Sequence[tuple[Counts, Counts]]:
         """Return the counts of every term, and the same with the valid mask in place of w.
@@ -141,11 +163,15 @@ class Sweeps(Protocol):
         and `(1-g)*m` times its choice.
         """
 
-    def sums(self) -> Sequence[tuple[Any, ...]]:
-        """Return what the parts of every term add up to."""
-
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
+
+
+class SweepsOfTerms(Sweeps, Protocol):
+    """Sweeps of one term at a time."""
+
+    def sums(self) -> Sequence[tuple[Any, ...]]:
+        """Return what the parts of every term add up to."""
 
 
 class Outcome(NamedTuple):
@@ -163,25 +189,28 @@ class Outcome(NamedTuple):
         return tuple(self.factor * x for x in self.loss.partials(self.sums, self.count))
 
 
-def outcomes(sweeps: Sweeps, terms: Sequence[Term]) -> list[Outcome]:
-    """Return what each term comes to."""
-    counts = sweeps.counts()
-    numbers = [
-        (0, 0) if term.balance is None else term.balance.counts(valid, sweeps.xp)
-        for term, (_, valid) in zip(terms, counts)
-    ]
-    for index, term in enumerate(terms):
+def counted(sweeps: Sweeps, terms: Sequence[Term]) -> list[Numbers]:
+    """Return what is counted for each term, once the negatives of those that mine are chosen."""
+    found: list[Numbers] = []
+    for index, (term, (weights, valid)) in enumerate(zip(terms, sweeps.counts())):
+        if term.balance is None:
+            found.append(Numbers(weights.positive, 0, 0, weights.total))
+            continue
+        n_pos, n_neg = term.balance.counts(valid)
         if term.mined:
-            sweeps.choose(index, numbers[index][1])
-    found = []
-    for index, (term, sums) in enumerate(zip(terms, sweeps.sums())):
-        (weights, _), (n_pos, n_neg) = counts[index], numbers[index]
+            sweeps.choose(index, n_neg)
         count = n_pos + n_neg if term.mined else weights.total
-        value = term.loss.value(sums, count)
-        if term.balance is None or term.mined:
-            found.append(Outcome(value, term.loss, sums, count))
-        else:
-            largest = sweeps.largest(index, n_neg, value)
-            factor = term.balance.factor(weights.positive, largest, n_pos, n_neg)
-            found.append(Outcome(factor * value, term.loss, sums, count, factor))
+        found.append(Numbers(weights.positive, n_pos, n_neg, count))
+    return found
+
+
+def outcomes(sweeps: SweepsOfTerms, terms: Sequence[Term]) -> list[Outcome]:
+    """Return what each term comes to."""
+    found = []
+    every = counted(sweeps, terms)
+    for index, (term, numbers, sums) in enumerate(zip(terms, every, sweeps.sums())):
+        value, factor = term.loss.value(sums, numbers.count), 1.0
+        if term.balance is not None and not term.mined:
+            factor = term.balance.factor(numbers, sweeps.largest(index, numbers.n_neg, value))
+        found.append(Outcome(factor * value, term.loss, sums, numbers.count, factor))
     return found

@@ -2,13 +2,14 @@
 
 Paddle differentiates what is written here; the choice of negatives has no gradient. Values are read
 on the host only in eager mode on a CPU: elsewhere that would wait for the device. On a GPU each
-operator is a kernel launch, so that their number is kept small.
+operator is a kernel launch, so that their number is kept small: terms of one loss and one target
+are computed together.
 """
 
 import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
@@ -27,25 +28,37 @@ from dbloss.engine.mining import (
     Mix,
     Pixels,
     Term,
+    counted,
     labels_of,
     maps_of,
     nth_index,
-    outcomes,
     tie_weight,
 )
 
 _ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows are float64
 
 
+@np.errstate(all="ignore")  # NaN and infinity are results, and no reason to warn
 def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Tensor, ...]:
     """Return the sums of the losses that `mix` asks for, 0-D float32, differentiable."""
-    values = paddle.stack([outcome.value for outcome in outcomes(_Sweeps(terms, processes), terms)])
+    sweeps = _Sweeps(terms, processes)
+    numbers = counted(sweeps, terms)
+    values = sweeps.values([x.count for x in numbers])
     # A loss is a row of numbers times the values, added up. A value that is no part of a loss must
     # not make it NaN, as 0 * NaN would.
-    weights, is_part, nothing = _constants(np.array(mix, np.float64), values)
-    losses = paddle.where(is_part, weights * values, nothing).sum(axis=-1)
-    cast: list[Tensor] = losses.astype(paddle.float32).unbind()
-    return tuple(cast)
+    ordered = np.array(mix, np.float64)[:, sweeps.order]
+    weights, is_part, nothing = _constants(ordered, values)
+    factors: dict[int, Any] = {}
+    for place, index in enumerate(sweeps.order):
+        balance = terms[index].balance
+        if balance is not None and not balance.per_pixel:
+            largest = sweeps.largest(index, numbers[index].n_neg, constant(values)[place])
+            factors[index] = balance.factor(numbers[index], largest)
+    if factors:
+        weights = weights * sweeps.vector([factors.get(index) for index in sweeps.order])
+    losses = paddle.where(is_part, weights * values, nothing).sum(axis=-1, dtype=paddle.float32)
+    separate: list[Tensor] = losses.unbind()
+    return tuple(separate)
 
 
 def _constants(mix: NDArray[Any], like: Tensor) -> Sequence[Tensor]:
@@ -64,16 +77,15 @@ def _kept_constants(mix: bytes, shape: tuple[int, ...], place: str) -> Sequence[
 
 def mined_weights(term: Term, n: Any, processes: Processes) -> Tensor:
     """Return what a pixel weighs where the `n` hardest negatives of a term are chosen."""
-    with paddle.no_grad():
-        sweeps = _Sweeps([term], processes)
-        weights: Tensor = sweeps.weights(0, paddle.to_tensor(n, paddle.float64, "cpu"))
+    sweeps = _Sweeps([term], processes)
+    weights: Tensor = sweeps.weights(0, sweeps.number(n))
     return weights.reshape(term.pixels.target.shape)
 
 
 def largest(term: Term, n: Any, d: Any, processes: Processes) -> float:
     """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
-    numbers = (paddle.to_tensor(number, paddle.float64, "cpu") for number in (n, d))
-    return float(_Sweeps([term], processes).largest(0, *numbers))
+    sweeps = _Sweeps([term], processes)
+    return float(sweeps.largest(0, sweeps.number(n), sweeps.number(d)))
 
 
 def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
@@ -83,29 +95,32 @@ def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
     return loss
 
 
+@np.errstate(all="ignore")
 def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance) -> Tensor:
     """Return the weight of each pixel among the hard negatives, float32 `[N, H, W]`."""
     dtype = computed(hardness)
     hardness, gt, mask = (constant(tensor.astype(dtype)) for tensor in (hardness, gt, mask))
+    positive = gt * mask
+    negative = mask - positive
+    is_negative = negative.astype(paddle.bool)  # not `!=`, which has a tolerance
     # The hardness of pixels that are no negatives must not matter: infinity times 0 would be NaN.
-    is_negative = (mask - gt * mask).astype(paddle.bool)  # not `!=`, which has a tolerance
-    hardness = paddle.where(is_negative, hardness, paddle.zeros_like(hardness))
-    sweeps = _Sweeps([Term(BY_PREDICTION, Pixels(hardness, 0, gt, mask, mask), balance)], ALONE)
-    ((_, counts),) = sweeps.counts()
-    _, n_neg = balance.counts(counts, paddle)
-    chosen = sweeps.chosen(0, sweeps.negative(0), n_neg).reshape(paddle.shape(gt))
-    return (chosen * is_negative.astype(dtype)).astype(paddle.float32)
+    nothing = paddle.zeros_like(hardness)
+    ranked = paddle.where(is_negative, hardness * negative, nothing)
+    weight = is_negative.astype(dtype)
+    sweeps = _Sweeps([Term(BY_PREDICTION, Pixels(ranked, 0, nothing, weight, weight))], ALONE)
+    counts = Counts(*sweeps.added([mask, positive], read=True))
+    _, n_neg = balance.counts(counts)
+    return sweeps.weights(0, n_neg).astype(paddle.float32)
 
 
 class _Sweeps:
     """The sweeps of `dbloss.engine.mining` over a batch, whose maps are cut into rows."""
 
-    xp = paddle
-
     def __init__(self, terms: Sequence[Term], processes: Processes) -> None:
         self._terms, self._processes = terms, processes
         given = maps_of(terms)
         dtype = computed(*given.values())
+        self._host = self._on_host(next(iter(given.values())))
         shapes = [tensor.shape for tensor in given.values()]
         size = math.prod(shapes[0][-2:]) if min(map(min, shapes)) > 0 else 1
         self._row = math.gcd(size, _ROW)  # 1 where a static graph leaves an axis open
@@ -116,96 +131,132 @@ class _Sweeps:
             )
             for key, tensor in given.items()
         }
-        labels = {key: constant(tensor.astype(dtype)) for key, tensor in labels_of(terms).items()}
-        self._g = [labels[id(term.pixels.target)] for term in terms]
-        self._weights = [labels[id(term.pixels.mask)] for term in terms]
-        self._valid = [labels[id(term.pixels.valid)] for term in terms]
+        self._labels = {id_: constant(x.astype(dtype)) for id_, x in labels_of(terms).items()}
+        self._weights = [self._labels[id(term.pixels.mask)] for term in terms]
         self._positives: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
-        self._hardness = [
-            loss.hardness(planes[id(pixels.maps)][pixels.channel], g)
-            for (loss, pixels, _), g in zip(terms, self._g)
-        ]
-        self._parts: list[tuple[Tensor, ...]] = []  # before the choice, of a mined term nothing
-        self._sums: dict[int, tuple[Tensor, Tensor]] = {}  # maps and what each adds up to, by `id`
+        self._sums: dict[int, tuple[Tensor, Any]] = {}  # maps and what each adds up to, by `id`
+        # Terms of one loss and one target are computed together. Tuples of different formulas may
+        # be equal, but not what `repr` says of them.
+        alike: dict[tuple[str, int], list[int]] = {}
+        for index, (loss, pixels, _) in enumerate(terms):
+            alike.setdefault((repr(loss), id(pixels.target)), []).append(index)
+        self.order = [*chain(*alike.values())]
+        self._groups = []  # with the hardness: of one term `[N, H, W]`, of several an axis more
+        for indices in alike.values():
+            channels = [planes[id(terms[i].pixels.maps)][terms[i].pixels.channel] for i in indices]
+            p = paddle.stack(channels) if len(channels) > 1 else _whole(channels[0])
+            hardness = terms[indices[0]].loss.hardness(p, self._target(indices[0]))
+            self._groups.append((indices, hardness))
+
+    def number(self, x: float) -> Any:
+        """Return a number as the sweeps have them, where the maps are on a CPU."""
+        return x if self._host else paddle.to_tensor(x, paddle.float64, "cpu")
+
+    def vector(self, numbers: Sequence[Any]) -> Tensor:
+        """Return such numbers as one tensor; None stands for 1."""
+        if self._host:
+            return _on_cpu(np.array([1.0 if x is None else x for x in numbers]))
+        given = [x for x in numbers if x is not None]
+        one = paddle.ones_like(given[0]) if len(given) < len(numbers) else None
+        return paddle.stack([one if x is None else x for x in numbers])
 
     def counts(self) -> list[tuple[Counts, Counts]]:
         """Return the counts of every term, and the same with the valid mask in place of w."""
         wanted = []
-        for index, term in enumerate(self._terms):
-            g, w, valid = self._g[index], self._weights[index], self._valid[index]
-            if term.balance is None:
+        for (loss, pixels, balance), w in zip(self._terms, self._weights):
+            g, valid = (self._labels[id(x)] for x in (pixels.target, pixels.valid))
+            if balance is None and getattr(loss, "reads_no_text", False):
                 wanted.append([w] * 4)
             else:
                 wanted.append([w, self._product(g, w), valid, self._product(g, valid)])
-        self._parts = [() if x.mined else self._parts_of(i) for i, x in enumerate(self._terms)]
-        # What a loss adds up of labels alone goes along: one map more in a sum is no operator more.
-        labels = (x for parts in self._parts for x in parts if x.stop_gradient)
-        self._add_up([*chain(*wanted), *labels])
+        self._add_up([*chain(*wanted)], read=True)
         counts = [[self._sums[id(x)][1] for x in maps] for maps in wanted]
         return [(Counts(*four[:2]), Counts(*four[2:])) for four in counts]
 
-    def choose(self, index: int, n: Tensor) -> None:
+    def choose(self, index: int, n: Any) -> None:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
         self._weights[index] = self.weights(index, n)
-        self._parts[index] = self._parts_of(index)
 
-    def sums(self) -> list[tuple[Tensor, ...]]:
-        """Return what the parts of every term add up to."""
-        every = [*chain(*self._parts)]
-        # Sums of labels alone are added up apart: stacked with the others, Paddle finds no second
-        # derivative.
-        for fixed in (True, False):
-            self._add_up([x for x in every if x.stop_gradient == fixed])
-        return [tuple(self._sums[id(x)][1] for x in parts) for parts in self._parts]
+    def values(self, counts: Sequence[Any]) -> Tensor:
+        """Return the losses of the terms in `order`, of which each has its count."""
+        values = []
+        for (indices, _), sums in zip(self._groups, self._sums_of_groups()):
+            each = [counts[index] for index in indices]
+            count = each[0] if all(x is each[0] for x in each) else self.vector(each)
+            values.append(self._terms[indices[0]].loss.value(sums, count))
+        if any(value.shape for value in values):
+            return paddle.concat([value if value.shape else value.reshape([1]) for value in values])
+        return paddle.stack(values)
 
-    def weights(self, index: int, n: Tensor) -> Tensor:
-        """Return what a pixel weighs where the `n` hardest negatives of a term are chosen."""
+    def weights(self, index: int, n: Any) -> Tensor:
+        """Return what a pixel weighs where the `n` hardest negatives of a term are chosen.
+
+        A negative that ties for the last of them weighs a share of what it does.
+        """
         with paddle.no_grad():
-            negative = self.negative(index)
-            chosen = self.chosen(index, negative, n)
-            return self._product(self._g[index], self._weights[index]) + negative * chosen
+            w, text, negative = self._split(index)
+            ((group, hardness),) = [x for x in self._groups if index in x[0]]
+            if len(group) > 1:
+                hardness = hardness[group.index(index)]
+            values = constant(hardness) * negative
+            threshold = self._nth_largest(values, n)
+            above, at_least = values > threshold, values >= threshold
+            # A pixel that is no negative has the value 0 too, and is not to be chosen.
+            # Not `==`, which Paddle takes for true where numbers differ by less than 1e-15.
+            tied = at_least.logical_xor(above).logical_and(negative.astype(paddle.bool))
+            n_above, n_tied = self._count([above, tied])
+            share = tie_weight(n, n_above, n_tied)
+            shared = text + negative * (float(share) if self._host else share.astype(w.dtype))
+            return paddle.where(above, w, paddle.where(tied, shared, text))
 
-    def _parts_of(self, index: int) -> tuple[Tensor, ...]:
-        """Return what each pixel adds to the sums of a loss."""
-        g, w, loss = self._g[index], self._weights[index], self._terms[index].loss
-        wg = None if getattr(loss, "reads_no_text", False) else self._product(g, w)
-        parts: tuple[Tensor, ...] = loss.parts(self._hardness[index], w, wg)
+    def largest(self, index: int, n: Any, d: Any) -> Any:
+        """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
+        with paddle.no_grad():
+            *_, negative = self._split(index)
+            if self._host:
+                sign = 1.0 if d.item() >= 0 else -1.0
+                array = sign * negative.numpy().ravel()
+                nth = nth_index(n, array.size)
+                array.partition(nth)
+                return sign * array[nth:].sum(dtype=np.float64) if n >= 1 else 0.0
+            sign = paddle.sign(d + 1e-37)  # 1 for a loss of 0 as well
+            values = negative * sign.astype(negative.dtype)
+            if self._processes.size == 1:
+                ordered = paddle.sort(values.flatten(), descending=True)
+                rank = paddle.ones_like(ordered, "float64").cumsum()
+                return sign * (ordered * (rank <= n).astype(values.dtype)).sum(dtype="float64")
+            # n times the smallest of them, plus what the larger ones exceed it by.
+            threshold = self._nth_largest(values, n)
+            (more,) = self.added([(values - threshold).clip(min=0)])
+            size = self._over_processes(paddle.full_like(n, _size(values, n)))
+            return sign * (n.clip(max=size) * threshold.astype(n.dtype) + more)
+
+    def _sums_of_groups(self) -> list[tuple[Any, ...]]:
+        """Return what the parts of every group add up to.
+
+        Sums of labels alone are added up apart: stacked with the others, Paddle finds no second
+        derivative.
+        """
+        every = [self._parts(*group) for group in self._groups]
+        for fixed in (True, False):
+            self._add_up([x for x in chain(*every) if x.stop_gradient == fixed])
+        return [tuple(self._sums[id(x)][1] for x in parts) for parts in every]
+
+    def _parts(self, indices: Sequence[int], hardness: Tensor) -> tuple[Tensor, ...]:
+        """Return what each pixel adds to the sums of the losses of a group."""
+        each = [self._weights[index] for index in indices]
+        w = each[0] if all(x is each[0] for x in each) else paddle.stack(each)
+        loss = self._terms[indices[0]].loss
+        reads_text = not getattr(loss, "reads_no_text", False)
+        wg = self._product(self._target(indices[0]), w) if reads_text else None
+        parts: tuple[Tensor, ...] = loss.parts(hardness, w, wg)
         if len(parts) > MOST_SUMS:
             raise TypeError(f"a loss has at most {MOST_SUMS} sums, and this one has {len(parts)}")
         return parts
 
-    def chosen(self, index: int, negative: Tensor, n: Tensor) -> Tensor:
-        """Return 1 for each of the `n` hardest negatives, the tie weight for a tie, 0 elsewhere."""
-        values = constant(self._hardness[index]) * negative
-        threshold = self._nth_largest(values, n)
-        above, at_least = values > threshold, values >= threshold
-        # A pixel that is no negative has the value 0 too, and is not to be chosen.
-        # Not `==`, which Paddle takes for true where numbers differ by less than 1e-15.
-        tied = at_least.logical_xor(above).logical_and(negative.astype(paddle.bool))
-        n_above, n_tied = self._count([above, tied])
-        of_tie = tie_weight(n, n_above, n_tied, paddle).astype(values.dtype)
-        return above.astype(values.dtype) + tied.astype(values.dtype) * of_tie
-
-    def largest(self, index: int, n: Tensor, d: Tensor) -> Tensor:
-        """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
-        with paddle.no_grad():
-            negative = self.negative(index)
-            sign = paddle.sign(d + 1e-37)  # 1 for a loss of 0 as well
-            values = negative * sign.astype(negative.dtype)
-            if self._on_host(values):
-                array, n = values.numpy(), n.item()
-                nth = nth_index(n, array.size)
-                hardest = np.partition(array, nth, axis=None)[nth:] if n >= 1 else array[:0]
-                return sign * float(hardest.sum(dtype=np.float64))
-            if self._processes.size == 1:
-                ordered = paddle.sort(values.flatten(), descending=True)
-                first = paddle.arange(_size(values, n), dtype="float64") < n
-                return sign * (ordered * first.astype(values.dtype)).sum(dtype="float64")
-            # n times the smallest of them, plus what the larger ones exceed it by.
-            threshold = self._nth_largest(values, n)
-            (more,) = self._added([(values - threshold).clip(min=0)])
-            size = self._over_processes(paddle.full_like(n, _size(values, n)))
-            return sign * (n.clip(max=size) * threshold.astype(n.dtype) + more)
+    def _target(self, index: int) -> Tensor:
+        """Return the target of a term."""
+        return self._labels[id(self._terms[index].pixels.target)]
 
     def _product(self, g: Tensor, w: Tensor) -> Tensor:
         """Return `g*w`, which is made once for all terms of one target and one mask."""
@@ -214,33 +265,44 @@ class _Sweeps:
             self._positives[key] = g, w, g * w  # kept alive, so that no other gets their `id`
         return self._positives[key][-1]
 
-    def negative(self, index: int) -> Tensor:
-        """Return `(1-g)*w`."""
-        return self._weights[index] - self._product(self._g[index], self._weights[index])
+    def _split(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what a pixel weighs, `g*w` of it, and the rest."""
+        w = self._weights[index]
+        text = self._product(self._target(index), w)
+        return w, text, w - text
 
-    def _on_host(self, values: Tensor) -> bool:
+    def _on_host(self, maps: Tensor) -> bool:
         """Tell whether values can be read without waiting for a device or another process."""
-        return (
-            paddle.in_dynamic_mode() and values.place.is_cpu_place() and self._processes.size == 1
-        )
+        return paddle.in_dynamic_mode() and maps.place.is_cpu_place() and self._processes.size == 1
 
-    def _add_up(self, maps: Sequence[Tensor]) -> None:
+    def _add_up(self, maps: Sequence[Tensor], read: bool = False) -> None:
         """Add up those of the maps that have not been."""
         new = {id(x): x for x in maps if id(x) not in self._sums}
         if new:
-            sums = self._added(list(new.values()))
+            sums = self.added([*new.values()], read)
             self._sums.update(zip(new, zip(new.values(), sums)))
 
-    def _added(self, maps: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the sum of each map over all processes, 0-D float64."""
-        stacked = paddle.stack(list(maps)) if len(maps) > 1 else maps[0]
-        sums = stacked.reshape([len(maps), -1, self._row]).sum(axis=-1)
-        sums = self._over_processes(sums.sum(axis=-1, dtype="float64"))
-        added: Sequence[Tensor] = _nan_for_infinity(sums).unbind()
-        return added
+    def added(self, maps: Sequence[Tensor], read: bool = False) -> Sequence[Any]:
+        """Return the sum of each map over all processes, float64; `read` if that may be.
 
-    def _count(self, masks: Sequence[Tensor]) -> Sequence[Tensor]:
+        Of a map `[terms, N, H, W]` it is a vector, and then so are the others.
+        """
+        several = any(len(x.shape) > 3 for x in maps)
+        if several:
+            maps = [x if len(x.shape) > 3 else x.unsqueeze(0) for x in maps]
+        stacked = paddle.concat(maps) if several else paddle.stack(list(maps))
+        rows = stacked.reshape([stacked.shape[0], -1, self._row]).sum(axis=-1)
+        sums = self._over_processes(rows.sum(axis=-1, dtype="float64"))
+        if several:
+            ends = [0, *accumulate(x.shape[0] for x in maps)]
+            return [sums[start:end] for start, end in zip(ends, ends[1:])]
+        each: Sequence[Any] = sums.unbind()
+        return [x.item() for x in each] if read and self._host else each
+
+    def _count(self, masks: Sequence[Tensor]) -> Sequence[Any]:
         """Return how many are True in each mask, over all processes."""
+        if self._host:
+            return [float(np.count_nonzero(mask.numpy())) for mask in masks]
         counts = [mask.sum(dtype="float64") for mask in masks]
         if self._processes.size == 1:
             return counts
@@ -258,23 +320,23 @@ class _Sweeps:
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
         return total + self._processes.size * (numbers - here)
 
-    def _nth_largest(self, values: Tensor, n: Tensor) -> Tensor:
-        """Return the n-th largest value, 0-D; the largest for n below 1, the least beyond all."""
+    def _nth_largest(self, values: Tensor, n: Any) -> Any:
+        """Return the n-th largest value; the largest for n below 1, the least beyond all."""
         if self._processes.size > 1:
             return self._processes.nth_largest(values, n)
-        if self._on_host(values):
+        if self._host:
             array = values.numpy().ravel()
-            nth = nth_index(n.item(), array.size)
+            nth = nth_index(n, array.size)
             array.partition(nth)
-            return paddle.to_tensor(array[nth], values.dtype, values.place)
+            return array[nth].item()
         ordered = paddle.sort(values.flatten(), descending=True)
         index = (n - 1).clip(0, _size(values, n) - 1)
         return paddle.gather(ordered, index.astype(paddle.int64))
 
 
-def _nan_for_infinity(sums: Tensor) -> Tensor:
-    # Sums of labels alone have no infinite prediction in them.
-    return sums if sums.stop_gradient else sums + (sums - sums)
+def _on_cpu(array: NDArray[Any]) -> Tensor:
+    """Return the values of an array as a tensor, wherever tensors are put by default."""
+    return paddle.Tensor(value=array, place=paddle.CPUPlace(), persistable=False, zero_copy=False)
 
 
 def _size(values: Tensor, like: Tensor) -> Any:
@@ -289,5 +351,9 @@ def _planes(maps: Tensor, channels: Collection[int]) -> Mapping[int, Tensor]:
         return {0: maps}
     if not paddle.in_dynamic_mode():
         return {channel: maps[:, channel] for channel in channels}
-    # Each operator on a channel of several images would copy it first.
-    return {c: plane.contiguous() for c, plane in enumerate(maps.unbind(1)) if c in channels}
+    return dict(enumerate(maps.unbind(1)))
+
+
+def _whole(plane: Tensor) -> Tensor:
+    """Return a channel of several images in one piece: each operator on it would copy it first."""
+    return plane.contiguous() if paddle.in_dynamic_mode() else plane
