@@ -19,6 +19,7 @@ from helpers import (
 )
 
 from dbloss import BalanceLoss, DBLoss, DiceFocalLoss, DiceLoss, MaskL1Loss
+from dbloss.engine import operators
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -106,6 +107,18 @@ def test_cbn_and_aux_maps(kind):
     extra = {"distance_maps": a[:, :1], "cbn_maps": b[:, :2], "aux_maps_p4": a, "aux_maps_p2": c}
     weights = {"aux_weight_p4": 0.2, "aux_weight_p3": 0.3, "aux_weight_p2": 0.5}
     check_batch(make_batch(seed=25), extra=extra, main_loss_type=kind, **weights)
+
+
+@EITHER_ENGINE
+@pytest.mark.parametrize("where", ["a large batch on a CPU", "another device"])
+@TYPES
+def test_terms_on_operators(kind, where, monkeypatch):
+    """They are computed apart on large maps on a CPU, and nothing is read on another device."""
+    if where == "another device":
+        monkeypatch.setattr(operators._Sweeps, "_on_host", lambda *_: False)
+    else:
+        monkeypatch.setattr(operators, "_MOST_PIXELS", 0)
+    test_cbn_and_aux_maps(kind)
 
 
 @pytest.mark.parametrize(

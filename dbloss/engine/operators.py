@@ -36,6 +36,7 @@ from dbloss.engine.mining import (
 )
 
 _ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows are float64
+_MOST_PIXELS = 1 << 20  # of a batch on a CPU, for its maps to be stacked
 
 
 @np.errstate(all="ignore")  # NaN and infinity are results, and no reason to warn
@@ -136,10 +137,13 @@ class _Sweeps:
         self._positives: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._sums: dict[int, tuple[Tensor, Any]] = {}  # maps and what each adds up to, by `id`
         # Terms of one loss and one target are computed together. Tuples of different formulas may
-        # be equal, but not what `repr` says of them.
-        alike: dict[tuple[str, int], list[int]] = {}
+        # be equal, but not what `repr` says of them. On a CPU a large stack takes more time than
+        # its operators would.
+        apart = self._host and math.prod(terms[0].pixels.target.shape) > _MOST_PIXELS
+        alike: dict[tuple[str, int, int], list[int]] = {}
         for index, (loss, pixels, _) in enumerate(terms):
-            alike.setdefault((repr(loss), id(pixels.target)), []).append(index)
+            key = repr(loss), id(pixels.target), index * apart
+            alike.setdefault(key, []).append(index)
         self.order = [*chain(*alike.values())]
         self._groups = []  # with the hardness: of one term `[N, H, W]`, of several an axis more
         for indices in alike.values():
