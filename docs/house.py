@@ -1,9 +1,10 @@
 """Draws the rooms of the package over those they import: `python docs/house.py` writes house.svg.
 
-A room is a folder of `dbloss/`, or a file beside them. An arrow goes from a room to one that it
-imports, dashed where only functions do so when they run; a room stands one floor above the highest
-of these. Imports for type checkers are no arrows. An arrow that follows from others is counted and
-not drawn. What a function imports from above, in a circle, is a red arrow.
+A room is a folder of `dbloss/`, or a file beside them; the commands, `__main__`, are one room. An
+arrow goes from a room to one that it imports, dashed where only functions do so when they run; a
+room stands one floor above the highest of these. Imports for type checkers are no arrows. An arrow
+that follows from others is counted and not drawn. What a function imports from above, in a circle,
+is a red arrow.
 """
 
 import ast
@@ -79,8 +80,12 @@ def _sorter(rooms: Iterable[str], arrows: set[tuple[str, str]]) -> TopologicalSo
 
 
 def _room(module: str) -> str:
-    """Return the folder of a module, or its own name where it stands beside the folders."""
-    return [*module.split("."), "__init__"][1]
+    """Return the folder of a module, or its own name where it stands beside the folders.
+
+    A `__main__` is a command, wherever it stands: nothing imports it.
+    """
+    words = [*module.split("."), "__init__"]
+    return "__main__" if "__main__" in words else words[1]
 
 
 def _imports(node: ast.AST, modules: set[str], later: bool = False) -> Iterator[tuple[str, bool]]:

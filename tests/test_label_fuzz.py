@@ -9,6 +9,7 @@ from PIL import Image
 
 from dbloss.labels import check_labels, read_labels
 from dbloss.labels.find import find_page
+from dbloss.plot import write_report
 
 LINES = 250
 ODD = ["", " ", "\0", "[", "]", "[]", "[1]", "{", "\\", '"', "\ufeff", "\u2028", "\r", "\x85", "/"]
@@ -110,7 +111,7 @@ def test_no_line_ends_a_check(folder, seed):
     report = run(folder, seed)
     assert len(report.counts()) > 10  # most kinds were there
     if not seed:
-        written = report.write(folder / "report", most=8)
+        written = write_report(report, folder / "report", most=8)
         assert all(path.stat().st_size > 1000 for path in written)
 
 
@@ -125,7 +126,7 @@ if __name__ == "__main__":  # python tests/test_label_fuzz.py 1000: files, from 
             try:
                 report = run(Path(name), seed)
                 if seed % 50 == 0:
-                    report.write(Path(name, "report"), most=6)
+                    write_report(report, Path(name, "report"), most=6)
                     print(seed, report.counts(), flush=True)
             except Exception:
                 print("seed", seed, flush=True)

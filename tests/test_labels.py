@@ -15,7 +15,7 @@ from PIL import Image
 
 from dbloss.labels import KINDS, Report, check_labels, read_labels
 from dbloss.labels.__main__ import main
-from dbloss.plot import plot_pages, plot_problems
+from dbloss.plot import plot_pages, plot_problems, write_report
 from dbloss.targets import make_targets
 
 # In an image of 200 x 120: a text of 80 x 30 pixels, and one that is apart from it.
@@ -167,7 +167,7 @@ def test_any_path_is_looked_for(check, folder, name):
     report = check(line("a.png", WORD) + line(name, WORD))
     assert found(report) == [(2, None, "missing-image")]
     assert "There is no file" in report.problems[0].advice and len(report.problems[0].place) < 200
-    report.write(folder)
+    write_report(report, folder)
 
 
 def test_a_line_without_a_tab_may_be_longer_than_a_path(check):
@@ -552,9 +552,8 @@ def test_every_kind_is_explained_and_its_name_is_fixed():
 def test_problems_csv_opens_in_a_spreadsheet(check, folder):
     name = "\u5929\ud800.png"  # half of a pair of code units, which JSON can write
     low = line("a.png", WORD, ("\u5929", box(110, 10, 190, 15)), ("###", OTHER), ("*", OTHER))
-    written = check(low + line(json.dumps([name]), WORD) + line("b.png", WORD)).write(
-        folder / "out"
-    )
+    report = check(low + line(json.dumps([name]), WORD) + line("b.png", WORD))
+    written = write_report(report, folder / "out")
     assert [path.name for path in written] == ["problems.csv", "contact-sheet.png", "pages.png"]
     assert written[0].read_bytes().startswith(b"\xef\xbb\xbf")
     with written[0].open(encoding="utf-8-sig") as file:
@@ -573,7 +572,8 @@ def test_problems_csv_opens_in_a_spreadsheet(check, folder):
 
 def test_remarks_stand_in_the_table_too(check, folder):
     texts = ("###", WORD), ("###", OTHER), box(10, 60, 90, 90)
-    with check(line("a.png", *texts)).write(folder)[0].open(encoding="utf-8-sig") as file:
+    written = write_report(check(line("a.png", *texts)), folder)
+    with written[0].open(encoding="utf-8-sig") as file:
         _, remark = csv.reader(file)
     assert remark[2] == "mostly-ignored" and remark[5] == "remark"
 

@@ -88,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print(printable(report.summary()))
         if args.out:
-            written = ", ".join(map(str, report.write(args.out)))
+            from dbloss.plot import write_report  # matplotlib, which nothing else here needs
+
+            written = ", ".join(map(str, write_report(report, args.out)))
             print(printable(f"\nwritten: {written}"))
     except (OSError, ValueError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")

@@ -1,6 +1,5 @@
 """The kinds of problems that a label file can have, and the report on one."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -162,17 +161,6 @@ class Report(NamedTuple):
     def summary(self) -> str:
         """Return the report in a few lines: problems by kind, sizes of words, advice."""
         return "\n".join(_summary(self))
-
-    def write(self, folder: str | os.PathLike[str], most: int = 24) -> list[Path]:
-        """Write `problems.csv` and two contact sheets into a folder, and return their paths.
-
-        `contact-sheet.png` shows the worst problems, at most `most`, and `pages.png` pages without
-        any, spread over the file. Each is written only if there is something to show.
-        """
-        # Imported here, since it needs matplotlib, and reading labels does not.
-        from dbloss.plot.problems import write_report
-
-        return write_report(self, folder, most)
 
 
 def _counts(problems: Iterable[Problem]) -> dict[str, int]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING or not _help.ALONE:
     from dbloss.plot.batch import plot_batch
     from dbloss.plot.history import plot_history
     from dbloss.plot.limits import plot_limits
-    from dbloss.plot.problems import plot_pages, plot_problems
+    from dbloss.plot.problems import plot_pages, plot_problems, write_report
     from dbloss.plot.targets import plot_targets
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "plot_pages",
     "plot_problems",
     "plot_targets",
+    "write_report",
 ]

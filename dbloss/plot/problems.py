@@ -39,7 +39,40 @@ _LEGEND: list[tuple[str, Any]] = [
 
 
 def write_report(report: Report, folder: str | os.PathLike[str], most: int = 24) -> list[Path]:
-    """Write `problems.csv`, `contact-sheet.png` and `pages.png`; what `Report.write` does."""
+    r"""Write `problems.csv` and two contact sheets into a folder, and return their paths.
+
+    `problems.csv` has line, entry, kind, place, advice and severity of each problem and remark.
+    `contact-sheet.png` is `plot_problems` with at most `most` of them, `pages.png` is `plot_pages`.
+    Each is written only if there is something to show.
+
+    Args:
+        report: what `dbloss.labels.check_labels` returned.
+        folder: where to write. Files of these names are replaced.
+        most: problems to draw.
+
+    Returns:
+        The paths of what was written, the table first.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+        TypeError: `most` is no number.
+        ValueError: `most` is below 1.
+
+    Example:
+        >>> import json, tempfile
+        >>> from pathlib import Path
+        >>> from dbloss.labels import check_labels
+        >>> from dbloss.plot import write_report
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     text = {"points": [[0, 0], [9, 0], [9, 9], [0, 9]], "transcription": "a"}
+        ...     labels = Path(folder, "train.txt")
+        ...     _ = labels.write_text(f"lost.png\t{json.dumps([text])}\n")
+        ...     [path.name for path in write_report(check_labels(labels), Path(folder, "out"))]
+        ['problems.csv']
+
+    Source:
+        None: PaddleOCR has none of it.
+    """
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     written = [out / "problems.csv"]
