@@ -46,7 +46,7 @@ def measure(root: Path = ROOT) -> House:
         for path in sorted((root / "dbloss").rglob("*.py"))
     }
     trees = {name: ast.parse(path.read_text("utf-8")) for name, path in files.items()}
-    says: dict[str, str] = {}
+    says = {"__main__": "The commands, python -m dbloss and those of its parts"}
     for name, tree in trees.items():
         paragraph = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split())
         says.setdefault(_room(name), re.split(r"[:;.](?:\s|$)", paragraph)[0])
