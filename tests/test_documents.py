@@ -1,5 +1,6 @@
 """What the documents show runs: the examples of the docstrings and the code of the READMEs."""
 
+import csv
 import doctest
 import importlib
 import os
@@ -293,6 +294,49 @@ def test_a_figure_is_the_same_on_all_pages(claim):
     for figures in others:
         assert len(figures) == len(first)
         assert all(map(_same, first, figures)), (first, figures)
+
+
+_TRAININGS = {  # what is trained, and for how many steps, below a heading
+    "After 720 steps": ("ppocrv4", "720"),
+    "After 2,160 steps": ("ppocrv4", "2160"),
+    "A second network": ("ppocrv3", "720"),
+    "What was tried in 240 steps": ("ppocrv4", "240"),
+    "Rates, and other forms of the loss": ("ppocrv4", "240"),
+    "From scratch": ("small", "2000"),
+}
+
+
+def _scores_in_tables(page):
+    """Yield the network, steps, loss, seed, limits and scores of each row of a training."""
+    for section in re.split(r"^## ", page.read_text("utf-8"), flags=re.MULTILINE):
+        heading, loss = section.partition("\n")[0], ""
+        table = r"^\| ?(.*?) ?\| (\d+) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|"
+        for name, seed, *numbers in re.findall(table, section, re.MULTILINE):
+            loss = name.replace("*", "").replace("`", "") or loss
+            limits = "calibrated" if "calibrated" in loss else "PaddleOCR"
+            yield *_TRAININGS[heading], re.split("[ ,]", loss)[0], seed, limits, *numbers
+
+
+@pytest.mark.parametrize("page", ["finetuning.md", "finetuning-study.md"])
+def test_scores_of_fine_tuning_are_those_of_the_csv(page):
+    found = {}
+    with (DOCS / "finetuning.csv").open() as file:
+        for row in csv.DictReader(file):
+            keys = ("network", "steps", "loss", "seed", "limits", "commit")
+            numbers = found.setdefault(tuple(row[key] for key in keys), {})
+            for what in ("precision", "recall", "hmean"):
+                numbers[row["pages"], what] = float(row[what])
+    wanted = [("test", "precision"), ("test", "recall")]
+    wanted += [(pages, "hmean") for pages in ("test", "A", "B", "held out")]
+    said = list(_scores_in_tables(DOCS / page))
+    assert len(said) > 20
+    for *training, precision, recall, hmean, a, b, held_out in said:
+        numbers = [float(x) for x in (precision, recall, hmean, a, b, held_out)]
+        assert any(
+            all(abs(scores.get(key, -1) - x) < 5.6e-4 for key, x in zip(wanted, numbers))
+            for key, scores in found.items()
+            if key[:-1] == tuple(training)
+        ), (training, numbers)
 
 
 def test_hmean_is_the_harmonic_mean_wherever_it_is_explained():
