@@ -46,10 +46,12 @@ def measure(root: Path = ROOT) -> House:
         for path in sorted((root / "dbloss").rglob("*.py"))
     }
     trees = {name: ast.parse(path.read_text("utf-8")) for name, path in files.items()}
-    says = {"__main__": "The commands, python -m dbloss and those of its parts"}
+    says: dict[str, str] = {}
     for name, tree in trees.items():
         paragraph = " ".join((ast.get_docstring(tree) or "").partition("\n\n")[0].split())
         says.setdefault(_room(name), re.split(r"[:;.](?:\s|$)", paragraph)[0])
+    if "__main__" in says:
+        says["__main__"] = "The commands, python -m dbloss and those of its parts"
     found: dict[bool, set[tuple[str, str]]] = {False: set(), True: set()}
     for name, tree in trees.items():
         for target, later in _imports(tree, set(files)):

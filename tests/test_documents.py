@@ -105,25 +105,31 @@ def house(monkeypatch):
 
 
 def test_the_picture_of_the_house_is_what_the_imports_give(house):
-    drawn = house.draw(house.measure())
+    found = house.measure()
+    assert not found.rising  # no circle, not even of what a function imports when it runs
+    drawn = house.draw(found)
     assert house.PICTURE.read_text("utf-8") == drawn, "run python docs/house.py"
 
 
 def test_rooms_floors_and_circles_are_found(house, tmp_path):
-    """A house of four rooms: `top` imports `b`, and that imports `low`, which calls `top`."""
+    """A house of five rooms: `top` imports `b`, and that imports `low`, which calls `top`."""
     files = {
         "__init__.py": '"""Names."""',
         "top.py": "from dbloss.b import one\nfrom dbloss import low",
         "b/__init__.py": '"""Two: here."""',
         "b/one.py": "if TYPE_CHECKING:\n    import dbloss.top\nelse:\n    import dbloss.low",
+        "b/__main__.py": "import dbloss.top",  # a command, which is no part of b
         "low.py": "def call():\n    import dbloss.top",
     }
     for name, text in files.items():
         (tmp_path / "dbloss" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "dbloss" / name).write_text(text, "utf-8")
     found = house.measure(tmp_path)
-    assert found.floors == [{"__init__": "Names", "low": ""}, {"b": "Two"}, {"top": ""}]
-    assert found.arrows == {("top", "b"), ("top", "low"), ("b", "low"), ("low", "top")}
+    command = {"__main__": "The commands, python -m dbloss and those of its parts"}
+    assert found.floors == [{"__init__": "Names", "low": ""}, {"b": "Two"}, {"top": ""}, command]
+    assert found.arrows == {
+        *(("top", "b"), ("top", "low"), ("b", "low"), ("low", "top"), ("__main__", "top"))
+    }
     assert found.rising == {("low", "top")}
     (tmp_path / "dbloss" / "low.py").write_text("import dbloss.b", "utf-8")
     with pytest.raises(ValueError, match="nodes are in a cycle"):
