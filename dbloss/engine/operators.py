@@ -57,7 +57,7 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
             factors[index] = balance.factor(numbers[index], largest)
     if factors:
         weights = weights * sweeps.vector([factors.get(index) for index in sweeps.order])
-    losses = paddle.where(is_part, weights * values, nothing).sum(axis=-1, dtype=paddle.float32)
+    losses = paddle.where(is_part, weights * values, nothing).sum(axis=-1, dtype="float32")
     separate: list[Tensor] = losses.unbind()
     return tuple(separate)
 
