@@ -58,8 +58,8 @@ def maps(
         shape[1] in (channels, _OPEN) or (not exact and shape[1] > channels)
     )
     if not fits:
-        advice = "Add the axis of the channel with .unsqueeze(1)."
-        advice = _channels_advice(shape) if exact else advice
+        add = "Add the axis of the channel with .unsqueeze(1)."
+        advice = _channels_advice(shape) if exact else add
         raise checks.wrong(where, f"the shape [N, {wanted}, H, W]", shape, advice)
     if exact and shape[1] == _OPEN:
         _when_it_runs(_shape(tensor)[1] == channels, tensor)

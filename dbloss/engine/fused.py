@@ -380,7 +380,7 @@ class _Sweeps:
         sums = functools.reduce(np.add, _spread(work, self._blocks))
         if self._processes.size > 1:
             sums = self._processes.add_up(paddle.to_tensor(sums, place="cpu")).numpy()
-        sums = sums + (sums - sums)  # inf - inf is NaN
+        sums = sums + (sums - sums)  # an infinite sum is NaN, also one of labels
         for part, (slots, of_valid) in zip(parts, sums):
             part.slots, part.of_valid = slots, slots if part.valid is None else of_valid
 

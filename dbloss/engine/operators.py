@@ -50,10 +50,10 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
     ordered = np.array(mix, np.float64)[:, sweeps.order]
     weights, is_part, nothing = _constants(ordered, values)
     factors: dict[int, Any] = {}
-    for place, index in enumerate(sweeps.order):
+    for position, index in enumerate(sweeps.order):
         balance = terms[index].balance
         if balance is not None and not balance.per_pixel:
-            largest = sweeps.largest(index, numbers[index].n_neg, constant(values)[place])
+            largest = sweeps.largest(index, numbers[index].n_neg, constant(values)[position])
             factors[index] = balance.factor(numbers[index], largest)
     if factors:
         weights = weights * sweeps.vector([factors.get(index) for index in sweeps.order])
@@ -142,7 +142,7 @@ class _Sweeps:
         apart = self._host and math.prod(terms[0].pixels.target.shape) > _MOST_PIXELS
         alike: dict[tuple[str, int, int], list[int]] = {}
         for index, (loss, pixels, _) in enumerate(terms):
-            key = repr(loss), id(pixels.target), index * apart
+            key = repr(loss), id(pixels.target), index if apart else 0
             alike.setdefault(key, []).append(index)
         self.order = [*chain(*alike.values())]
         self._groups = []  # with the hardness: of one term `[N, H, W]`, of several an axis more
@@ -195,7 +195,7 @@ class _Sweeps:
     def weights(self, index: int, n: Any) -> Tensor:
         """Return what a pixel weighs where the `n` hardest negatives of a term are chosen.
 
-        A negative that ties for the last of them weighs a share of what it does.
+        A negative that ties for the last of them weighs what it does times the tie weight.
         """
         with paddle.no_grad():
             w, text, negative = self._split(index)
@@ -209,9 +209,9 @@ class _Sweeps:
             # Not `==`, which Paddle takes for true where numbers differ by less than 1e-15.
             tied = at_least.logical_xor(above).logical_and(negative.astype(paddle.bool))
             n_above, n_tied = self._count([above, tied])
-            share = tie_weight(n, n_above, n_tied)
-            shared = text + negative * (float(share) if self._host else share.astype(w.dtype))
-            return paddle.where(above, w, paddle.where(tied, shared, text))
+            of_tie = tie_weight(n, n_above, n_tied)
+            of_tie = float(of_tie) if self._host else of_tie.astype(w.dtype)
+            return paddle.where(above, w, paddle.where(tied, text + negative * of_tie, text))
 
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
