@@ -39,6 +39,7 @@ _Result = TypeVar("_Result")
 
 _BLOCK_PIXELS = 1 << 17  # enough work for the call of a loop, few enough to share out evenly
 _SAMPLE = 1 << 14  # pixels that tell where the hardest negatives begin
+_FEW_PIXELS = 1 << 14
 _FEW_BYTES = 1 << 20  # of memory that need not be kept for the next batch
 
 
@@ -392,12 +393,15 @@ def _counts(slots: _Array) -> Counts:
 def _rows(tensor: Tensor, dtype: Any) -> _Array:
     """Return a view `[N, C, H*W]` of a tensor `[N, C, H, W]` or `[N, H, W]`, C then 1.
 
-    The pixels of an image and channel are contiguous. Another layout or dtype is copied.
+    The pixels of an image and channel are contiguous. Another layout or dtype is copied, and so are
+    few pixels, of which a view takes longer.
     """
-    tensor = tensor if tensor.stop_gradient else tensor.detach()
-    # Not `==`, which takes Paddle several times as long: `in` looks first whether it is the same.
-    array = np.from_dlpack(tensor if tensor.dtype in (dtype,) else tensor.astype(dtype))
-    rows: _Array = array.reshape(len(array), -1, math.prod(array.shape[-2:]))
+    tensor, shape = tensor.detach(), tensor.shape
+    # Not `!=`, which takes Paddle several times as long: `in` looks first whether it is the same.
+    if tensor.dtype not in (dtype,):
+        tensor = tensor.astype(dtype)
+    array = tensor.numpy() if math.prod(shape) <= _FEW_PIXELS else np.from_dlpack(tensor)
+    rows: _Array = array.reshape(shape[0], -1, shape[-2] * shape[-1])
     if rows.strides[2] != rows.itemsize:
         rows = np.ascontiguousarray(rows)
     rows.flags.writeable = False  # numba refuses to compile a loop that would write to it

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, cast, get_args, overload
 
 import paddle
 from paddle import Tensor, nn
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 MainLossType = Literal[BalancedType, "DiceFocalLoss"]
 _LEVELS = ("p4", "p3", "p2")
-_Key = tuple[str, int]  # the name of some maps, and a channel
-_Row = Mapping[_Key, float]  # what the losses of maps weigh in a sum
+_PART_NAMES = ("loss_shrink_maps", "loss_threshold_maps", "loss_binary_maps")
 _OWN_LAYERS = (BalanceLoss, DiceFocalLoss, DiceLoss, MaskL1Loss, TverskyLoss)
 
 
@@ -50,6 +49,20 @@ class Losses(_Parts, total=False):
     loss_aux_maps_p4: Tensor
     loss_aux_maps_p3: Tensor
     loss_aux_maps_p2: Tensor
+
+
+class _Call(NamedTuple):
+    """A layer and its pixels, the part of the total that its loss belongs to, and weights."""
+
+    layer: Any
+    pixels: Pixels
+    part: str
+    weight: float  # of the loss in the part
+    in_total: float  # of the part in the total
+
+    def weighs(self, name: str) -> float:
+        """Return what the loss weighs in a part, or in the total, `"loss"`."""
+        return self.weight * (self.in_total if name == "loss" else name == self.part)
 
 
 @untraced
@@ -284,37 +297,30 @@ class DBLoss(LossLayer):
         )
         text_weights = more[0] if more else None
         given = {"maps": maps}
-        rows: dict[str, _Row] = {
-            "loss_shrink_maps": {("maps", 0): self.alpha},
-            "loss_threshold_maps": {("maps", 1): self.beta},
-            "loss_binary_maps": {("maps", 2): 1},
-        }
-        auxiliary = {}  # what the losses of auxiliary maps weigh in the total
         if "distance_maps" in predicts:
             given["cbn_maps"] = arguments.maps(predicts, "cbn_maps", channels=1, like=maps)
-            rows["loss_cbn"] = {("cbn_maps", 0): 1}
-        for level in _LEVELS:
-            name, weight = f"aux_maps_{level}", getattr(self, f"aux_weight_{level}")
+        weights = {f"aux_maps_{level}": getattr(self, f"aux_weight_{level}") for level in _LEVELS}
+        for name, weight in weights.items():
             if weight > 0 and name in predicts:
                 given[name] = arguments.maps(predicts, name, like=maps)
-                rows[f"loss_{name}"] = {(name, 0): self.alpha, (name, 1): self.beta, (name, 2): 1}
-                auxiliary[f"loss_{name}"] = weight
-        total = {
-            key: auxiliary.get(name, 1) * weight
-            for name, row in rows.items()
-            for key, weight in row.items()
-        }
         mask = weighted_mask(shrink_mask, text_weights, *given.values())
         text = shrink_map, mask, shrink_mask
         border = threshold_map, threshold_mask, threshold_mask
-        calls = {}
+        calls = []
         for name, tensor in given.items():
-            calls[name, 0] = self.bce_loss, Pixels(tensor, 0, *text)
-            if name != "cbn_maps":
-                calls[name, 1] = self.l1_loss, Pixels(tensor, 1, *border)
-                calls[name, 2] = self.dice_loss, Pixels(tensor, 2, *text)
-        losses = self._evaluated(calls, text_weights, [total, *rows.values()])
-        return dict(zip(["loss", *rows], losses))
+            part, weight = f"loss_{name}", weights.get(name, 1)
+            shrink = Pixels(tensor, 0, *text)
+            if name == "cbn_maps":
+                calls.append(_Call(self.bce_loss, shrink, "loss_cbn", 1, 1))
+                continue
+            threshold, binary = Pixels(tensor, 1, *border), Pixels(tensor, 2, *text)
+            parts = _PART_NAMES if name == "maps" else (part, part, part)
+            calls += [
+                _Call(self.bce_loss, shrink, parts[0], self.alpha, weight),
+                _Call(self.l1_loss, threshold, parts[1], self.beta, weight),
+                _Call(self.dice_loss, binary, parts[2], 1, weight),
+            ]
+        return self._evaluated(calls, text_weights)
 
     def _expected(self) -> Expected:
         """Return what this loss makes of a batch."""
@@ -348,35 +354,34 @@ class DBLoss(LossLayer):
             first_rank=self.group.ranks[0] if self.group else 0,
         )
 
-    def _evaluated(
-        self,
-        calls: Mapping[_Key, tuple[Any, Pixels]],
-        text_weights: Tensor | None,
-        rows: Sequence[_Row],
-    ) -> Sequence[Tensor]:
-        """Return the sums, one for each row, of what each layer makes of its pixels.
+    def _evaluated(self, calls: Sequence[_Call], text_weights: Tensor | None) -> dict[str, Tensor]:
+        """Return the total and each part: sums of what the layers make of their pixels.
 
         Layers of this package share their sweeps; any other is called on its channel.
         """
         processes = self._processes()
-        parts, others = {}, {}
-        for key, (layer, pixels) in calls.items():
-            if _shares_sweeps(layer, processes):
-                parts[key] = layer._terms(pixels)
+        own, others = [], []
+        for call in calls:
+            pixels = call.pixels
+            if _shares_sweeps(call.layer, processes):
+                own.append((call, call.layer._terms(pixels)))
             else:
                 plane, weighs = pixels.maps[:, pixels.channel], pixels.mask is not pixels.valid
                 further = {"weights": text_weights} if weighs else {}
-                others[key] = layer(plane, pixels.target, pixels.valid, **further)
-        terms = [term for part in parts.values() for _, term in part]
-        mix = [
-            [row.get(key, 0) * weight for key, part in parts.items() for weight, _ in part]
-            for row in (rows if not others else [{key: 1} for key in parts])
-        ]
-        losses = evaluate(terms, mix, processes)
+                others.append((call, call.layer(plane, pixels.target, pixels.valid, **further)))
+        names = ["loss", *dict.fromkeys(call.part for call in calls)]
+        columns = [(call, weight) for call, weighted_terms in own for weight, _ in weighted_terms]
+        terms = [term for _, weighted_terms in own for _, term in weighted_terms]
         if not others:
-            return losses
-        by_key = dict(zip(parts, losses)) | others
-        return [_sum([(weight, by_key[key]) for key, weight in row.items()]) for row in rows]
+            mix = [[call.weighs(name) * weight for call, weight in columns] for name in names]
+            return dict(zip(names, evaluate(terms, mix, processes)))
+        mix = [[weight if each is call else 0 for each, weight in columns] for call, _ in own]
+        losses = zip((call for call, _ in own), evaluate(terms, mix, processes))
+        every = [*losses, *others]
+        return {
+            name: _sum([(call.weighs(name), x) for call, x in every if name in ("loss", call.part)])
+            for name in names
+        }
 
 
 def _sum(weighted: Sequence[tuple[float, Tensor]]) -> Tensor:
