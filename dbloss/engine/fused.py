@@ -408,7 +408,8 @@ def _rows(tensor: Tensor, dtype: Any) -> _Array:
     return rows
 
 
-_ZERO = paddle.to_tensor(0.0, paddle.float32, "cpu")
+_CPU = paddle.CPUPlace()
+_ZERO = paddle.to_tensor(0.0, paddle.float32, _CPU)
 
 
 def _scalars(values: Sequence[float]) -> tuple[Tensor, ...]:
@@ -419,7 +420,7 @@ def _tensor(array: _Array) -> Tensor:
     """Return a tensor in the memory of an array."""
     # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given back, and
     # two threads that do so wait for each other.
-    return paddle.Tensor(value=array, place=paddle.CPUPlace(), persistable=False, zero_copy=True)
+    return paddle.Tensor(value=array, place=_CPU, persistable=False, zero_copy=True)
 
 
 def _blocks(images: int, pixels: int) -> list[_Block]:

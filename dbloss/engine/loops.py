@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit, types
 from numba.core.errors import TypingError
+from numba.cpython.unsafe.numbers import trailing_zeros
 from numba.extending import overload, overload_method
 
 from dbloss.base.compiled import compiled, options
@@ -384,12 +385,12 @@ def mine(loss, p, g, w, low, high, between, out):
         for i in range(vs.size):
             inside[i] = (vs[i] > low) & (vs[i] < high)
         flags[vs.size :] = 0
-        for k in range(eights.size):  # most of which have none inside
-            if eights[k] != 0:
-                for i in range(8 * k, 8 * k + 8):
-                    if flags[i] != 0:
-                        between[found] = v[i]
-                        found += 1
+        for k in range(eights.size):
+            word = eights[k]
+            while word != 0:  # in most there is none inside
+                between[found] = v[8 * k + (trailing_zeros(word) >> 3)]
+                found += 1
+                word &= word - np.uint64(1)
     return found
 
 
