@@ -30,7 +30,15 @@ from dbloss.base.processes import Processes
 from dbloss.base.tensors import computed, hold, unchanged
 from dbloss.engine import loops, operators
 from dbloss.engine.formulas import MOST_SUMS
-from dbloss.engine.mining import Counts, Mix, Term, labels_of, maps_of, outcomes, tie_weight
+from dbloss.engine.mining import (
+    BY_PREDICTION,
+    Counts,
+    Mix,
+    Term,
+    labels_of,
+    maps_of,
+    outcomes,
+)
 
 _Array: TypeAlias = NDArray[Any]
 _Block: TypeAlias = tuple[int, slice]
@@ -62,9 +70,10 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
         scales = [0.0 if x is None else x.item() * processes.size for x in upstream]
         factors = [sum(map(operator.mul, scales, column)) for column in zip(*mix)]
-        written = sweeps.write(
-            [tuple(k * x for x in each.partials) for k, each in zip(factors, found)]
-        )
+        with np.errstate(all="ignore"):
+            written = sweeps.write(
+                [tuple(k * x for x in each.partials) for k, each in zip(factors, found)]
+            )
         return tuple(
             hold(_tensor(written[key]), tensor) if key in written else None
             for key, tensor in maps.items()
@@ -110,9 +119,9 @@ class _Layer(PyLayer):  # type: ignore[misc]
         return gradients
 
 
-def _negatives(p: Any, w: Any, dtype: Any) -> _Array:
+def _negatives(p: _Array, w: Any) -> _Array:
     """Return rows of predictions, of targets and of weights for some negatives."""
-    rows = np.zeros((3, len(p)), dtype)
+    rows = np.zeros((3, p.size), p.dtype)
     rows[0], rows[2] = p, w
     rows.flags.writeable = False  # as those of `_rows`, for which the loops are compiled
     return rows
@@ -154,7 +163,7 @@ class _Part:
         else:
             loops.add(self.loss, *rows, slots)
         if self.valid is not None:
-            loops.count(self.g[block], self.valid[block], of_valid)
+            loops.add(BY_PREDICTION, *rows[:2], self.valid[block], of_valid)
 
     def write(self, block: _Block, partials: tuple[float, ...], out: _Array, adds: bool) -> None:
         """Do the second sweep of a block: write the gradient, or add it."""
@@ -173,53 +182,36 @@ class _Part:
         """
         assert self.bounds is not None
         low, high = self.bounds
-        slots = self.slots.copy()
-        above, at_high, at_low = slots[loops.ABOVE], slots[loops.AT_HIGH], slots[loops.AT_LOW]
-        # Pixels that are no negatives have the value minus infinity.
-        at_high = 0.0 if high == -np.inf else at_high
-        at_low = 0.0 if low == -np.inf or low == high else at_low
-        n = min(n, slots[loops.NEGATIVES])
-        between = np.concatenate([values for _, values in sorted(self.between.items())])
-        known = above + at_high + between.size + at_low
-        everything = low == -np.inf and high == np.inf
-        if not everything and (n < above or n > known):
+        values = np.concatenate([x for _, x in sorted(self.between.items())])
+        rank = min(n, self.slots[loops.NEGATIVES]) - self.slots[loops.ABOVE]
+        at_low = self.slots[loops.AT_LOW]
+        if not 0 <= rank <= values.size + at_low:
             return False
-        threshold, equal = high, at_high
-        tied = []
-        if n > above + at_high:
-            tied.append((high, at_high))
-            threshold, equal, above = low, at_low, above + at_high
-            if n <= above + between.size:
-                threshold = _in_rising_order(between, between.size - int(n - above))
-            # The loop of the sweep, once more for these few: now the threshold is known.
-            inside = np.zeros(loops.SLOTS)
-            rows = _negatives(between, 1, between.dtype)
-            loops.mine(self.loss, *rows, threshold, threshold, between[:0], inside)
-            slots += inside
-            above += inside[loops.ABOVE]
-            equal = inside[loops.AT_HIGH] if threshold > low else equal
-        of_tie = tie_weight(n, above, equal)
-        tied.append((threshold, of_tie * equal))
-        counted = [(p, w) for p, w in tied if w > 0]
-        rows = _negatives([p for p, _ in counted], [w for _, w in counted], between.dtype)
-        loops.add(self.loss, *rows, slots)
-        self.choice, self.slots = (threshold, between.dtype.type(of_tie)), slots
+        if values.size > _SAMPLE and rank <= values.size:
+            # The loop of the sweep once more, between two values of a sample: few remain to sort.
+            sample = np.sort(values[:: 1 + values.size // 2048])
+            middle, margin = sample.size * (1 - rank / values.size), 2 * math.sqrt(sample.size)
+            ends = [min(max(int(middle + x), 0), sample.size - 1) for x in (-margin, margin)]
+            slots, aside = np.zeros(loops.SLOTS), np.empty_like(values)
+            found = loops.mine(self.loss, *_negatives(values, 1), *sample[ends], aside, slots)
+            left = rank - slots[loops.ABOVE]
+            if 0 <= left <= found + slots[loops.AT_LOW]:
+                (low, high), values = sample[ends], aside[:found]
+                rank, at_low = left, slots[loops.AT_LOW]
+                self.slots += slots
+        threshold, of_tie, chosen, weights = high, 0.0, values[:0], np.ones_like(values[:1])
+        if rank > values.size:
+            threshold, of_tie = low, (rank - values.size) / at_low
+            chosen = np.append(values, low)
+            weights = np.append(np.ones_like(values), rank - values.size)
+        elif rank > 0:
+            values.partition(values.size - int(rank))
+            chosen = values[-int(rank) :]
+            threshold = chosen[0]
+            of_tie = np.count_nonzero(chosen == threshold) / np.count_nonzero(values == threshold)
+        loops.add(self.loss, *_negatives(chosen, weights), self.slots)
+        self.choice = threshold, values.dtype.type(of_tie)
         return True
-
-
-def _in_rising_order(values: _Array, index: int) -> Any:
-    """Return the value at an index of the sorted values."""
-    if values.size > _SAMPLE:
-        # Between two values of a sample there are few to sort.
-        sample = np.sort(values[:: 1 + values.size // 2048])
-        middle, margin = index * sample.size / values.size, 2 * np.sqrt(sample.size)
-        ends = np.clip((middle - margin, middle + margin), 0, sample.size - 1)
-        low, high = sample[ends.astype(int)]
-        below = np.count_nonzero(values < low)
-        inside = values[(values >= low) & (values <= high)]
-        if below <= index < below + inside.size:
-            return np.partition(inside, index - below)[index - below]
-    return np.partition(values, index)[index]
 
 
 class _Sweeps:
@@ -307,7 +299,8 @@ class _Sweeps:
         # before anything is added.
         for part, inner in sorted(zip(self._parts, partials), key=lambda x: x[0].slopes is None):
             if part.plane in planes:
-                jobs.append((part, inner, planes[part.plane], part.plane in begun))
+                in_dtype = tuple(map(part.p.dtype.type, inner))
+                jobs.append((part, in_dtype, planes[part.plane], part.plane in begun))
                 begun.add(part.plane)
 
         def work(block: _Block) -> None:

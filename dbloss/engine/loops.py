@@ -245,8 +245,7 @@ def _target_in_a_loop(loss, g):
 # pixels and of the text, how many negatives there are, and what makes choices hard: IRREGULAR is 0
 # where the negatives weigh 0 or 1 each. What a choice counts follows.
 
-_SLOTS = range(MOST_SUMS, MOST_SUMS + 8)
-TOTAL, POSITIVE, NEGATIVES, IRREGULAR, ABOVE, AT_HIGH, AT_LOW, SLOTS = _SLOTS
+TOTAL, POSITIVE, NEGATIVES, IRREGULAR, ABOVE, AT_LOW, SLOTS = range(MOST_SUMS, MOST_SUMS + 7)
 
 
 def _three(parts):
@@ -293,20 +292,6 @@ def add(loss, p, g, w, out):
 
 
 @_kernel
-def count(g, w, out):
-    """Add up the weights alone."""
-    zero = w.dtype.type(0)
-    for start in range(0, g.size, _RUN):
-        gs, ws = g[start : start + _RUN], w[start : start + _RUN]
-        total = positive = zero
-        for i in range(gs.size):
-            total += ws[i]
-            positive += ws[i] * gs[i]
-        out[TOTAL] += total
-        out[POSITIVE] += positive
-
-
-@_kernel
 def add_and_keep(loss, p, g, w, slopes, out):
     """Do what `add` does for a mean; write `w * slope`, which costs less here than on its own.
 
@@ -337,12 +322,12 @@ def add_and_keep(loss, p, g, w, slopes, out):
 def mine(loss, p, g, w, low, high, between, out):
     """Do what `add` does for the text and for negatives predicted above `high`.
 
-    ABOVE counts these negatives, AT_HIGH and AT_LOW those predicted `high` and `low`. Predictions
-    of negatives in between are set aside in `between`; returns how many. IRREGULAR is also above 0
-    where the target of a pixel that counts is neither 0 nor 1, or a negative is predicted outside
-    [0, 1]: then negatives may be ranked by something else, and all this does not hold.
+    ABOVE counts these negatives, AT_LOW those predicted `low`. Predictions of negatives in between,
+    and of `high`, are set aside in `between`; returns how many. IRREGULAR is also above 0 where the
+    target of a pixel that counts is neither 0 nor 1, or a negative is predicted outside [0, 1]:
+    then negatives may be ranked by something else, and all this does not hold.
     """
-    zero, one, none = p.dtype.type(0), p.dtype.type(1), p.dtype.type(-np.inf)
+    zero, one, none = p.dtype.type(0), p.dtype.type(1), p.dtype.type(np.nan)
     v, flags = np.empty(_RUN, p.dtype), np.zeros(_RUN, np.uint8)
     eights = flags.view(np.uint64)
     found = 0
@@ -374,16 +359,13 @@ def mine(loss, p, g, w, low, high, between, out):
         out[POSITIVE] += positive
         out[NEGATIVES] += negatives
         out[IRREGULAR] += irregular
-        above = at_high = at_low = zero  # integers would keep the compiler from vectors
+        above = at_low = zero  # integers would keep the compiler from vectors
         for i in range(vs.size):
             above += one if vs[i] > high else zero
-            at_high += one if vs[i] == high else zero
             at_low += one if vs[i] == low else zero
+            inside[i] = (vs[i] > low) & (vs[i] <= high)
         out[ABOVE] += above
-        out[AT_HIGH] += at_high
         out[AT_LOW] += at_low
-        for i in range(vs.size):
-            inside[i] = (vs[i] > low) & (vs[i] < high)
         flags[vs.size :] = 0
         for k in range(eights.size):
             word = eights[k]
@@ -394,25 +376,13 @@ def mine(loss, p, g, w, low, high, between, out):
     return found
 
 
-# The loops of the second sweep: `partials` are the partial derivatives of
-# the loss in its sums.
-
-
-def _in_dtype(partials, one):
-    raise NotImplementedError
-
-
-@_with_body(_in_dtype)
-def _partials_in_dtype(partials, one):
-    if len(partials) == 1:
-        return lambda partials, one: (type(one)(partials[0]),)
-    return lambda partials, one: (type(one)(partials[0]), type(one)(partials[1]))
+# The loops of the second sweep: `partials` are the partial derivatives of the loss in its sums, in
+# the dtype of the maps.
 
 
 @_kernel
 def write(loss, partials, p, g, w, out, adds):
     """Write the gradient `w * at(g, partials) * slope`, or add it."""
-    partials = _in_dtype(partials, p[0])
     if adds:
         for i in range(p.size):
             out[i] += w[i] * loss.at(g[i], partials) * loss.slope(p[i], g[i])
@@ -425,7 +395,6 @@ def write(loss, partials, p, g, w, out, adds):
 def write_mined(loss, partials, threshold, tie_weight, p, g, w, out, adds):
     """Do the same for the text, the negatives above the threshold, and the ties at it."""
     zero, one = p.dtype.type(0), p.dtype.type(1)
-    partials, tie_weight = _in_dtype(partials, p[0]), p.dtype.type(tie_weight)
     for i in range(p.size):
         wg = w[i] * g[i]
         chosen = one if p[i] > threshold else (tie_weight if p[i] == threshold else zero)
@@ -437,6 +406,6 @@ def write_mined(loss, partials, threshold, tie_weight, p, g, w, out, adds):
 @_kernel
 def scale(partials, out):
     """Multiply what `add_and_keep` has written."""
-    (factor,) = _in_dtype(partials, out[0])
+    (factor,) = partials
     for i in range(out.size):
         out[i] *= factor
