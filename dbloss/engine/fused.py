@@ -70,10 +70,9 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
         scales = [0.0 if x is None else x.item() * processes.size for x in upstream]
         factors = [sum(map(operator.mul, scales, column)) for column in zip(*mix)]
-        with np.errstate(all="ignore"):
-            written = sweeps.write(
-                [tuple(k * x for x in each.partials) for k, each in zip(factors, found)]
-            )
+        written = sweeps.write(
+            [tuple(float(k * x) for x in each.partials) for k, each in zip(factors, found)]
+        )
         return tuple(
             hold(_tensor(written[key]), tensor) if key in written else None
             for key, tensor in maps.items()
@@ -299,8 +298,8 @@ class _Sweeps:
         # before anything is added.
         for part, inner in sorted(zip(self._parts, partials), key=lambda x: x[0].slopes is None):
             if part.plane in planes:
-                in_dtype = tuple(map(part.p.dtype.type, inner))
-                jobs.append((part, in_dtype, planes[part.plane], part.plane in begun))
+                inner += (0.0,) * (MOST_SUMS - len(inner))
+                jobs.append((part, inner, planes[part.plane], part.plane in begun))
                 begun.add(part.plane)
 
         def work(block: _Block) -> None:

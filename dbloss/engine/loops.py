@@ -376,13 +376,20 @@ def mine(loss, p, g, w, low, high, between, out):
     return found
 
 
-# The loops of the second sweep: `partials` are the partial derivatives of the loss in its sums, in
-# the dtype of the maps.
+# The loops of the second sweep: `partials` are the partial derivatives of the loss in its sums, and
+# zeros for sums that it does not have.
+
+
+@_inner
+def _in_dtype(partials, like):
+    number = like.dtype.type
+    return number(partials[0]), number(partials[1]), number(partials[2])
 
 
 @_kernel
 def write(loss, partials, p, g, w, out, adds):
     """Write the gradient `w * at(g, partials) * slope`, or add it."""
+    partials = _in_dtype(partials, p)
     if adds:
         for i in range(p.size):
             out[i] += w[i] * loss.at(g[i], partials) * loss.slope(p[i], g[i])
@@ -395,6 +402,7 @@ def write(loss, partials, p, g, w, out, adds):
 def write_mined(loss, partials, threshold, tie_weight, p, g, w, out, adds):
     """Do the same for the text, the negatives above the threshold, and the ties at it."""
     zero, one = p.dtype.type(0), p.dtype.type(1)
+    partials = _in_dtype(partials, p)
     for i in range(p.size):
         wg = w[i] * g[i]
         chosen = one if p[i] > threshold else (tie_weight if p[i] == threshold else zero)
@@ -406,6 +414,6 @@ def write_mined(loss, partials, threshold, tie_weight, p, g, w, out, adds):
 @_kernel
 def scale(partials, out):
     """Multiply what `add_and_keep` has written."""
-    (factor,) = partials
+    factor = _in_dtype(partials, out)[0]
     for i in range(out.size):
         out[i] *= factor
