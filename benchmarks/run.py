@@ -12,6 +12,7 @@ boxes and their score, appends rows to `results.csv`, prints them and draws `doc
 import argparse
 import csv
 import ctypes
+import importlib.util
 import os
 import platform
 import subprocess
@@ -20,8 +21,10 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import plot
@@ -53,12 +56,8 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-try:
-    import torch_plain
-
+if TYPE_CHECKING:
     import torch
-except ImportError:
-    torch = None
 
 HERE = Path(__file__).parent
 PARTS = ("losses", "prices", "starts", "targets", "boxes", "score")
@@ -88,6 +87,7 @@ SCORES = (100, 300, 3000)  # boxes
 PLAIN_SCORES = (100, 300)  # beyond which it takes minutes
 
 Batch = tuple[np.ndarray, list[np.ndarray]]
+Providers = Callable[[Batch, str, str], dict[str, object]]
 
 
 def make_batch(n: int, h: int, w: int) -> Batch:
@@ -210,7 +210,9 @@ class TorchStep:
     """The same on a PyTorch tensor."""
 
     def __init__(self, loss: Callable[..., "torch.Tensor"], batch: Batch, device: str) -> None:
-        self.loss = loss
+        import torch
+
+        self.loss, self.wait = loss, torch.cuda.synchronize
         maps, labels = batch
         self.shape = maps.shape
         self.leaf = torch.tensor(maps, device=device).flatten(2).requires_grad_()
@@ -231,7 +233,7 @@ class TorchStep:
     def synchronize(self) -> None:
         """Wait until the device has finished."""
         if self.leaf.is_cuda:
-            torch.cuda.synchronize()
+            self.wait()
 
 
 class LimitStep:
@@ -304,14 +306,18 @@ def providers(batch: Batch, kind: str, device: str) -> dict[str, object]:
         return _plain.db_loss(maps, labels, kind)
 
     steps["plain formulas"] = PaddleStep(formulas, batch, "auto")
-    if kind == "DiceLoss":
-        if device == "cpu":
-            steps["limit"] = LimitStep(batch)
-        if torch is not None:
-            where = "cuda" if device == "gpu" else "cpu"
-            steps["PyTorch eager"] = TorchStep(torch_plain.db_loss, batch, where)
-            steps["PyTorch compiled"] = TorchStep(torch_plain.compiled(), batch, where)
+    if kind == "DiceLoss" and device == "cpu":
+        steps["limit"] = LimitStep(batch)
     return steps
+
+
+def torch_providers(batch: Batch, kind: str, device: str) -> dict[str, object]:
+    """Return a step of PyTorch, which is imported here: Python is slower beside it."""
+    import torch_plain
+
+    where = "cuda" if device == "gpu" else "cpu"
+    losses = {"eager": torch_plain.db_loss, "compiled": torch_plain.compiled()}
+    return {f"PyTorch {name}": TorchStep(loss, batch, where) for name, loss in losses.items()}
 
 
 def v6_providers(batch: Batch, device: str) -> dict[str, object]:
@@ -516,6 +522,10 @@ def _status(field: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(field))
 
 
+def _has_torch() -> bool:
+    return importlib.util.find_spec("torch") is not None
+
+
 def _git(*words: str) -> str:
     command = ["git", *words]
     return subprocess.run(command, cwd=HERE.parent, capture_output=True, text=True).stdout.strip()
@@ -541,7 +551,7 @@ def environment(device: str) -> dict[str, object]:
         "paddle": paddle.__version__,
         "numpy": np.__version__,
         "numba": numba.__version__,
-        "torch": torch.__version__ if torch is not None else "",
+        "torch": version("torch") if _has_torch() else "",
     }
 
 
@@ -587,11 +597,14 @@ def main(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None
                 | {"repeats": len(values)}
             )
 
-    if "losses" in parts:
-        known = environment(arguments.device)
+    def add_losses(cases: list[tuple[tuple[int, int, int], str]], make: Providers) -> None:
         for size, kind in tqdm(cases, desc="losses", unit="case"):
-            steps = providers(make_batch(*size), kind, arguments.device)
-            case = known | dict(zip(("images", "height", "width"), size)) | {"main_loss_type": kind}
+            steps = make(make_batch(*size), kind, arguments.device)
+            case = (
+                of_losses
+                | dict(zip(("images", "height", "width"), size))
+                | {"main_loss_type": kind}
+            )
             add(case, measure(steps, arguments.seconds))
             for name, step in steps.items():
                 if isinstance(step, PaddleStep) and step.engine != "fused":
@@ -599,6 +612,10 @@ def main(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None
             for name, step in steps.items():
                 values = [peak_memory(step, arguments.device) for _ in range(3)]
                 add(case, [(name, "peak memory", "MiB", values)])
+
+    of_losses = environment(arguments.device)
+    if "losses" in parts:
+        add_losses(cases, providers)
     if "prices" in parts and arguments.device == "cpu":
         known = environment("cpu") | dict(zip(("images", "height", "width"), REFERENCE_SIZE))
         for name, words in tqdm(WORDS.items(), desc="prices", unit="case"):
@@ -634,6 +651,8 @@ def main(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None
             case = known | {"images": 1, "height": "", "width": ""}
             case["main_loss_type"] = f"{count} boxes"
             add(case, measure_score(count, arguments.seconds))
+    if "losses" in parts and _has_torch():
+        add_losses([(size, "DiceLoss") for size in sizes], torch_providers)
     fresh = not arguments.out.exists()
     with arguments.out.open("a", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
