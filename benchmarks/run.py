@@ -169,17 +169,22 @@ class PaddleStep:
             leaf.stop_gradient = False
         self.labels = [None, *map(paddle.to_tensor, labels)]
 
+    def prepare(self) -> None:
+        """Choose the engine, and make the maps, as a network would have."""
+        os.environ["DBLOSS_ENGINE"] = self.engine
+        self.maps = [leaf.reshape(self.shape) for leaf in self.leaves]
+
     def forward(self) -> paddle.Tensor:
         """Return the total loss."""
-        os.environ["DBLOSS_ENGINE"] = self.engine
-        return self.loss(*(leaf.reshape(self.shape) for leaf in self.leaves), self.labels)
+        return self.loss(*self.maps, self.labels)
 
     def backward(self, loss: paddle.Tensor) -> None:
         """Compute the gradient of the maps."""
         loss.backward()
 
     def clear(self) -> None:
-        """Drop the gradients."""
+        """Drop the gradients and the maps."""
+        self.maps = []
         for leaf in self.leaves:
             leaf.grad = None
 
@@ -195,6 +200,7 @@ class PaddleStep:
         )
         with patch.object(operators._Sweeps, "_on_host", lambda *_: False):
             tracing.start()
+            self.prepare()
             self.backward(self.forward())
             tracing.stop()
         self.clear()
@@ -218,17 +224,21 @@ class TorchStep:
         self.leaf = torch.tensor(maps, device=device).flatten(2).requires_grad_()
         self.labels = [None, *(torch.tensor(label, device=device) for label in labels)]
 
+    def prepare(self) -> None:
+        """Make the maps, as a network would have."""
+        self.maps = self.leaf.reshape(self.shape)
+
     def forward(self) -> "torch.Tensor":
         """Return the total loss."""
-        return self.loss(self.leaf.reshape(self.shape), self.labels)
+        return self.loss(self.maps, self.labels)
 
     def backward(self, loss: "torch.Tensor") -> None:
         """Compute the gradient of the maps."""
         loss.backward()
 
     def clear(self) -> None:
-        """Drop the gradient."""
-        self.leaf.grad = None
+        """Drop the gradient and the maps."""
+        self.leaf.grad = self.maps = None
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
@@ -250,6 +260,9 @@ class LimitStep:
             + [labels[3].reshape(len(maps), -1).copy()]
         )
         self.fused, self.blocks = fused, fused._blocks(*self.rows[0].shape)
+
+    def prepare(self) -> None:
+        """All is there."""
 
     def forward(self) -> float:
         """Read the maps."""
@@ -348,10 +361,12 @@ def measure(
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for step in steps.values():
         for _ in range(2):
+            step.prepare()
             step.backward(step.forward())
             step.clear()
     for _ in rounds(seconds):
         for name, step in steps.items():
+            step.prepare()
             step.synchronize()
             begin = perf_counter()
             loss = step.forward()
@@ -380,6 +395,7 @@ def measure_prices(
     times: dict[str, list[float]] = {kind: [] for kind in steps}
     for count, _ in enumerate(rounds(seconds)):
         for kind, step in steps.items():
+            step.prepare()
             begin = perf_counter()
             step.backward(step.forward())
             if count >= 2:  # the first warm up
@@ -508,6 +524,7 @@ def peak_memory(step: object, device: str) -> float:
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
         before = 1024 * _status("VmRSS")
+    step.prepare()
     step.backward(step.forward())
     step.synchronize()
     after = (

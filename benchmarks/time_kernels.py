@@ -60,6 +60,7 @@ def steps_of(kind: str, count: int) -> list[dict[str, float]]:
     rows = []
     for _ in range(count + 2):  # the first two warm up
         clock.update(dict.fromkeys(PARTS, 0.0))
+        step.prepare()
         start = perf_counter()
         step.backward(step.forward())
         whole = 1000 * (perf_counter() - start)

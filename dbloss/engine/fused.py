@@ -198,7 +198,8 @@ class _Part:
                 (low, high), values = sample[ends], aside[:found]
                 rank, at_low = left, slots[loops.AT_LOW]
                 self.slots += slots
-        threshold, of_tie, chosen, weights = high, 0.0, values[:0], np.ones_like(values[:1])
+        threshold, of_tie, chosen = high, 0.0, values[:0]
+        weights: Any = 1.0
         if rank > values.size:
             threshold, of_tie = low, (rank - values.size) / at_low
             chosen = np.append(values, low)
@@ -373,7 +374,7 @@ class _Sweeps:
         sums = functools.reduce(np.add, _spread(work, self._blocks))
         if self._processes.size > 1:
             sums = self._processes.add_up(paddle.to_tensor(sums, place="cpu")).numpy()
-        sums = sums + (sums - sums)  # an infinite sum is NaN, also one of labels
+        sums += sums - sums  # an infinite sum is NaN, also one of labels
         for part, (slots, of_valid) in zip(parts, sums):
             part.slots, part.of_valid = slots, slots if part.valid is None else of_valid
 
