@@ -34,10 +34,11 @@ from dbloss.engine.mining import (
     BY_PREDICTION,
     Counts,
     Mix,
+    Numbers,
     Term,
+    counted,
     labels_of,
     maps_of,
-    outcomes,
 )
 
 _Array: TypeAlias = NDArray[Any]
@@ -57,8 +58,7 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
     needed = [x for x in maps.values() if paddle.is_grad_enabled() and not x.stop_gradient]
     sweeps = _Sweeps(terms, maps, labels, needed, processes)
     with np.errstate(all="ignore"):  # NaN and infinity are results, and no reason to warn
-        found = outcomes(sweeps, terms)
-        values = [float(outcome.value) for outcome in found]
+        values = sweeps.values(counted(sweeps, terms))
     # A loss that is no part of a sum must not make it NaN, as 0 * NaN would.
     sums = [sum(k * value for k, value in zip(row, values) if k) for row in mix]
     if not needed:
@@ -70,9 +70,7 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
         scales = [0.0 if x is None else x.item() * processes.size for x in upstream]
         factors = [sum(map(operator.mul, scales, column)) for column in zip(*mix)]
-        written = sweeps.write(
-            [tuple(float(k * x) for x in each.partials) for k, each in zip(factors, found)]
-        )
+        written = sweeps.write(factors)
         return tuple(
             hold(_tensor(written[key]), tensor) if key in written else None
             for key, tensor in maps.items()
@@ -147,6 +145,10 @@ class _Part:
         self.bounds: tuple[Any, Any] | None = None
         self.between: dict[tuple[int, int], _Array] = {}
         self.choice: tuple[Any, Any] | None = None
+        # The loss is a function of sums and a count, times a factor.
+        self.sums: tuple[Any, ...] = ()
+        self.count: Any = None
+        self.factor: Any = 1.0
 
     def add(self, block: _Block, out: _Array) -> None:
         """Do the first sweep of a block."""
@@ -163,6 +165,11 @@ class _Part:
             loops.add(self.loss, *rows, slots)
         if self.valid is not None:
             loops.add(BY_PREDICTION, *rows[:2], self.valid[block], of_valid)
+
+    def partials(self, k: float) -> tuple[float, ...]:
+        """Return the partial derivatives of `k` times the loss in its sums, and zeros for others."""
+        found = self.loss.partials(self.sums, self.count)
+        return tuple(float(k * self.factor * x) for x in found) + (0.0,) * (MOST_SUMS - len(found))
 
     def write(self, block: _Block, partials: tuple[float, ...], out: _Array, adds: bool) -> None:
         """Do the second sweep of a block: write the gradient, or add it."""
@@ -271,9 +278,16 @@ class _Sweeps:
             self._first_sweep([part])
             part.choose(n)
 
-    def sums(self) -> list[tuple[Any, ...]]:
-        """Return what the parts of every term add up to."""
-        return [tuple(part.slots[:MOST_SUMS]) for part in self._parts]
+    def values(self, numbers: Sequence[Numbers]) -> list[float]:
+        """Return the losses of the terms, for each of which these numbers were counted."""
+        values = []
+        for index, (part, each) in enumerate(zip(self._parts, numbers)):
+            part.sums, part.count = tuple(part.slots[:MOST_SUMS]), each.count
+            value, balance = part.loss.value(part.sums, part.count), part.term.balance
+            if balance is not None and not balance.per_pixel:
+                part.factor = balance.factor(each, self.largest(index, each.n_neg, value))
+            values.append(float(part.factor * value))
+        return values
 
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
@@ -282,11 +296,8 @@ class _Sweeps:
             return n
         return operators.largest(part.term, n, d, self._processes)
 
-    def write(self, partials: Sequence[tuple[float, ...]]) -> dict[int, _Array]:
-        """Return the gradients of the losses by the `id` of their maps.
-
-        `partials` are the partial derivatives of each loss in its sums.
-        """
+    def write(self, factors: Sequence[float]) -> dict[int, _Array]:
+        """Return the gradients of the losses times some factors, by the `id` of their maps."""
         if not self._written:  # a second time, by `paddle.grad`
             self._make_room()
             for part in self._parts:
@@ -297,15 +308,15 @@ class _Sweeps:
         begun = set()
         # Slopes kept by the first sweep lie where the gradient is to be: they are turned into it
         # before anything is added.
-        for part, inner in sorted(zip(self._parts, partials), key=lambda x: x[0].slopes is None):
+        for part, k in sorted(zip(self._parts, factors), key=lambda x: x[0].slopes is None):
             if part.plane in planes:
-                inner += (0.0,) * (MOST_SUMS - len(inner))
-                jobs.append((part, inner, planes[part.plane], part.plane in begun))
+                partials = part.partials(k)
+                jobs.append((part, partials, planes[part.plane], part.plane in begun))
                 begun.add(part.plane)
 
         def work(block: _Block) -> None:
-            for part, inner, out, adds in jobs:
-                part.write(block, inner, out, adds)
+            for part, partials, out, adds in jobs:
+                part.write(block, partials, out, adds)
 
         _spread(work, self._blocks)
         for plane in planes.keys() - begun:

@@ -1,7 +1,6 @@
-"""Which negatives count, and what follows for a loss: the way from sums to losses.
+"""Which negatives count, and what is counted of them, for both engines.
 
-`outcomes` is that way, for an engine that takes one term at a time. What differs between engines
-are the methods of `Sweeps`; numbers are Python's, or 0-D tensors.
+What differs between engines are the methods of `Sweeps`; numbers are Python's, or 0-D tensors.
 """
 
 import math
@@ -167,28 +166,6 @@ class Sweeps(Protocol):
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
 
 
-class SweepsOfTerms(Sweeps, Protocol):
-    """Sweeps of one term at a time."""
-
-    def sums(self) -> Sequence[tuple[Any, ...]]:
-        """Return what the parts of every term add up to."""
-
-
-class Outcome(NamedTuple):
-    """What a term comes to: a loss L of some sums and a count, times a factor."""
-
-    value: Any
-    loss: Loss
-    sums: tuple[Any, ...]
-    count: Any
-    factor: Any = 1.0
-
-    @property
-    def partials(self) -> tuple[Any, ...]:
-        """The partial derivatives of the value in the sums."""
-        return tuple(self.factor * x for x in self.loss.partials(self.sums, self.count))
-
-
 def counted(sweeps: Sweeps, terms: Sequence[Term]) -> list[Numbers]:
     """Return what is counted for each term, once the negatives of those that mine are chosen."""
     found: list[Numbers] = []
@@ -201,16 +178,4 @@ def counted(sweeps: Sweeps, terms: Sequence[Term]) -> list[Numbers]:
             sweeps.choose(index, n_neg)
         count = n_pos + n_neg if term.mined else weights.total
         found.append(Numbers(weights.positive, n_pos, n_neg, count))
-    return found
-
-
-def outcomes(sweeps: SweepsOfTerms, terms: Sequence[Term]) -> list[Outcome]:
-    """Return what each term comes to."""
-    found = []
-    every = counted(sweeps, terms)
-    for index, (term, numbers, sums) in enumerate(zip(terms, every, sweeps.sums())):
-        value, factor = term.loss.value(sums, numbers.count), 1.0
-        if term.balance is not None and not term.mined:
-            factor = term.balance.factor(numbers, sweeps.largest(index, numbers.n_neg, value))
-        found.append(Outcome(factor * value, term.loss, sums, numbers.count, factor))
     return found
