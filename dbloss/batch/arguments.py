@@ -76,7 +76,7 @@ def labels(values: Any, like: Tensor | None = None) -> tuple[Tensor, ...]:
 
     If `like` is None all must have the shape of the first label.
     """
-    if isinstance(values, str | Mapping) or not isinstance(values, Sequence):
+    if not isinstance(values, Sequence) or isinstance(values, str):
         expected = f"a list of 5 tensors [{', '.join(LABEL_NAMES)}]"
         advice = "Pass the batch as PaddleOCR's data loader gives it."
         raise checks.wrong_type("labels", expected, values, advice)

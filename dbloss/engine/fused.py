@@ -166,8 +166,15 @@ class _Part:
         if self.valid is not None:
             loops.add(BY_PREDICTION, *rows[:2], self.valid[block], of_valid)
 
+    def counts(self) -> tuple[Counts, Counts]:
+        """Return what was counted with the weights, and with the valid mask."""
+        every = Counts(self.slots[loops.TOTAL], self.slots[loops.POSITIVE])
+        if self.valid is None:
+            return every, every
+        return every, Counts(self.of_valid[loops.TOTAL], self.of_valid[loops.POSITIVE])
+
     def partials(self, k: float) -> tuple[float, ...]:
-        """Return the partial derivatives of `k` times the loss in its sums, and zeros for others."""
+        """Return the partial derivatives of `k` times the loss in its sums, then zeros."""
         found = self.loss.partials(self.sums, self.count)
         return tuple(float(k * self.factor * x) for x in found) + (0.0,) * (MOST_SUMS - len(found))
 
@@ -262,7 +269,7 @@ class _Sweeps:
             part.slopes = None
         if fractions:
             self._first_sweep(fractions)
-        return [(_counts(part.slots), _counts(part.of_valid)) for part in self._parts]
+        return [part.counts() for part in self._parts]
 
     def choose(self, index: int, n: Any) -> None:
         """Let the `n` hardest negatives of a term, and its text, be all that count from now on."""
@@ -387,11 +394,7 @@ class _Sweeps:
             sums = self._processes.add_up(paddle.to_tensor(sums, place="cpu")).numpy()
         sums += sums - sums  # an infinite sum is NaN, also one of labels
         for part, (slots, of_valid) in zip(parts, sums):
-            part.slots, part.of_valid = slots, slots if part.valid is None else of_valid
-
-
-def _counts(slots: _Array) -> Counts:
-    return Counts(slots[loops.TOTAL], slots[loops.POSITIVE])
+            part.slots, part.of_valid = slots, of_valid
 
 
 def _rows(tensor: Tensor, dtype: Any) -> _Array:
@@ -424,7 +427,8 @@ def _tensor(array: _Array) -> Tensor:
     """Return a tensor in the memory of an array."""
     # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given back, and
     # two threads that do so wait for each other.
-    return paddle.Tensor(value=array, place=_CPU, persistable=False, zero_copy=True)
+    persistable, zero_copy = False, True
+    return paddle.Tensor(array, _CPU, persistable, zero_copy)
 
 
 def _blocks(images: int, pixels: int) -> list[_Block]:
