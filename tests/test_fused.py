@@ -179,6 +179,27 @@ def test_slices_are_not_copied(dtype, monkeypatch):
         assert np.shares_memory(rows, memory) and not rows.flags.writeable
 
 
+@pytest.mark.parametrize("few", [0, 1 << 14])
+def test_rows_of_every_layout(few, monkeypatch):
+    """Views and copies hold the same pixels in the same order."""
+    from dbloss.engine import fused
+
+    monkeypatch.setattr(fused, "_FEW_PIXELS", few)
+    array = np.arange(2 * 3 * 4 * 5, dtype=np.float32).reshape(2, 3, 4, 5)
+    whole, turned = tensor(array, "float32", grad=True), array.swapaxes(2, 3)
+    for part, expected in (
+        (whole, array),
+        (whole[:, 1], array[:, 1]),
+        (whole[1:, ::2, 1:, ::2], array[1:, ::2, 1:, ::2]),
+        (whole.transpose([0, 1, 3, 2]), turned),
+        (paddle.to_tensor(turned[:, 0] > 50), turned[:, 0] > 50),
+    ):
+        rows = fused._rows(part, whole.dtype)
+        n, *channels, h, w = expected.shape
+        np.testing.assert_array_equal(rows, expected.reshape(n, *(channels or [1]), h * w))
+        assert rows.dtype == np.float32 and not rows.flags.writeable
+
+
 def test_a_gradient_that_is_kept_is_not_written_over(monkeypatch):
     monkeypatch.setenv("DBLOSS_ENGINE", "fused")
     maps, labels = random_batch((1, 32, 32))
