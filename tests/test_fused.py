@@ -197,7 +197,7 @@ def test_rows_of_every_layout(few, monkeypatch):
         rows = fused._rows(part, whole.dtype)
         n, *channels, h, w = expected.shape
         np.testing.assert_array_equal(rows, expected.reshape(n, *(channels or [1]), h * w))
-        assert rows.dtype == np.float32 and not rows.flags.writeable
+        assert rows.dtype == np.float32 and rows.strides[2] == 4 and not rows.flags.writeable
 
 
 def test_a_gradient_that_is_kept_is_not_written_over(monkeypatch):
