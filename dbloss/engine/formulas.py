@@ -21,12 +21,14 @@ from dbloss.engine.arithmetic import (
     absolute,
     between,
     clip,
+    clipped_cross_entropy,
     complement,
     cross_entropy,
     exponent,
     linear,
     mix,
     nan_unless_finite,
+    own_slope,
     power,
     sign,
     slope,
@@ -110,12 +112,8 @@ _LEAST_MISS = 1e-12
 class PixelLoss(Protocol):
     """A loss `l(p, g)` of a prediction and its target, pixel by pixel, as a tuple of its settings.
 
-    Two properties say more of it, and are False where it has none of that name:
-
-    - `clips`: the slope is not everywhere the derivative that Paddle finds of the value. Then the
-      slope is what counts.
-    - `binary`: a loop is faster where it knows that every target is 0 or 1, and where it makes
-      value and slope at once.
+    A property may say more of it. `binary`: a loop is faster where it knows that every target is 0
+    or 1, and where it makes value and slope at once.
     """
 
     def value(self, p: Any, g: Any) -> Any:
@@ -198,13 +196,9 @@ class SquaredError(NamedTuple):
 class BinaryCrossEntropy(NamedTuple):
     """`l = -(g * log p + (1-g) * log(1-p))`, `dl/dp = (p - g) / max(p * (1-p), 1e-12)`.
 
-    A logarithm below -100, or of a number that is not positive, counts as -100.
+    A logarithm below -100, or of a number that is not positive, counts as -100. So where p is 0 or
+    1 the slope is not the derivative of the value.
     """
-
-    @property
-    def clips(self) -> bool:
-        """Where p is 0 or 1 the slope is not the derivative of the value."""
-        return True
 
     @property
     def binary(self) -> bool:
@@ -213,7 +207,7 @@ class BinaryCrossEntropy(NamedTuple):
 
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
-        return nan_unless_finite(p) + cross_entropy(p, g, 0)
+        return own_slope(self, p, g) + clipped_cross_entropy(p, g)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
@@ -249,7 +243,7 @@ class Focal(NamedTuple):
         q = within(p, self.eps)
         miss = mix(q, complement(q), g)
         weight = power(miss, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
-        return nan_unless_finite(p) + weight * cross_entropy(q, g, self.eps)
+        return nan_unless_finite(p) + weight * cross_entropy(q, g)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
@@ -257,7 +251,7 @@ class Focal(NamedTuple):
         r = complement(q)
         miss, both = mix(q, r, g), q * r
         weight = power(miss, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
-        through_weight = between(self.gamma, -self.gamma, g, p) * cross_entropy(q, g, self.eps)
+        through_weight = between(self.gamma, -self.gamma, g, p) * cross_entropy(q, g)
         # One division, which takes as long as all the rest but the logarithm.
         slope = weight * (through_weight * both + mix(q, -r, g) * miss) / (miss * both)
         return where(q == p, slope, nan_unless_finite(p))

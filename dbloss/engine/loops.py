@@ -103,15 +103,16 @@ def exp(x):
     return series * np.int64(power).view(np.float64)
 
 
+@_with_body(arithmetic.clipped_cross_entropy)
 @_with_body(arithmetic.cross_entropy)
-def _cross_entropy_in_a_loop(q, g, least):
+def _cross_entropy_in_a_loop(q, g):
     one = _dtype(q)(1)
 
-    def of_bool(q, g, least):
+    def of_bool(q, g):
         r = one - q
         return -_log(q if g else r, r if g else q)
 
-    def of_number(q, g, least):
+    def of_number(q, g):
         r = one - q
         return (g - one) * _log(r, q) - g * _log(q, r)
 
@@ -140,6 +141,11 @@ def _value_in_a_loop(loss, p, g):
 @_with_body(arithmetic.slope)
 def _slope_in_a_loop(loss, p, g):
     return loss.instance_class.slope
+
+
+@_with_body(arithmetic.own_slope)
+def _own_slope_in_a_loop(loss, p, g):
+    return lambda loss, p, g: arithmetic.nan_unless_finite(p)
 
 
 @_with_body(arithmetic.linear)

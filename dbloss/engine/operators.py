@@ -9,7 +9,7 @@ are computed together.
 import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from paddle import Tensor
 
 from dbloss.base.processes import ALONE, Processes
 from dbloss.base.tensors import computed, constant, widened
-from dbloss.engine.arithmetic import value
 from dbloss.engine.formulas import MOST_SUMS, PixelLoss
 from dbloss.engine.mining import (
     BY_PREDICTION,
@@ -35,7 +34,6 @@ from dbloss.engine.mining import (
     tie_weight,
 )
 
-_ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows are float64
 _MOST_PIXELS = 1 << 20  # of a batch on a CPU, for its maps to be stacked
 
 
@@ -92,7 +90,7 @@ def largest(term: Term, n: Any, d: Any, processes: Processes) -> float:
 def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
     """Return the loss of every pixel, the shape of `pred`, differentiable in `pred`."""
     p = widened(pred, computed(pred))
-    loss: Tensor = value(pixel_loss, p, constant(gt.astype(p.dtype)))
+    loss: Tensor = pixel_loss.value(p, constant(gt.astype(p.dtype)))
     return loss
 
 
@@ -115,16 +113,13 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
 
 
 class _Sweeps:
-    """The sweeps of `dbloss.engine.mining` over a batch, whose maps are cut into rows."""
+    """The sweeps of `dbloss.engine.mining` over a batch."""
 
     def __init__(self, terms: Sequence[Term], processes: Processes) -> None:
         self._terms, self._processes = terms, processes
         given = maps_of(terms)
         dtype = computed(*given.values())
         self._host = self._on_host(next(iter(given.values())))
-        shapes = [tensor.shape for tensor in given.values()]
-        size = math.prod(shapes[0][-2:]) if min(map(min, shapes)) > 0 else 1
-        self._row = math.gcd(size, _ROW)  # 1 where a static graph leaves an axis open
         planes = {
             key: _planes(
                 widened(tensor, dtype),
@@ -205,13 +200,14 @@ class _Sweeps:
             values = constant(hardness) * negative
             threshold = self._nth_largest(values, n)
             above, at_least = values > threshold, values >= threshold
-            # A pixel that is no negative has the value 0 too, and is not to be chosen.
+            # A pixel that is no negative has the value 0 too, and is not to be counted.
             # Not `==`, which Paddle takes for true where numbers differ by less than 1e-15.
             tied = at_least.logical_xor(above).logical_and(negative.astype(paddle.bool))
             n_above, n_tied = self._count([above, tied])
             of_tie = tie_weight(n, n_above, n_tied)
-            of_tie = float(of_tie) if self._host else of_tie.astype(w.dtype)
-            return paddle.where(above, w, paddle.where(tied, text + negative * of_tie, text))
+            of_tie = of_tie if self._host else of_tie.astype(w.dtype)
+            tie = paddle.lerp(text, w, of_tie)
+            return paddle.where(above, w, paddle.where(at_least, tie, text))
 
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
@@ -219,10 +215,8 @@ class _Sweeps:
             *_, negative = self._split(index)
             if self._host:
                 sign = 1.0 if d.item() >= 0 else -1.0
-                array = sign * negative.numpy().ravel()
-                nth = nth_index(n, array.size)
-                array.partition(nth)
-                return sign * array[nth:].sum(dtype=np.float64) if n >= 1 else 0.0
+                hardest = _partitioned(sign * negative.numpy(), n)
+                return sign * hardest.sum(dtype=np.float64) if n >= 1 else 0.0
             sign = paddle.sign(d + 1e-37)  # 1 for a loss of 0 as well
             values = negative * sign.astype(negative.dtype)
             if self._processes.size == 1:
@@ -295,13 +289,12 @@ class _Sweeps:
         if several:
             maps = [x if len(x.shape) > 3 else x.unsqueeze(0) for x in maps]
         stacked = paddle.concat(maps) if several else paddle.stack(list(maps))
-        rows = stacked.reshape([stacked.shape[0], -1, self._row]).sum(axis=-1)
-        sums = self._over_processes(rows.sum(axis=-1, dtype="float64"))
-        if several:
-            ends = [0, *accumulate(x.shape[0] for x in maps)]
-            return [sums[start:end] for start, end in zip(ends, ends[1:])]
-        each: Sequence[Any] = sums.unbind()
-        return [x.item() for x in each] if read and self._host else each
+        # A row of pixels is added up in the dtype of the maps, the rows in float64.
+        sums = self._over_processes(stacked.sum(axis=-1).sum(axis=[1, 2], dtype="float64"))
+        if read and self._host:
+            return sums.tolist()
+        each: Sequence[Any] = sums.split([x.shape[0] for x in maps]) if several else sums.unbind()
+        return each
 
     def _count(self, masks: Sequence[Tensor]) -> Sequence[Any]:
         """Return how many are True in each mask, over all processes."""
@@ -329,13 +322,16 @@ class _Sweeps:
         if self._processes.size > 1:
             return self._processes.nth_largest(values, n)
         if self._host:
-            array = values.numpy().ravel()
-            nth = nth_index(n, array.size)
-            array.partition(nth)
-            return array[nth].item()
+            return _partitioned(values.numpy(), n)[0].item()
         ordered = paddle.sort(values.flatten(), descending=True)
         index = (n - 1).clip(0, _size(values, n) - 1)
         return paddle.gather(ordered, index.astype(paddle.int64))
+
+
+def _partitioned(values: NDArray[Any], n: float) -> NDArray[Any]:
+    """Return the n largest values, the least of them first; at least one."""
+    nth = nth_index(n, values.size)
+    return np.partition(values, nth, axis=None)[nth:]
 
 
 def _on_cpu(array: NDArray[Any]) -> Tensor:
