@@ -34,8 +34,6 @@ from dbloss.engine.mining import (
     tie_weight,
 )
 
-_MOST_PIXELS = 1 << 20  # of a batch on a CPU, for its maps to be stacked
-
 
 @np.errstate(all="ignore")  # NaN and infinity are results, and no reason to warn
 def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Tensor, ...]:
@@ -135,13 +133,12 @@ class _Sweeps:
         self._weights = [self._labels[id(term.pixels.mask)] for term in terms]
         self._positives: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._sums: dict[int, tuple[Tensor, Any]] = {}  # maps and what each adds up to, by `id`
-        # Terms of one loss and one target are computed together. Tuples of different formulas may
-        # be equal, but not what `repr` says of them. On a CPU a large stack takes more time than
-        # its operators would.
-        apart = self._host and math.prod(terms[0].pixels.target.shape) > _MOST_PIXELS
-        alike: dict[tuple[str, int, int], list[int]] = {}
+        # Terms of one loss and one target are computed together, but not on a CPU, where a copy
+        # takes more time than operators do. Tuples of different formulas may be equal, but not what
+        # `repr` says of them.
+        alike: dict[Any, list[int]] = {}
         for index, (loss, pixels, _) in enumerate(terms):
-            key = repr(loss), id(pixels.target), index if apart else 0
+            key = index if self._host else (repr(loss), id(pixels.target))
             alike.setdefault(key, []).append(index)
         self.order = [*chain(*alike.values())]
         self._groups = []  # with the hardness: of one term `[N, H, W]`, of several an axis more
@@ -293,11 +290,15 @@ class _Sweeps:
         if read and self._host:
             return [float(x.numpy().sum(dtype=np.float64)) for x in maps]
         several = any(len(x.shape) > 3 for x in maps)
+        # A row of pixels is added up in the dtype of the maps, the rows in float64.
         if several:
             maps = [x if len(x.shape) > 3 else x.unsqueeze(0) for x in maps]
-        stacked = paddle.concat(maps) if several else paddle.stack(list(maps))
-        # A row of pixels is added up in the dtype of the maps, the rows in float64.
-        sums = self._over_processes(stacked.sum(axis=-1).sum(axis=[1, 2], dtype="float64"))
+            rows = paddle.concat(maps).sum(axis=-1)
+        elif self._host:  # several sums take less time than one copy
+            rows = paddle.stack([x.sum(axis=-1) for x in maps])
+        else:
+            rows = paddle.stack(list(maps)).sum(axis=-1)
+        sums = self._over_processes(rows.sum(axis=[1, 2], dtype="float64"))
         each: Sequence[Any] = sums.split([x.shape[0] for x in maps]) if several else sums.unbind()
         return each
 
