@@ -77,12 +77,12 @@ class Tversky(NamedTuple):
         """Return L."""
         # A power, since Paddle has no third derivative of a quotient, which a Hessian asks for.
         ratio = self._overlap(sums) * self._whole(sums) ** -1
-        miss = linear(ratio, -1.0, 1.0)
+        miss = linear(ratio, -2.0, 1.0)
         return miss if self.gamma == 1 else clip(miss, _LEAST_MISS, math.inf) ** self.gamma
 
     def partials(self, sums: Any, count: Any) -> tuple[Any, ...]:
         """Return the partial derivatives of L in I and P."""
-        overlap, whole = self._overlap(sums), self._whole(sums)
+        overlap, whole = self._overlap(sums), self._whole(sums) / 2
         outer = -1.0
         if self.gamma != 1:
             miss = 1 - overlap / whole
@@ -91,18 +91,17 @@ class Tversky(NamedTuple):
         both = 1 - self.alpha - self.beta
         return outer * (1 / whole - both * by_whole), -outer * self.alpha * by_whole
 
+    # On a GPU a product with 1 costs a kernel launch, and adding 0 does.
+
     def _overlap(self, sums: Any) -> Any:
-        # On a GPU adding 0 costs a kernel launch.
+        """Return N."""
         return sums[0] + self.smooth / 2 if self.smooth else sums[0]
 
     def _whole(self, sums: Any) -> Any:
-        # On a GPU each step is a kernel launch: Dice gets by with two.
-        if self.alpha == self.beta:
-            whole = linear(sums[1] + sums[2], self.alpha, self.eps / 2)
-        else:
-            whole = linear(sums[1], self.alpha, self.eps / 2) + self.beta * sums[2]
-        whole = whole + self.smooth / 2 if self.smooth else whole
-        both = 1 - self.alpha - self.beta
+        """Return 2D, in which Dice has no products."""
+        found = sums[1] if self.alpha == 0.5 else linear(sums[1], 2 * self.alpha, 0.0)
+        whole = found + linear(sums[2], 2 * self.beta, self.smooth + self.eps)
+        both = 2 * (1 - self.alpha - self.beta)
         return whole + both * sums[0] if both else whole
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from numpy.typing import NDArray
 from paddle import Tensor
 
@@ -218,9 +219,10 @@ class _Sweeps:
         sign = paddle.sign(d + 1e-37)  # 1 for a loss of 0 as well
         values = negative * sign.astype(negative.dtype)
         if self._processes.size == 1:
+            places = n.astype("int64")
+            first = F.sequence_mask(places, _size(values, places), values.dtype)
             ordered = paddle.sort(values.flatten(), descending=True)
-            rank = paddle.ones_like(ordered, "float64").cumsum()
-            return sign * (ordered * (rank <= n).astype(values.dtype)).sum(dtype="float64")
+            return sign * (ordered * first).sum(dtype="float64")
         # n times the threshold, plus what the larger ones exceed it by.
         threshold = self._threshold(values, n)
         (more,) = self.added([(values - threshold).clip(min=0)])
