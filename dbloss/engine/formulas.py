@@ -100,7 +100,8 @@ class Tversky(NamedTuple):
     def _whole(self, sums: Any) -> Any:
         """Return 2D, in which Dice has no products."""
         found = sums[1] if self.alpha == 0.5 else linear(sums[1], 2 * self.alpha, 0.0)
-        whole = found + linear(sums[2], 2 * self.beta, self.smooth + self.eps)
+        whole = found + linear(sums[2], 2 * self.beta, self.eps)
+        whole = whole + self.smooth if self.smooth else whole
         both = 2 * (1 - self.alpha - self.beta)
         return whole + both * sums[0] if both else whole
 
