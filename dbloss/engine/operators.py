@@ -204,8 +204,11 @@ class _Sweeps:
         tied = (at_least ^ above) & negative.astype("bool")
         of_tie = tie_weight(n, *self._count([above, tied]))
         if self._host:
-            share = text + negative * float(of_tie)
-            return _on_cpu(np.where(above, w, np.where(at_least, share, text)))
+            negative *= float(of_tie)
+            negative += text
+            np.copyto(text, negative, where=at_least)
+            np.copyto(text, w, where=above)
+            return _on_cpu(text)
         share = paddle.lerp(text, w, of_tie.astype(w.dtype))
         return paddle.where(above, w, paddle.where(at_least, share, text))
 
