@@ -42,16 +42,15 @@ def own_slope(loss: Any, p: Any, g: Any) -> Any:
     return zero
 
 
-def cross_entropy(q: Any, g: Any) -> Any:
-    """Return `-(g * log q + (1-g) * log(1-q))` for q between 0 and 1."""
-    r = complement(q)
+def cross_entropy(q: Any, r: Any, g: Any) -> Any:
+    """Return `-(g * log q + (1-g) * log r)` for q between 0 and 1, of which r is the complement."""
     # For a small q, 1 - q has lost digits. log1p would keep them, but has no second derivative.
     lost = (constant(r) - 1) + constant(q)
     return (g - 1) * (paddle.log(r) - lost) - g * paddle.log(q)
 
 
 def clipped_cross_entropy(p: Any, g: Any) -> Any:
-    """Return the same for any p, without a gradient; nothing infinite arises on the way.
+    """Return `-(g * log p + (1-g) * log(1-p))` without a gradient, and by way of no infinity.
 
     A logarithm below -100, or of a number that is not positive, counts as -100.
     """
@@ -73,13 +72,13 @@ def within(p: Any, eps: float) -> Any:
     return clip(p, eps, 1 - max(eps, float(paddle.finfo(p.dtype).eps) / 2))
 
 
-def mix(q: Any, r: Any, g: Any) -> Any:
-    """Return q where g is 0, r where it is 1, and a share of both in between."""
+def miss(q: Any, r: Any, g: Any) -> Any:
+    """Return q where g is 0, its complement r where it is 1, and a share of both in between."""
     return q + g * (r - q)
 
 
 def between(q: float, r: float, g: Any, like: Any) -> Any:
-    """Return the same for two numbers, in the dtype of `like`."""
+    """Return the same for any two numbers, in the dtype of `like`."""
     return linear(g, r - q, q)
 
 
@@ -88,12 +87,7 @@ def complement(x: Any) -> Any:
     return linear(x, -1.0, 1.0)
 
 
-def nan_unless_finite(x: Any) -> Any:
-    """Return 0, or NaN where x is not finite, which a clip of x would hide."""
-    return linear(x, 0.0, 0.0)
-
-
-def unless_infinite(x: Any, number: float) -> Any:
+def if_finite(x: Any, number: float) -> Any:
     """Return a number, or NaN where x is not finite; it has no gradient."""
     return linear(x if isinstance(x, float) else constant(x), 0.0, number)
 

@@ -25,14 +25,13 @@ from dbloss.engine.arithmetic import (
     complement,
     cross_entropy,
     exponent,
+    if_finite,
     linear,
-    mix,
-    nan_unless_finite,
+    miss,
     own_slope,
     power,
     sign,
     slope,
-    unless_infinite,
     value,
     where,
     within,
@@ -157,7 +156,7 @@ class Mean(NamedTuple):
 
     def value(self, sums: Any, count: Any) -> Any:
         """Return L."""
-        return sums[0] / (count + unless_infinite(sums[0], self.eps))
+        return sums[0] / (count + if_finite(sums[0], self.eps))
 
     def partials(self, sums: Any, count: Any) -> tuple[Any, ...]:
         """Return the derivative of L in the sum."""
@@ -241,17 +240,17 @@ class Focal(NamedTuple):
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
         q = within(p, self.eps)
-        miss = mix(q, complement(q), g)
-        weight = power(miss, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
-        return nan_unless_finite(p) + weight * cross_entropy(q, g)
+        r = complement(q)
+        weight = power(miss(q, r, g), self.exponent) * between(1 - self.alpha, self.alpha, g, p)
+        return if_finite(p, 0.0) + weight * cross_entropy(q, r, g)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
         q = within(p, self.eps)
         r = complement(q)
-        miss, both = mix(q, r, g), q * r
-        weight = power(miss, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
-        through_weight = between(self.gamma, -self.gamma, g, p) * cross_entropy(q, g)
+        missed, both = miss(q, r, g), q * r
+        weight = power(missed, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
+        through_weight = between(self.gamma, -self.gamma, g, p) * cross_entropy(q, r, g)
         # One division, which takes as long as all the rest but the logarithm.
-        slope = weight * (through_weight * both + mix(q, -r, g) * miss) / (miss * both)
-        return where(q == p, slope, nan_unless_finite(p))
+        slope = weight * (through_weight * both + (q - g) * missed) / (missed * both)
+        return where(q == p, slope, if_finite(p, 0.0))

@@ -298,7 +298,7 @@ class _Sweeps:
         # A row of pixels is added up in the dtype of the maps, the rows in float64.
         if several:
             maps = [x if len(x.shape) > 3 else x.unsqueeze(0) for x in maps]
-            rows = paddle.concat(maps).sum(axis=-1)
+            rows = (paddle.concat(maps) if len(maps) > 1 else maps[0]).sum(axis=-1)
         elif self._host:  # several sums take less time than one copy
             rows = paddle.stack([x.sum(axis=-1) for x in maps])
         else:
