@@ -110,14 +110,10 @@ def test_cbn_and_aux_maps(kind):
 
 
 @EITHER_ENGINE
-@pytest.mark.parametrize("where", ["a large batch on a CPU", "another device"])
 @TYPES
-def test_terms_on_operators(kind, where, monkeypatch):
-    """They are computed apart on large maps on a CPU, and nothing is read on another device."""
-    if where == "another device":
-        monkeypatch.setattr(operators._Sweeps, "_on_host", lambda *_: False)
-    else:
-        monkeypatch.setattr(operators, "_MOST_PIXELS", 0)
+def test_terms_on_another_device(kind, monkeypatch):
+    """There those of one loss are computed together, and nothing is read."""
+    monkeypatch.setattr(operators._Sweeps, "_on_host", lambda *_: False)
     test_cbn_and_aux_maps(kind)
 
 

@@ -118,3 +118,11 @@ def test_at_the_ends_of_the_clip(eps, g):
 def test_an_eps_that_float32_does_not_hold():
     with pytest.raises(ValueError, match=r"eps: expected .* at least 1\.17549e-38, got 1e-39"):
         DiceFocalLoss(eps=1e-39)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_the_clip_hides_no_prediction_that_is_not_finite(bad):
+    """Beside a Dice loss that weighs 0, which would show it too."""
+    p, g, m = make_batch(seed=4).single
+    p[0, 0, 0] = bad
+    assert np.isnan(float(DiceFocalLoss(dice_weight=0.0)(*tensors((p, g, m)))))

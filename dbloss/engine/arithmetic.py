@@ -4,7 +4,6 @@ The functions here take tensors; `engine/loops.py` gives each the body that it h
 a target may also be a bool, where every one of them is 0 or 1: that saves a logarithm.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import paddle
@@ -15,17 +14,23 @@ from dbloss.base.tensors import constant, unchanged, without_amp
 
 
 def value(loss: Any, p: Any, g: Any) -> Any:
-    """Return the loss of each pixel, differentiable in p."""
-    if not getattr(loss, "clips", False):
-        return loss.value(p, g)
+    """Return the loss of each pixel."""
+    return loss.value(p, g)
+
+
+def slope(loss: Any, p: Any, g: Any) -> Any:
+    """Return its derivative in p."""
+    return loss.slope(p, g)
+
+
+def own_slope(loss: Any, p: Any, g: Any) -> Any:
+    """Return 0, or NaN where p is not finite; its derivative in p is `loss.slope`."""
     fixed = constant(p)
-    with paddle.no_grad():
-        values = loss.value(fixed, g)
-    zero = p - fixed  # whose derivative is made the slope
+    zero = p - fixed
     if zero.stop_gradient:
-        return values
+        return zero
     if not paddle.in_dynamic_mode():
-        return values + loss.slope(fixed, g) * zero
+        return loss.slope(fixed, g) * zero
     check = unchanged(p, g)
 
     def times_slope(upstream: Tensor) -> Tensor:
@@ -34,42 +39,27 @@ def value(loss: Any, p: Any, g: Any) -> Any:
             return upstream * loss.slope(p, g)
 
     zero.register_hook(times_slope)
-    return values + zero
+    return zero
 
 
-def slope(loss: Any, p: Any, g: Any) -> Any:
-    """Return its derivative in p."""
-    return loss.slope(p, g)
-
-
-def cross_entropy(q: Any, g: Any, least: float) -> Any:
-    """Return `-(g * log q + (1-g) * log(1-q))`.
-
-    `least` is a number that q and 1 - q are not below, 0 if there is none. Then a logarithm below
-    -100, or of a number that is not positive, counts as -100. Nothing infinite arises on the way.
-    """
+def cross_entropy(q: Any, r: Any, g: Any) -> Any:
+    """Return `-(g * log q + (1-g) * log r)` for q between 0 and 1, of which r is the complement."""
     # For a small q, 1 - q has lost digits. log1p would keep them, but has no second derivative.
-    if least:
-        r = complement(q)
-        with paddle.no_grad():
-            lost = (constant(r) - 1) + constant(q)
-        return (g - 1) * (paddle.log(r) - lost) - g * paddle.log(q)
-    return (g - 1) * _log_of_complement(q) - g * _log(q)
+    lost = (constant(r) - 1) + constant(q)
+    return (g - 1) * (paddle.log(r) - lost) - g * paddle.log(q)
 
 
-def _log(x: Tensor) -> Tensor:
-    tiny = max(float(paddle.finfo(x.dtype).tiny), math.exp(-100))
-    log = paddle.log(x.clip(min=tiny))
-    short = math.log(tiny) + 100
-    if short < 1:
-        return log
-    # Below the smallest normal number of float32 a straight line leads down to -100.
-    return log - short * F.hardsigmoid(x, -1 / tiny, 1.0)
+def clipped_cross_entropy(p: Any, g: Any) -> Any:
+    """Return `-(g * log p + (1-g) * log(1-p))` without a gradient, and by way of no infinity.
 
-
-def _log_of_complement(x: Tensor) -> Tensor:
-    is_one = x.clip(0, 1).floor()
-    return paddle.log1p(is_one - x.clip(max=1)) - 100 * is_one
+    A logarithm below -100, or of a number that is not positive, counts as -100.
+    """
+    p = constant(p)
+    minus = paddle.scale(p, -1.0)
+    below_one = F.hardsigmoid(minus, 2.0**60, 2.0**60)  # 1 where p is, 0 where it is not
+    log_of_complement = paddle.log1p(minus * below_one) + linear(below_one, 100.0, -100.0)
+    log = paddle.log(p.clip(min=3.64e-44)).clip(min=-100)  # that of this number is -100.02
+    return (g - 1) * log_of_complement - g * log
 
 
 def clip(x: Any, least: float, most: float) -> Any:
@@ -82,13 +72,13 @@ def within(p: Any, eps: float) -> Any:
     return clip(p, eps, 1 - max(eps, float(paddle.finfo(p.dtype).eps) / 2))
 
 
-def mix(q: Any, r: Any, g: Any) -> Any:
-    """Return q where g is 0, r where it is 1, and a share of both in between."""
+def miss(q: Any, r: Any, g: Any) -> Any:
+    """Return q where g is 0, its complement r where it is 1, and a share of both in between."""
     return q + g * (r - q)
 
 
 def between(q: float, r: float, g: Any, like: Any) -> Any:
-    """Return the same for two numbers, in the dtype of `like`."""
+    """Return the same for any two numbers, in the dtype of `like`."""
     return linear(g, r - q, q)
 
 
@@ -97,12 +87,7 @@ def complement(x: Any) -> Any:
     return linear(x, -1.0, 1.0)
 
 
-def nan_unless_finite(x: Any) -> Any:
-    """Return 0, or NaN where x is not finite, which a clip of x would hide."""
-    return linear(x, 0.0, 0.0)
-
-
-def unless_infinite(x: Any, number: float) -> Any:
+def if_finite(x: Any, number: float) -> Any:
     """Return a number, or NaN where x is not finite; it has no gradient."""
     return linear(x if isinstance(x, float) else constant(x), 0.0, number)
 

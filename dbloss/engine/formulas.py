@@ -21,16 +21,17 @@ from dbloss.engine.arithmetic import (
     absolute,
     between,
     clip,
+    clipped_cross_entropy,
     complement,
     cross_entropy,
     exponent,
+    if_finite,
     linear,
-    mix,
-    nan_unless_finite,
+    miss,
+    own_slope,
     power,
     sign,
     slope,
-    unless_infinite,
     value,
     where,
     within,
@@ -75,12 +76,12 @@ class Tversky(NamedTuple):
         """Return L."""
         # A power, since Paddle has no third derivative of a quotient, which a Hessian asks for.
         ratio = self._overlap(sums) * self._whole(sums) ** -1
-        miss = linear(ratio, -1.0, 1.0)
+        miss = linear(ratio, -2.0, 1.0)
         return miss if self.gamma == 1 else clip(miss, _LEAST_MISS, math.inf) ** self.gamma
 
     def partials(self, sums: Any, count: Any) -> tuple[Any, ...]:
         """Return the partial derivatives of L in I and P."""
-        overlap, whole = self._overlap(sums), self._whole(sums)
+        overlap, whole = self._overlap(sums), self._whole(sums) / 2
         outer = -1.0
         if self.gamma != 1:
             miss = 1 - overlap / whole
@@ -89,18 +90,18 @@ class Tversky(NamedTuple):
         both = 1 - self.alpha - self.beta
         return outer * (1 / whole - both * by_whole), -outer * self.alpha * by_whole
 
+    # On a GPU a product with 1 costs a kernel launch, and adding 0 does.
+
     def _overlap(self, sums: Any) -> Any:
-        # On a GPU adding 0 costs a kernel launch.
+        """Return N."""
         return sums[0] + self.smooth / 2 if self.smooth else sums[0]
 
     def _whole(self, sums: Any) -> Any:
-        # On a GPU each step is a kernel launch: Dice gets by with two.
-        if self.alpha == self.beta:
-            whole = linear(sums[1] + sums[2], self.alpha, self.eps / 2)
-        else:
-            whole = linear(sums[1], self.alpha, self.eps / 2) + self.beta * sums[2]
-        whole = whole + self.smooth / 2 if self.smooth else whole
-        both = 1 - self.alpha - self.beta
+        """Return 2D, in which Dice has no products."""
+        found = sums[1] if self.alpha == 0.5 else linear(sums[1], 2 * self.alpha, 0.0)
+        whole = found + linear(sums[2], 2 * self.beta, self.eps)
+        whole = whole + self.smooth if self.smooth else whole
+        both = 2 * (1 - self.alpha - self.beta)
         return whole + both * sums[0] if both else whole
 
 
@@ -110,12 +111,8 @@ _LEAST_MISS = 1e-12
 class PixelLoss(Protocol):
     """A loss `l(p, g)` of a prediction and its target, pixel by pixel, as a tuple of its settings.
 
-    Two properties say more of it, and are False where it has none of that name:
-
-    - `clips`: the slope is not everywhere the derivative that Paddle finds of the value. Then the
-      slope is what counts.
-    - `binary`: a loop is faster where it knows that every target is 0 or 1, and where it makes
-      value and slope at once.
+    A property may say more of it. `binary`: a loop is faster where it knows that every target is 0
+    or 1, and where it makes value and slope at once.
     """
 
     def value(self, p: Any, g: Any) -> Any:
@@ -159,7 +156,7 @@ class Mean(NamedTuple):
 
     def value(self, sums: Any, count: Any) -> Any:
         """Return L."""
-        return sums[0] / (count + unless_infinite(sums[0], self.eps))
+        return sums[0] / (count + if_finite(sums[0], self.eps))
 
     def partials(self, sums: Any, count: Any) -> tuple[Any, ...]:
         """Return the derivative of L in the sum."""
@@ -198,13 +195,9 @@ class SquaredError(NamedTuple):
 class BinaryCrossEntropy(NamedTuple):
     """`l = -(g * log p + (1-g) * log(1-p))`, `dl/dp = (p - g) / max(p * (1-p), 1e-12)`.
 
-    A logarithm below -100, or of a number that is not positive, counts as -100.
+    A logarithm below -100, or of a number that is not positive, counts as -100. So where p is 0 or
+    1 the slope is not the derivative of the value.
     """
-
-    @property
-    def clips(self) -> bool:
-        """Where p is 0 or 1 the slope is not the derivative of the value."""
-        return True
 
     @property
     def binary(self) -> bool:
@@ -213,7 +206,7 @@ class BinaryCrossEntropy(NamedTuple):
 
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
-        return nan_unless_finite(p) + cross_entropy(p, g, 0)
+        return own_slope(self, p, g) + clipped_cross_entropy(p, g)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
@@ -247,17 +240,17 @@ class Focal(NamedTuple):
     def value(self, p: Any, g: Any) -> Any:
         """Return `l`."""
         q = within(p, self.eps)
-        miss = mix(q, complement(q), g)
-        weight = power(miss, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
-        return nan_unless_finite(p) + weight * cross_entropy(q, g, self.eps)
+        r = complement(q)
+        weight = power(miss(q, r, g), self.exponent) * between(1 - self.alpha, self.alpha, g, p)
+        return if_finite(p, 0.0) + weight * cross_entropy(q, r, g)
 
     def slope(self, p: Any, g: Any) -> Any:
         """Return `dl/dp`."""
         q = within(p, self.eps)
         r = complement(q)
-        miss, both = mix(q, r, g), q * r
-        weight = power(miss, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
-        through_weight = between(self.gamma, -self.gamma, g, p) * cross_entropy(q, g, self.eps)
+        missed, both = miss(q, r, g), q * r
+        weight = power(missed, self.exponent) * between(1 - self.alpha, self.alpha, g, p)
+        through_weight = between(self.gamma, -self.gamma, g, p) * cross_entropy(q, r, g)
         # One division, which takes as long as all the rest but the logarithm.
-        slope = weight * (through_weight * both + mix(q, -r, g) * miss) / (miss * both)
-        return where(q == p, slope, nan_unless_finite(p))
+        slope = weight * (through_weight * both + (q - g) * missed) / (missed * both)
+        return where(q == p, slope, if_finite(p, 0.0))

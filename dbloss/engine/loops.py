@@ -105,18 +105,16 @@ def exp(x):
 
 
 @_with_body(arithmetic.cross_entropy)
-def _cross_entropy_in_a_loop(q, g, least):
+def _cross_entropy_in_a_loop(q, r, g):
     one = _dtype(q)(1)
+    if isinstance(g, types.Boolean):
+        return lambda q, r, g: -_log(q if g else r, r if g else q)
+    return lambda q, r, g: (g - one) * _log(r, q) - g * _log(q, r)
 
-    def of_bool(q, g, least):
-        r = one - q
-        return -_log(q if g else r, r if g else q)
 
-    def of_number(q, g, least):
-        r = one - q
-        return (g - one) * _log(r, q) - g * _log(q, r)
-
-    return of_bool if isinstance(g, types.Boolean) else of_number
+@_with_body(arithmetic.clipped_cross_entropy)
+def _clipped_cross_entropy_in_a_loop(p, g):
+    return lambda p, g: arithmetic.cross_entropy(p, arithmetic.complement(p), g)
 
 
 @_with_body(arithmetic.within)
@@ -126,8 +124,8 @@ def _within_in_a_loop(p, eps):
     return lambda p, eps: min(max(p, dtype(eps)), dtype(1 - max(eps, step)))
 
 
-@_with_body(arithmetic.mix)
-def _mix_in_a_loop(q, r, g):
+@_with_body(arithmetic.miss)
+def _miss_in_a_loop(q, r, g):
     if isinstance(g, types.Boolean):
         return lambda q, r, g: r if g else q
     return lambda q, r, g: q + g * (r - q)
@@ -141,6 +139,11 @@ def _value_in_a_loop(loss, p, g):
 @_with_body(arithmetic.slope)
 def _slope_in_a_loop(loss, p, g):
     return loss.instance_class.slope
+
+
+@_with_body(arithmetic.own_slope)
+def _own_slope_in_a_loop(loss, p, g):
+    return lambda loss, p, g: arithmetic.if_finite(p, 0.0)
 
 
 @_with_body(arithmetic.linear)
@@ -163,10 +166,9 @@ def _complement_in_a_loop(x):
     return lambda x: one - x
 
 
-@_with_body(arithmetic.nan_unless_finite)
-def _nan_unless_finite_in_a_loop(x):
-    zero = _dtype(x)(0)
-    return lambda x: zero * x
+@_with_body(arithmetic.if_finite)
+def _if_finite_in_a_loop(x, number):
+    return lambda x, number: arithmetic.linear(x, 0.0, number)
 
 
 @_with_body(arithmetic.clip)

@@ -9,17 +9,17 @@ are computed together.
 import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import paddle
+import paddle.nn.functional as F
 from numpy.typing import NDArray
 from paddle import Tensor
 
 from dbloss.base.processes import ALONE, Processes
 from dbloss.base.tensors import computed, constant, widened
-from dbloss.engine.arithmetic import value
 from dbloss.engine.formulas import MOST_SUMS, PixelLoss
 from dbloss.engine.mining import (
     BY_PREDICTION,
@@ -35,9 +35,6 @@ from dbloss.engine.mining import (
     tie_weight,
 )
 
-_ROW = 16  # pixels that are added up in the dtype of the maps; the sums of rows are float64
-_MOST_PIXELS = 1 << 20  # of a batch on a CPU, for its maps to be stacked
-
 
 @np.errstate(all="ignore")  # NaN and infinity are results, and no reason to warn
 def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Tensor, ...]:
@@ -47,8 +44,8 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
     values = sweeps.values([x.count for x in numbers])
     # A loss is a row of numbers times the values, added up. A value that is no part of a loss must
     # not make it NaN, as 0 * NaN would.
-    ordered = np.array(mix, np.float64)[:, sweeps.order]
-    weights, is_part, nothing = _constants(ordered, values)
+    ordered = tuple(tuple(row[index] for index in sweeps.order) for row in mix)
+    weights, is_part, nothing, one = _constants(ordered, values)
     factors: dict[int, Any] = {}
     for position, index in enumerate(sweeps.order):
         balance = terms[index].balance
@@ -56,24 +53,28 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
             largest = sweeps.largest(index, numbers[index].n_neg, constant(values)[position])
             factors[index] = balance.factor(numbers[index], largest)
     if factors:
-        weights = weights * sweeps.vector([factors.get(index) for index in sweeps.order])
+        weights = weights * sweeps.vector([factors.get(index) for index in sweeps.order], one)
     losses = paddle.where(is_part, weights * values, nothing).sum(axis=-1, dtype="float32")
     separate: list[Tensor] = losses.unbind()
     return tuple(separate)
 
 
-def _constants(mix: NDArray[Any], like: Tensor) -> Sequence[Tensor]:
-    """Return the numbers, a mask of those that are not 0, and zeros; cached in eager mode."""
+def _constants(mix: Mix, like: Tensor) -> Sequence[Tensor]:
+    """Return the numbers, a mask of those that are not 0, zeros, and 1; cached in eager mode."""
     if paddle.in_dynamic_mode():
-        return _kept_constants(mix.tobytes(), mix.shape, str(like.place))
-    return [paddle.to_tensor(x) for x in (mix, mix != 0, 0 * mix)]
+        return _kept_constants(mix, str(like.place))
+    return _new_constants(mix)
 
 
 @functools.lru_cache(maxsize=64)
-def _kept_constants(mix: bytes, shape: tuple[int, ...], place: str) -> Sequence[Tensor]:
-    device = place.removeprefix("Place(").removesuffix(")")
-    numbers = np.frombuffer(mix).reshape(shape)
-    return [paddle.to_tensor(x, place=device) for x in (numbers, numbers != 0, 0 * numbers)]
+def _kept_constants(mix: Mix, place: str) -> Sequence[Tensor]:
+    return _new_constants(mix, place.removeprefix("Place(").removesuffix(")"))
+
+
+def _new_constants(mix: Mix, place: str | None = None) -> Sequence[Tensor]:
+    numbers = np.array(mix, np.float64)
+    every = numbers, numbers != 0, 0 * numbers, np.float64(1)
+    return [paddle.to_tensor(x, place=place) for x in every]
 
 
 def mined_weights(term: Term, n: Any, processes: Processes) -> Tensor:
@@ -92,7 +93,7 @@ def largest(term: Term, n: Any, d: Any, processes: Processes) -> float:
 def pixel_map(pred: Tensor, gt: Tensor, pixel_loss: PixelLoss) -> Tensor:
     """Return the loss of every pixel, the shape of `pred`, differentiable in `pred`."""
     p = widened(pred, computed(pred))
-    loss: Tensor = value(pixel_loss, p, constant(gt.astype(p.dtype)))
+    loss: Tensor = pixel_loss.value(p, constant(gt.astype(p.dtype)))
     return loss
 
 
@@ -115,16 +116,13 @@ def hard_negatives(hardness: Tensor, gt: Tensor, mask: Tensor, balance: Balance)
 
 
 class _Sweeps:
-    """The sweeps of `dbloss.engine.mining` over a batch, whose maps are cut into rows."""
+    """The sweeps of `dbloss.engine.mining` over a batch."""
 
     def __init__(self, terms: Sequence[Term], processes: Processes) -> None:
         self._terms, self._processes = terms, processes
         given = maps_of(terms)
         dtype = computed(*given.values())
         self._host = self._on_host(next(iter(given.values())))
-        shapes = [tensor.shape for tensor in given.values()]
-        size = math.prod(shapes[0][-2:]) if min(map(min, shapes)) > 0 else 1
-        self._row = math.gcd(size, _ROW)  # 1 where a static graph leaves an axis open
         planes = {
             key: _planes(
                 widened(tensor, dtype),
@@ -136,13 +134,12 @@ class _Sweeps:
         self._weights = [self._labels[id(term.pixels.mask)] for term in terms]
         self._positives: dict[tuple[int, int], tuple[Tensor, Tensor, Tensor]] = {}
         self._sums: dict[int, tuple[Tensor, Any]] = {}  # maps and what each adds up to, by `id`
-        # Terms of one loss and one target are computed together. Tuples of different formulas may
-        # be equal, but not what `repr` says of them. On a CPU a large stack takes more time than
-        # its operators would.
-        apart = self._host and math.prod(terms[0].pixels.target.shape) > _MOST_PIXELS
-        alike: dict[tuple[str, int, int], list[int]] = {}
+        # Terms of one loss and one target are computed together, but not on a CPU, where a copy
+        # takes more time than operators do. Tuples of different formulas may be equal, but not what
+        # `repr` says of them.
+        alike: dict[Any, list[int]] = {}
         for index, (loss, pixels, _) in enumerate(terms):
-            key = repr(loss), id(pixels.target), index if apart else 0
+            key = index if self._host else (repr(loss), id(pixels.target))
             alike.setdefault(key, []).append(index)
         self.order = [*chain(*alike.values())]
         self._groups = []  # with the hardness: of one term `[N, H, W]`, of several an axis more
@@ -156,12 +153,10 @@ class _Sweeps:
         """Return a number as the sweeps have them, where the maps are on a CPU."""
         return x if self._host else paddle.to_tensor(x, paddle.float64, "cpu")
 
-    def vector(self, numbers: Sequence[Any]) -> Tensor:
-        """Return such numbers as one tensor; None stands for 1."""
+    def vector(self, numbers: Sequence[Any], one: Tensor | None = None) -> Tensor:
+        """Return such numbers as one tensor; None stands for 1, which is `one` as a tensor."""
         if self._host:
             return _on_cpu(np.array([1.0 if x is None else x for x in numbers]))
-        given = [x for x in numbers if x is not None]
-        one = paddle.ones_like(given[0]) if len(given) < len(numbers) else None
         return paddle.stack([one if x is None else x for x in numbers])
 
     def counts(self) -> list[tuple[Counts, Counts]]:
@@ -197,43 +192,45 @@ class _Sweeps:
 
         A negative that ties for the last of them weighs what it does times the tie weight.
         """
-        with paddle.no_grad():
-            w, text, negative = self._split(index)
-            ((group, hardness),) = [x for x in self._groups if index in x[0]]
-            if len(group) > 1:
-                hardness = hardness[group.index(index)]
-            values = constant(hardness) * negative
-            threshold = self._nth_largest(values, n)
-            above, at_least = values > threshold, values >= threshold
-            # A pixel that is no negative has the value 0 too, and is not to be chosen.
-            # Not `==`, which Paddle takes for true where numbers differ by less than 1e-15.
-            tied = at_least.logical_xor(above).logical_and(negative.astype(paddle.bool))
-            n_above, n_tied = self._count([above, tied])
-            of_tie = tie_weight(n, n_above, n_tied)
-            of_tie = float(of_tie) if self._host else of_tie.astype(w.dtype)
-            return paddle.where(above, w, paddle.where(tied, text + negative * of_tie, text))
+        w, text, negative = self._split(index)
+        ((group, hardness),) = [x for x in self._groups if index in x[0]]
+        if len(group) > 1:
+            hardness = hardness[group.index(index)]
+        values = self._given(hardness) * negative
+        threshold = self._threshold(values, n)
+        above, at_least = values > threshold, values >= threshold
+        # A pixel that is no negative has the value 0 too, and is not to be counted.
+        # Not `==`, which Paddle takes for true where numbers differ by less than 1e-15.
+        tied = (at_least ^ above) & negative.astype("bool")
+        of_tie = tie_weight(n, *self._count([above, tied]))
+        if self._host:
+            negative *= float(of_tie)
+            negative += text
+            np.copyto(text, negative, where=at_least)
+            np.copyto(text, w, where=above)
+            return _on_cpu(text)
+        share = paddle.lerp(text, w, of_tie.astype(w.dtype))
+        return paddle.where(above, w, paddle.where(at_least, share, text))
 
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
-        with paddle.no_grad():
-            *_, negative = self._split(index)
-            if self._host:
-                sign = 1.0 if d.item() >= 0 else -1.0
-                array = sign * negative.numpy().ravel()
-                nth = nth_index(n, array.size)
-                array.partition(nth)
-                return sign * array[nth:].sum(dtype=np.float64) if n >= 1 else 0.0
-            sign = paddle.sign(d + 1e-37)  # 1 for a loss of 0 as well
-            values = negative * sign.astype(negative.dtype)
-            if self._processes.size == 1:
-                ordered = paddle.sort(values.flatten(), descending=True)
-                rank = paddle.ones_like(ordered, "float64").cumsum()
-                return sign * (ordered * (rank <= n).astype(values.dtype)).sum(dtype="float64")
-            # n times the smallest of them, plus what the larger ones exceed it by.
-            threshold = self._nth_largest(values, n)
-            (more,) = self.added([(values - threshold).clip(min=0)])
-            size = self._over_processes(paddle.full_like(n, _size(values, n)))
-            return sign * (n.clip(max=size) * threshold.astype(n.dtype) + more)
+        *_, negative = self._split(index)
+        if self._host:
+            sign = 1.0 if d.item() >= 0 else -1.0
+            hardest = _partitioned(sign * negative, n)
+            return sign * hardest.sum(dtype=np.float64) if n >= 1 else 0.0
+        sign = paddle.sign(d + 1e-37)  # 1 for a loss of 0 as well
+        values = negative * sign.astype(negative.dtype)
+        if self._processes.size == 1:
+            places = n.astype("int64")
+            first = F.sequence_mask(places, _size(values, places), values.dtype)
+            ordered = paddle.sort(values.flatten(), descending=True)
+            return sign * (ordered * first).sum(dtype="float64")
+        # n times the threshold, plus what the larger ones exceed it by.
+        threshold = self._threshold(values, n)
+        (more,) = self.added([(values - threshold).clip(min=0)])
+        size = self._over_processes(paddle.full_like(n, _size(values, n)))
+        return sign * (n.clip(max=size) * threshold.astype(n.dtype) + more)
 
     def _sums_of_groups(self) -> list[tuple[Any, ...]]:
         """Return what the parts of every group add up to.
@@ -269,11 +266,15 @@ class _Sweeps:
             self._positives[key] = g, w, g * w  # kept alive, so that no other gets their `id`
         return self._positives[key][-1]
 
-    def _split(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what a pixel weighs, `g*w` of it, and the rest."""
+    def _split(self, index: int) -> tuple[Any, Any, Any]:
+        """Return what a pixel weighs, `g*w` of it, and the rest, to choose among."""
         w = self._weights[index]
-        text = self._product(self._target(index), w)
+        w, text = self._given(w), self._given(self._product(self._target(index), w))
         return w, text, w - text
+
+    def _given(self, x: Tensor) -> Any:
+        """Return values without gradient: an array where they can be read, else a tensor."""
+        return x.numpy() if self._host else constant(x)
 
     def _on_host(self, maps: Tensor) -> bool:
         """Tell whether values can be read without waiting for a device or another process."""
@@ -291,22 +292,23 @@ class _Sweeps:
 
         Of a map `[terms, N, H, W]` it is a vector, and then so are the others.
         """
+        if read and self._host:
+            return [float(x.numpy().sum(dtype=np.float64)) for x in maps]
         several = any(len(x.shape) > 3 for x in maps)
+        # A row of pixels is added up in the dtype of the maps, the rows in float64.
         if several:
             maps = [x if len(x.shape) > 3 else x.unsqueeze(0) for x in maps]
-        stacked = paddle.concat(maps) if several else paddle.stack(list(maps))
-        rows = stacked.reshape([stacked.shape[0], -1, self._row]).sum(axis=-1)
-        sums = self._over_processes(rows.sum(axis=-1, dtype="float64"))
-        if several:
-            ends = [0, *accumulate(x.shape[0] for x in maps)]
-            return [sums[start:end] for start, end in zip(ends, ends[1:])]
-        each: Sequence[Any] = sums.unbind()
-        return [x.item() for x in each] if read and self._host else each
+            rows = (paddle.concat(maps) if len(maps) > 1 else maps[0]).sum(axis=-1)
+        elif self._host:  # several sums take less time than one copy
+            rows = paddle.stack([x.sum(axis=-1) for x in maps])
+        else:
+            rows = paddle.stack(list(maps)).sum(axis=-1)
+        sums = self._over_processes(rows.sum(axis=[1, 2], dtype="float64"))
+        each: Sequence[Any] = sums.split([x.shape[0] for x in maps]) if several else sums.unbind()
+        return each
 
-    def _count(self, masks: Sequence[Tensor]) -> Sequence[Any]:
+    def _count(self, masks: Sequence[Any]) -> Sequence[Any]:
         """Return how many are True in each mask, over all processes."""
-        if self._host:
-            return [float(np.count_nonzero(mask.numpy())) for mask in masks]
         counts = [mask.sum(dtype="float64") for mask in masks]
         if self._processes.size == 1:
             return counts
@@ -324,18 +326,24 @@ class _Sweeps:
         # `paddle.DataParallel` takes the mean over the processes; the gradient is the sum.
         return total + self._processes.size * (numbers - here)
 
-    def _nth_largest(self, values: Tensor, n: Any) -> Any:
-        """Return the n-th largest value; the largest for n below 1, the least beyond all."""
+    def _threshold(self, values: Any, n: Any) -> Any:
+        """Return the n-th largest value or the next, which lead to the same weights.
+
+        It is the largest for n below 1, the least for n beyond all.
+        """
         if self._processes.size > 1:
             return self._processes.nth_largest(values, n)
         if self._host:
-            array = values.numpy().ravel()
-            nth = nth_index(n, array.size)
-            array.partition(nth)
-            return array[nth].item()
+            return _partitioned(values, n)[0]
         ordered = paddle.sort(values.flatten(), descending=True)
-        index = (n - 1).clip(0, _size(values, n) - 1)
+        index = n.clip(0, _size(values, n) - 1)
         return paddle.gather(ordered, index.astype(paddle.int64))
+
+
+def _partitioned(values: NDArray[Any], n: float) -> NDArray[Any]:
+    """Return the n largest values, the least of them first; at least one."""
+    nth = nth_index(n, values.size)
+    return np.partition(values, nth, axis=None)[nth:]
 
 
 def _on_cpu(array: NDArray[Any]) -> Tensor:
