@@ -14,7 +14,7 @@ from dbloss.base.tensors import constant, unchanged, without_amp
 
 
 def value(loss: Any, p: Any, g: Any) -> Any:
-    """Return the loss of each pixel."""
+    """Return the loss of each pixel: a loop cannot call a method of what a tuple holds."""
     return loss.value(p, g)
 
 

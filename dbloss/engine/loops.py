@@ -160,10 +160,7 @@ def _between_in_a_loop(q, r, g, like):
     return lambda q, r, g, like: dtype(r - q) * g + dtype(q)
 
 
-@_with_body(arithmetic.complement)
-def _complement_in_a_loop(x):
-    one = _dtype(x)(1)
-    return lambda x: one - x
+_with_body(arithmetic.complement)(lambda x: arithmetic.complement)
 
 
 @_with_body(arithmetic.if_finite)
