@@ -110,10 +110,14 @@ def test_cbn_and_aux_maps(kind):
 
 
 @EITHER_ENGINE
+@pytest.mark.parametrize("where", ["a large batch on a CPU", "another device"])
 @TYPES
-def test_terms_on_another_device(kind, monkeypatch):
-    """There those of one loss are computed together, and nothing is read."""
-    monkeypatch.setattr(operators._Sweeps, "_on_host", lambda *_: False)
+def test_terms_on_operators(kind, where, monkeypatch):
+    """Large maps are added up in short runs; elsewhere terms are joined, and nothing is read."""
+    if where == "another device":
+        monkeypatch.setattr(operators._Sweeps, "_on_host", lambda *_: False)
+    else:
+        monkeypatch.setattr(operators, "_FEW", 0)
     test_cbn_and_aux_maps(kind)
 
 

@@ -35,6 +35,9 @@ from dbloss.engine.mining import (
     tie_weight,
 )
 
+_RUN = 16  # pixels of a large map on a CPU that are added up in its dtype
+_FEW = 1 << 20  # pixels; a map of more is large
+
 
 @np.errstate(all="ignore")  # NaN and infinity are results, and no reason to warn
 def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Tensor, ...]:
@@ -295,11 +298,17 @@ class _Sweeps:
         if read and self._host:
             return [float(x.numpy().sum(dtype=np.float64)) for x in maps]
         several = any(len(x.shape) > 3 for x in maps)
-        # A row of pixels is added up in the dtype of the maps, the rows in float64.
+        # A row or a run of pixels is added up in the dtype of the maps, what they make in float64.
         if several:
             maps = [x if len(x.shape) > 3 else x.unsqueeze(0) for x in maps]
             rows = (paddle.concat(maps) if len(maps) > 1 else maps[0]).sum(axis=-1)
-        elif self._host:  # several sums take less time than one copy
+        elif self._host:
+            # Several sums take less time than one copy. Of large maps those of short runs keep
+            # malloc from giving the memory of a map back after each operator.
+            batch, *size = maps[0].shape
+            if batch * math.prod(size) > _FEW:
+                run = math.gcd(math.prod(size), _RUN)
+                maps = [x.reshape([batch, -1, run]) for x in maps]
             rows = paddle.stack([x.sum(axis=-1) for x in maps])
         else:
             rows = paddle.stack(list(maps)).sum(axis=-1)
