@@ -5,6 +5,7 @@ import pytest
 from helpers import LABEL_DTYPES, check, make_batch, tensors, value_and_grad
 
 from dbloss import MaskL1Loss
+from dbloss.engine import operators
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -61,7 +62,11 @@ def test_more_pixels_than_float32_can_count():
     assert float(loss) == pytest.approx(1 / 17, rel=1e-6)
 
 
-def test_one_wide_row():
+@pytest.mark.parametrize("read", [True, False])
+def test_one_wide_row(read, monkeypatch):
+    """Also where values are not read on the host, as on a GPU."""
+    if not read:
+        monkeypatch.setattr(operators._Sweeps, "_on_host", lambda *_: False)
     p = paddle.full([1, 1, 409_600], 0.1)
     loss = MaskL1Loss()(p, paddle.zeros_like(p), paddle.ones_like(p))
     assert float(loss) == pytest.approx(float(np.float32(0.1)), rel=1e-6)

@@ -35,7 +35,8 @@ from dbloss.engine.mining import (
     tie_weight,
 )
 
-_RUN = 16  # pixels of a large map on a CPU that are added up in its dtype
+_LONG = 1024  # pixels of a row; more are not added up in the dtype of the maps
+_RUN = 16  # pixels that are, in place of a longer row, and of large maps on a CPU
 _FEW = 1 << 20  # pixels; a map of more is large
 
 
@@ -126,6 +127,16 @@ class _Sweeps:
         given = maps_of(terms)
         dtype = computed(*given.values())
         self._host = self._on_host(next(iter(given.values())))
+        shapes = [tensor.shape for tensor in given.values()]
+        *_, height, width = shapes[0]
+        # Rows that are too long lose digits; of large maps on a CPU the sums of short runs keep
+        # malloc from giving the memory of a map back after each operator.
+        if min(map(min, shapes)) <= 0:  # a static graph leaves an axis open
+            self._run = 1
+        elif width > _LONG or (self._host and shapes[0][0] * height * width > _FEW):
+            self._run = math.gcd(height * width, _RUN)
+        else:
+            self._run = 0
         planes = {
             key: _planes(
                 widened(tensor, dtype),
@@ -298,21 +309,19 @@ class _Sweeps:
         if read and self._host:
             return [float(x.numpy().sum(dtype=np.float64)) for x in maps]
         several = any(len(x.shape) > 3 for x in maps)
-        # A row or a run of pixels is added up in the dtype of the maps, what they make in float64.
         if several:
             maps = [x if len(x.shape) > 3 else x.unsqueeze(0) for x in maps]
+        if self._run:
+            maps = [x.reshape([*x.shape[:-3], -1, self._run]) for x in maps]
+        # A row or a run of pixels is added up in the dtype of the maps, what they make in float64.
+        if several:
             rows = (paddle.concat(maps) if len(maps) > 1 else maps[0]).sum(axis=-1)
-        elif self._host:
-            # Several sums take less time than one copy. Of large maps those of short runs keep
-            # malloc from giving the memory of a map back after each operator.
-            batch, *size = maps[0].shape
-            if batch * math.prod(size) > _FEW:
-                run = math.gcd(math.prod(size), _RUN)
-                maps = [x.reshape([batch, -1, run]) for x in maps]
+        elif self._host:  # several sums take less time than one copy
             rows = paddle.stack([x.sum(axis=-1) for x in maps])
         else:
             rows = paddle.stack(list(maps)).sum(axis=-1)
-        sums = self._over_processes(rows.sum(axis=[1, 2], dtype="float64"))
+        sums = rows.sum(axis=[*range(1, len(rows.shape))], dtype="float64")
+        sums = self._over_processes(sums)
         each: Sequence[Any] = sums.split([x.shape[0] for x in maps]) if several else sums.unbind()
         return each
 
