@@ -117,7 +117,7 @@ def test_terms_on_operators(kind, where, monkeypatch):
     if where == "another device":
         monkeypatch.setattr(operators._Sweeps, "_on_host", lambda *_: False)
     else:
-        monkeypatch.setattr(operators, "_FEW", 0)
+        monkeypatch.setattr(operators, "_LARGE", 0)
     test_cbn_and_aux_maps(kind)
 
 
@@ -511,3 +511,18 @@ def test_a_subclass_that_calls_the_parts_itself(kind):
     losses, grads = oracle.db({"maps": batch.maps}, other.labels, main_loss_type=kind)
     assert_value(scalar(loss), losses["loss"], TOLERANCE["float32"])
     assert_grad(leaf.grad.numpy(), grads["maps"], TOLERANCE["float32"])
+
+
+def test_an_own_layer_beside_auxiliary_maps():
+    class Mean(paddle.nn.Layer):
+        def forward(self, p, g, m):
+            return p.mean()
+
+    batch = make_batch()
+    criterion = DBLoss(aux_weight_p4=0.3, check_batches=0)
+    criterion.dice_loss = Mean()
+    maps = tensor(batch.maps)
+    out = criterion({"maps": maps, "aux_maps_p4": maps}, tensors(batch.labels))
+    first = sum(float(out[f"loss_{name}_maps"]) for name in ("shrink", "threshold", "binary"))
+    assert float(out["loss_aux_maps_p4"]) == pytest.approx(first, rel=1e-6)
+    assert float(out["loss"]) == pytest.approx(1.3 * first, rel=1e-6)

@@ -630,3 +630,10 @@ def test_checks_holds_what_several_modules_use_and_what_the_losses_take():
         if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
             files = users[node.name]
             assert files & losses or len(files) > 1 or node.name in shared, node.name
+
+
+def test_a_single_loss_names_the_shape_it_expects():
+    p, g = paddle.rand([2, 4, 4]), paddle.zeros([2, 4, 5])
+    expected = r"gt: expected the shape \[2, 4, 4\], N, H and W of pred, got \[2, 4, 5\]"
+    with pytest.raises(ValueError, match=expected):
+        DiceLoss()(p, g, paddle.ones_like(p))

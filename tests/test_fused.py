@@ -142,6 +142,8 @@ def test_number_of_threads_changes_no_bit(kind, monkeypatch):
 
 @pytest.mark.parametrize(
     ("kind", "data", "maps_beyond_gradient"),
+    # Negatives of fractional labels are chosen in arrays of NumPy, in place of Paddle's tensors,
+    # which are not counted here.
     [("DiceLoss", "binary", 0), ("BCELoss", "binary", 1), ("BCELoss", "soft", 4)],
 )
 def test_memory_of_a_step(kind, data, maps_beyond_gradient, monkeypatch):
@@ -171,7 +173,7 @@ def test_memory_of_a_step(kind, data, maps_beyond_gradient, monkeypatch):
 def test_slices_are_not_copied(dtype, monkeypatch):
     from dbloss.engine import fused
 
-    monkeypatch.setattr(fused, "_FEW_PIXELS", 0)
+    monkeypatch.setattr(fused, "_FEW", 0)
     leaf = tensor(make_batch().maps, dtype, grad=True)
     memory = np.from_dlpack(leaf.detach())
     for part in (leaf, leaf[:, 2], leaf[1:, :2]):
@@ -184,7 +186,7 @@ def test_rows_of_every_layout(few, monkeypatch):
     """Views and copies hold the same pixels in the same order."""
     from dbloss.engine import fused
 
-    monkeypatch.setattr(fused, "_FEW_PIXELS", few)
+    monkeypatch.setattr(fused, "_FEW", few)
     array = np.arange(2 * 3 * 4 * 6, dtype=np.float32).reshape(2, 3, 4, 6)
     whole, turned = tensor(array, "float32", grad=True), array.swapaxes(2, 3)
     for part, expected in (
@@ -253,6 +255,24 @@ def test_the_sample_may_miss_and_the_result_may_not(kind, data, monkeypatch):
             labels = tensors((g, m))
             expected = oracle.balance(p, g, m, kind, ratio=ratio, fallback=30)
             check(lambda x, f=layer, y=labels: f(x, *y), p, expected)
+
+
+def test_the_second_sample_may_miss_too(monkeypatch):
+    """Every third value, which are the ones that it takes of 4,608, is lower than the others."""
+    from dbloss.engine import fused
+
+    monkeypatch.setenv("DBLOSS_ENGINE", "fused")
+    monkeypatch.setattr(fused, "_SAMPLE", 64)
+    open_bounds = np.float32(-np.inf), np.float32(np.inf)
+    monkeypatch.setattr(fused._Sweeps, "_bounds", lambda *_: open_bounds)
+    p = np.random.default_rng(0).uniform(0.5, 0.9, (1, 64, 78)).astype(np.float32)
+    p.reshape(-1)[384::3] -= 0.4
+    g, m = np.zeros_like(p), np.ones_like(p)
+    g.reshape(-1)[:384] = 1
+    for ratio in (0.5, 3, 6):
+        layer = BalanceLoss(main_loss_type="OHEMDiceLoss", negative_ratio=ratio)
+        expected = oracle.balance(p, g, m, "OHEMDiceLoss", ratio=ratio)
+        check(lambda x, f=layer: f(x, *tensors((g, m))), p, expected)
 
 
 def test_bounds_are_narrow_and_hold_what_they_should(monkeypatch):

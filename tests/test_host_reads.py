@@ -115,6 +115,14 @@ def test_the_choice_is_the_same(kind, data, elsewhere):
     check(lambda x: layer(x, *labels), p, expected)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("kind", ["BCELoss", "OHEMDiceLoss"])
+def test_labels_that_are_not_finite_make_nan(kind, bad, elsewhere):
+    p, g, m = make_batch(seed=71).single
+    m[0, 0, 0] = bad
+    assert np.isnan(float(BalanceLoss(main_loss_type=kind)(*tensors((p, g, m)))))
+
+
 @pytest.mark.parametrize(
     ("kind", "most"),
     [("DiceLoss", 79), ("BCELoss", 108), ("OHEMDiceLoss", 90), ("DiceFocalLoss", 96)],

@@ -62,11 +62,13 @@ def test_more_pixels_than_float32_can_count():
     assert float(loss) == pytest.approx(1 / 17, rel=1e-6)
 
 
-@pytest.mark.parametrize("read", [True, False])
-def test_one_wide_row(read, monkeypatch):
+@pytest.mark.parametrize(
+    ("width", "read"), [(640, True), (1024, True), (409_600, True), (409_600, False)]
+)
+def test_wide_rows(width, read, monkeypatch):
     """Also where values are not read on the host, as on a GPU."""
     if not read:
         monkeypatch.setattr(operators._Sweeps, "_on_host", lambda *_: False)
-    p = paddle.full([1, 1, 409_600], 0.1)
+    p = paddle.full([1, 4, width], 0.1)
     loss = MaskL1Loss()(p, paddle.zeros_like(p), paddle.ones_like(p))
     assert float(loss) == pytest.approx(float(np.float32(0.1)), rel=1e-6)

@@ -122,7 +122,7 @@ def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:
         raise checks.wrong(name, "the shape [N, H, W]", list(pred.shape), advice)
     _not_empty(name, pred)
     for label_name, label in {"gt": gt, **masks}.items():
-        _label(label_name, label, pred.shape, pred, name)
+        _label(label_name, label, list(pred.shape), pred, name)
 
 
 def prediction(name: str, tensor: Any) -> None:

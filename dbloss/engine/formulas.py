@@ -76,28 +76,29 @@ class Tversky(NamedTuple):
         """Return L."""
         # A power, since Paddle has no third derivative of a quotient, which a Hessian asks for.
         ratio = self._overlap(sums) * self._whole(sums) ** -1
-        miss = linear(ratio, -2.0, 1.0)
-        return miss if self.gamma == 1 else clip(miss, _LEAST_MISS, math.inf) ** self.gamma
+        missed = linear(ratio, -2.0, 1.0)
+        return missed if self.gamma == 1 else clip(missed, _LEAST_MISS, math.inf) ** self.gamma
 
     def partials(self, sums: Any, count: Any) -> tuple[Any, ...]:
         """Return the partial derivatives of L in I and P."""
         overlap, whole = self._overlap(sums), self._whole(sums) / 2
         outer = -1.0
         if self.gamma != 1:
-            miss = 1 - overlap / whole
-            outer = -self.gamma * miss ** (self.gamma - 1) if miss >= _LEAST_MISS else 0 * miss
+            missed = 1 - overlap / whole
+            steep = missed ** (self.gamma - 1) if missed >= _LEAST_MISS else 0 * missed
+            outer = -self.gamma * steep
         by_whole = overlap / (whole * whole)
         both = 1 - self.alpha - self.beta
         return outer * (1 / whole - both * by_whole), -outer * self.alpha * by_whole
 
-    # On a GPU a product with 1 costs a kernel launch, and adding 0 does.
+    # On a GPU even a product with 1 or a sum with 0 is a kernel launch.
 
     def _overlap(self, sums: Any) -> Any:
         """Return N."""
         return sums[0] + self.smooth / 2 if self.smooth else sums[0]
 
     def _whole(self, sums: Any) -> Any:
-        """Return 2D, in which Dice has no products."""
+        """Return `2 * D`, in which Dice has no products."""
         found = sums[1] if self.alpha == 0.5 else linear(sums[1], 2 * self.alpha, 0.0)
         whole = found + linear(sums[2], 2 * self.beta, self.eps)
         whole = whole + self.smooth if self.smooth else whole
@@ -111,8 +112,9 @@ _LEAST_MISS = 1e-12
 class PixelLoss(Protocol):
     """A loss `l(p, g)` of a prediction and its target, pixel by pixel, as a tuple of its settings.
 
-    A property may say more of it. `binary`: a loop is faster where it knows that every target is 0
-    or 1, and where it makes value and slope at once.
+    A property `binary` may say that a loop is faster where it knows that every target is 0 or 1,
+    and makes value and slope at once. Where `slope` is not what Paddle would find, `value` uses
+    `own_slope`, as that of the cross-entropy does.
     """
 
     def value(self, p: Any, g: Any) -> Any:

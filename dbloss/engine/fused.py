@@ -48,7 +48,7 @@ _Result = TypeVar("_Result")
 
 _BLOCK_PIXELS = 1 << 17  # enough work for the call of a loop, few enough to share out evenly
 _SAMPLE = 1 << 14  # pixels that tell where the hardest negatives begin
-_FEW_PIXELS = 1 << 14
+_FEW = 1 << 14  # values of maps, of which a copy takes less time than a view
 _FEW_BYTES = 1 << 20  # of memory that need not be kept for the next batch
 
 
@@ -164,6 +164,7 @@ class _Part:
         else:
             loops.add(self.loss, *rows, slots)
         if self.valid is not None:
+            # Any loss will do: only the weights are read.
             loops.add(BY_PREDICTION, *rows[:2], self.valid[block], of_valid)
 
     def counts(self) -> tuple[Counts, Counts]:
@@ -201,17 +202,7 @@ class _Part:
         if not 0 <= rank <= values.size + at_low:
             return False
         if values.size > _SAMPLE and rank <= values.size:
-            # The loop of the sweep once more, between two values of a sample: few remain to sort.
-            sample = np.sort(values[:: 1 + values.size // 2048])
-            middle, margin = sample.size * (1 - rank / values.size), 2 * math.sqrt(sample.size)
-            ends = [min(max(int(middle + x), 0), sample.size - 1) for x in (-margin, margin)]
-            slots, aside = np.zeros(loops.SLOTS), np.empty_like(values)
-            found = loops.mine(self.loss, *_negatives(values, 1), *sample[ends], aside, slots)
-            left = rank - slots[loops.ABOVE]
-            if 0 <= left <= found + slots[loops.AT_LOW]:
-                (low, high), values = sample[ends], aside[:found]
-                rank, at_low = left, slots[loops.AT_LOW]
-                self.slots += slots
+            low, high, values, rank, at_low = self._narrowed(low, high, values, rank, at_low)
         threshold, of_tie, chosen = high, 0.0, values[:0]
         weights: Any = 1.0
         if rank > values.size:
@@ -226,6 +217,22 @@ class _Part:
         loops.add(self.loss, *_negatives(chosen, weights), self.slots)
         self.choice = threshold, values.dtype.type(of_tie)
         return True
+
+    def _narrowed(self, low: Any, high: Any, values: _Array, rank: Any, at_low: Any) -> Any:
+        """Return nearer bounds, the values between them, the rank among these, and the ties at low.
+
+        They lie between two values of a sample. Those above are added up by the loop of the sweep.
+        """
+        sample = np.sort(values[:: 1 + values.size // 2048])
+        middle, margin = sample.size * (1 - rank / values.size), 2 * math.sqrt(sample.size)
+        ends = [min(max(int(middle + x), 0), sample.size - 1) for x in (-margin, margin)]
+        slots, aside = np.zeros(loops.SLOTS), np.empty_like(values)
+        found = loops.mine(self.loss, *_negatives(values, 1), *sample[ends], aside, slots)
+        left = rank - slots[loops.ABOVE]
+        if not 0 <= left <= found + slots[loops.AT_LOW]:
+            return low, high, values, rank, at_low
+        self.slots[:MOST_SUMS] += slots[:MOST_SUMS]
+        return *sample[ends], aside[:found], left, slots[loops.AT_LOW]
 
 
 class _Sweeps:
@@ -283,7 +290,8 @@ class _Sweeps:
             number = part.p.dtype.type
             part.bounds = number(-np.inf), number(np.inf)
             self._first_sweep([part])
-            part.choose(n)
+            found = part.choose(n)
+            assert found
 
     def values(self, numbers: Sequence[Numbers]) -> list[float]:
         """Return the losses of the terms, for each of which these numbers were counted."""
@@ -407,7 +415,7 @@ def _rows(tensor: Tensor, dtype: Any) -> _Array:
     # Not `!=`, which takes Paddle several times as long: `in` looks first whether it is the same.
     if tensor.dtype not in (dtype,):
         tensor = tensor.astype(dtype)
-    array = tensor.numpy() if math.prod(shape) <= _FEW_PIXELS else np.from_dlpack(tensor)
+    array = tensor.numpy() if math.prod(shape) <= _FEW else np.from_dlpack(tensor)
     rows: _Array = array.reshape(shape[0], -1, shape[-2] * shape[-1])
     if rows.strides[2] != rows.itemsize:
         rows = np.ascontiguousarray(rows)

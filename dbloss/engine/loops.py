@@ -160,6 +160,7 @@ def _between_in_a_loop(q, r, g, like):
     return lambda q, r, g, like: dtype(r - q) * g + dtype(q)
 
 
+# Its own body will do, since what it calls has one for numbers.
 _with_body(arithmetic.complement)(lambda x: arithmetic.complement)
 
 

@@ -35,9 +35,9 @@ from dbloss.engine.mining import (
     tie_weight,
 )
 
-_LONG = 1024  # pixels of a row; more are not added up in the dtype of the maps
-_RUN = 16  # pixels that are, in place of a longer row, and of large maps on a CPU
-_FEW = 1 << 20  # pixels; a map of more is large
+_LONG = 128  # pixels: a longer row is added up in runs
+_RUN = 16  # pixels of a run
+_LARGE = 1 << 20  # pixels: on a CPU a larger map is added up in runs too
 
 
 @np.errstate(all="ignore")  # NaN and infinity are results, and no reason to warn
@@ -129,11 +129,13 @@ class _Sweeps:
         self._host = self._on_host(next(iter(given.values())))
         shapes = [tensor.shape for tensor in given.values()]
         *_, height, width = shapes[0]
-        # Rows that are too long lose digits; of large maps on a CPU the sums of short runs keep
-        # malloc from giving the memory of a map back after each operator.
+        # The sum of a long row loses digits, of which a GPU keeps more: its threads share the row.
+        # Of large maps on a CPU the sums of runs keep malloc from giving the memory of a map back
+        # after each operator.
+        longest = _LONG if self._host or not paddle.in_dynamic_mode() else 8 * _LONG
         if min(map(min, shapes)) <= 0:  # a static graph leaves an axis open
             self._run = 1
-        elif width > _LONG or (self._host and shapes[0][0] * height * width > _FEW):
+        elif width > longest or (self._host and shapes[0][0] * height * width > _LARGE):
             self._run = math.gcd(height * width, _RUN)
         else:
             self._run = 0
@@ -210,14 +212,14 @@ class _Sweeps:
         ((group, hardness),) = [x for x in self._groups if index in x[0]]
         if len(group) > 1:
             hardness = hardness[group.index(index)]
-        values = self._given(hardness) * negative
+        values = self._given(constant(hardness)) * negative
         threshold = self._threshold(values, n)
         above, at_least = values > threshold, values >= threshold
         # A pixel that is no negative has the value 0 too, and is not to be counted.
         # Not `==`, which Paddle takes for true where numbers differ by less than 1e-15.
         tied = (at_least ^ above) & negative.astype("bool")
         of_tie = tie_weight(n, *self._count([above, tied]))
-        if self._host:
+        if self._host:  # `numpy` has copied: these may be written to
             negative *= float(of_tie)
             negative += text
             np.copyto(text, negative, where=at_least)
@@ -288,7 +290,7 @@ class _Sweeps:
 
     def _given(self, x: Tensor) -> Any:
         """Return values without gradient: an array where they can be read, else a tensor."""
-        return x.numpy() if self._host else constant(x)
+        return x.numpy() if self._host else x
 
     def _on_host(self, maps: Tensor) -> bool:
         """Tell whether values can be read without waiting for a device or another process."""
@@ -302,9 +304,10 @@ class _Sweeps:
             self._sums.update(zip(new, zip(new.values(), sums)))
 
     def added(self, maps: Sequence[Tensor], read: bool = False) -> Sequence[Any]:
-        """Return the sum of each map over all processes, float64; `read` if that may be.
+        """Return the sum of each map over all processes, float64.
 
-        Of a map `[terms, N, H, W]` it is a vector, and then so are the others.
+        They are Python's numbers where they may be read (`read`) and the maps are on a CPU. Of a
+        map `[terms, N, H, W]` it is a vector, and then so are the others.
         """
         if read and self._host:
             return [float(x.numpy().sum(dtype=np.float64)) for x in maps]
@@ -354,8 +357,8 @@ class _Sweeps:
         if self._host:
             return _partitioned(values, n)[0]
         ordered = paddle.sort(values.flatten(), descending=True)
-        index = n.clip(0, _size(values, n) - 1)
-        return paddle.gather(ordered, index.astype(paddle.int64))
+        index = n.astype("int64")  # of NaN, as labels may make it, the least integer
+        return paddle.gather(ordered, index.clip(0, _size(values, index) - 1))
 
 
 def _partitioned(values: NDArray[Any], n: float) -> NDArray[Any]:

@@ -308,11 +308,11 @@ class DBLoss(LossLayer):
         border = threshold_map, threshold_mask, threshold_mask
         calls = []
         for name, tensor in given.items():
-            part, weight = f"loss_{name}", weights.get(name, 1)
             shrink = Pixels(tensor, 0, *text)
             if name == "cbn_maps":
                 calls.append(_Call(self.bce_loss, shrink, "loss_cbn", 1, 1))
                 continue
+            part, weight = f"loss_{name}", weights.get(name, 1)
             threshold, binary = Pixels(tensor, 1, *border), Pixels(tensor, 2, *text)
             parts = _PART_NAMES if name == "maps" else (part, part, part)
             calls += [
@@ -366,8 +366,8 @@ class DBLoss(LossLayer):
             if _shares_sweeps(call.layer, processes):
                 own.append((call, call.layer._terms(pixels)))
             else:
-                plane, weighs = pixels.maps[:, pixels.channel], pixels.mask is not pixels.valid
-                further = {"weights": text_weights} if weighs else {}
+                plane, weighted = pixels.maps[:, pixels.channel], pixels.mask is not pixels.valid
+                further = {"weights": text_weights} if weighted else {}
                 others.append((call, call.layer(plane, pixels.target, pixels.valid, **further)))
         names = ["loss", *dict.fromkeys(call.part for call in calls)]
         columns = [(call, weight) for call, weighted_terms in own for weight, _ in weighted_terms]
