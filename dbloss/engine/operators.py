@@ -208,7 +208,8 @@ class _Sweeps:
 
         A negative that ties for the last of them weighs what it does times the tie weight.
         """
-        w, text, negative = self._split(index)
+        w, text = map(self._given, self._split(index))
+        negative = w - text
         ((group, hardness),) = [x for x in self._groups if index in x[0]]
         if len(group) > 1:
             hardness = hardness[group.index(index)]
@@ -230,7 +231,8 @@ class _Sweeps:
 
     def largest(self, index: int, n: Any, d: Any) -> Any:
         """Return the sum of the n largest `(1-g)*m` of a term, of the n smallest where d < 0."""
-        *_, negative = self._split(index)
+        w, text = self._split(index)
+        negative = self._given(w - text)
         if self._host:
             sign = 1.0 if d.item() >= 0 else -1.0
             hardest = _partitioned(sign * negative, n)
@@ -282,11 +284,10 @@ class _Sweeps:
             self._positives[key] = g, w, g * w  # kept alive, so that no other gets their `id`
         return self._positives[key][-1]
 
-    def _split(self, index: int) -> tuple[Any, Any, Any]:
-        """Return what a pixel weighs, `g*w` of it, and the rest, to choose among."""
+    def _split(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return what a pixel weighs, and `g*w` of it."""
         w = self._weights[index]
-        w, text = self._given(w), self._given(self._product(self._target(index), w))
-        return w, text, w - text
+        return w, self._product(self._target(index), w)
 
     def _given(self, x: Tensor) -> Any:
         """Return values without gradient: an array where they can be read, else a tensor."""
