@@ -102,10 +102,8 @@ def labels(values: Any, like: Tensor | None = None) -> tuple[Tensor, ...]:
             advice = _shape_advice(shape, [_OPEN] * 3)
             raise checks.wrong(like_name, "the shape [N, H, W]", shape, advice)
         _not_empty(like_name, like)
-    shape = like.shape
-    fitting = [shape[axis] for axis in _IMAGE_AXES]
     for index in range(1, len(values)):
-        _label(label_name(index), values[index], fitting, like, like_name)
+        _label(label_name(index), values[index], like, like_name)
     return tuple(values[1:])
 
 
@@ -122,7 +120,7 @@ def single(pred: Any, gt: Any, *, name: str = "pred", **masks: Any) -> None:
         raise checks.wrong(name, "the shape [N, H, W]", list(pred.shape), advice)
     _not_empty(name, pred)
     for label_name, label in {"gt": gt, **masks}.items():
-        _label(label_name, label, list(pred.shape), pred, name)
+        _label(label_name, label, pred, name)
 
 
 def prediction(name: str, tensor: Any) -> None:
@@ -133,11 +131,10 @@ def prediction(name: str, tensor: Any) -> None:
 # What these share
 
 
-def _label(name: str, tensor: Any, fitting: list[int], like: Tensor, like_name: str) -> None:
+def _label(name: str, tensor: Any, like: Tensor, like_name: str) -> None:
     _check_dtype(name, tensor, _LABEL_DTYPES, "a float, bool or integer dtype")
-    shape = list(tensor.shape)
-    agree = shape == fitting and _OPEN not in fitting
-    if not agree and (len(shape) != 3 or not sizes_agree(tensor, like, _IMAGE_AXES)):
+    if tensor.ndim != 3 or not sizes_agree(tensor, like, _IMAGE_AXES):
+        shape, fitting = list(tensor.shape), [like.shape[axis] for axis in _IMAGE_AXES]
         expected = f"the shape {fitting}, N, H and W of {like_name}"
         raise checks.wrong(name, expected, shape, _shape_advice(shape, fitting))
     # In a static graph inputs require a gradient unless told otherwise.
