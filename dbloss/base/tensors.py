@@ -12,6 +12,7 @@ from dbloss.base import checks
 
 _GREATEST_FLOAT16 = 65504.0
 _IS_PADDLE_2 = paddle.__version__.startswith("2.")
+_CPU = paddle.CPUPlace()
 _NO_CONTEXT = nullcontext()
 _may_cast = getattr(paddle.amp, "is_autocast_enabled", lambda: True)
 
@@ -112,6 +113,17 @@ def widened(maps: Tensor, dtype: Any) -> Tensor:
 
         wide.register_hook(before_the_cast)
     return wide
+
+
+def on_cpu(array: NDArray[Any], share: bool = False) -> Tensor:
+    """Return the values of an array as a tensor on the CPU, whatever the default device.
+
+    A tensor may `share` the memory of the array.
+    """
+    # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given back, and
+    # two threads that do so wait for each other. By keywords it takes longer.
+    persistable = False
+    return paddle.Tensor(array, _CPU, persistable, share)
 
 
 def to_array(tensor: Tensor) -> NDArray[Any]:

@@ -27,7 +27,7 @@ from paddle import Tensor
 from paddle.autograd import PyLayer
 
 from dbloss.base.processes import Processes
-from dbloss.base.tensors import computed, hold, unchanged
+from dbloss.base.tensors import computed, hold, on_cpu, unchanged
 from dbloss.engine import loops, operators
 from dbloss.engine.formulas import MOST_SUMS
 from dbloss.engine.mining import (
@@ -72,7 +72,7 @@ def evaluate(terms: Sequence[Term], mix: Mix, processes: Processes) -> tuple[Ten
         factors = [sum(map(operator.mul, scales, column)) for column in zip(*mix)]
         written = sweeps.write(factors)
         return tuple(
-            hold(_tensor(written[key]), tensor) if key in written else None
+            hold(on_cpu(written[key], share=True), tensor) if key in written else None
             for key, tensor in maps.items()
         )
 
@@ -423,20 +423,11 @@ def _rows(tensor: Tensor, dtype: Any) -> _Array:
     return rows
 
 
-_CPU = paddle.CPUPlace()
-_ZERO = paddle.to_tensor(0.0, paddle.float32, _CPU)
+_ZERO = paddle.to_tensor(0.0, paddle.float32, "cpu")
 
 
 def _scalars(values: Sequence[float]) -> tuple[Tensor, ...]:
     return tuple(_ZERO + value for value in values)  # no other way to a tensor takes less time
-
-
-def _tensor(array: _Array) -> Tensor:
-    """Return a tensor in the memory of an array."""
-    # Not through DLPack: Paddle holds a lock while the memory of such a tensor is given back, and
-    # two threads that do so wait for each other.
-    persistable, zero_copy = False, True
-    return paddle.Tensor(array, _CPU, persistable, zero_copy)
 
 
 def _blocks(images: int, pixels: int) -> list[_Block]:

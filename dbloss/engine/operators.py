@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from paddle import Tensor
 
 from dbloss.base.processes import ALONE, Processes
-from dbloss.base.tensors import computed, constant, widened
+from dbloss.base.tensors import computed, constant, on_cpu, widened
 from dbloss.engine.formulas import MOST_SUMS, PixelLoss
 from dbloss.engine.mining import (
     BY_PREDICTION,
@@ -172,7 +172,7 @@ class _Sweeps:
     def vector(self, numbers: Sequence[Any], one: Tensor | None = None) -> Tensor:
         """Return such numbers as one tensor; None stands for 1, which is `one` as a tensor."""
         if self._host:
-            return _on_cpu(np.array([1.0 if x is None else x for x in numbers]))
+            return on_cpu(np.array([1.0 if x is None else x for x in numbers]))
         return paddle.stack([one if x is None else x for x in numbers])
 
     def counts(self) -> list[tuple[Counts, Counts]]:
@@ -225,7 +225,7 @@ class _Sweeps:
             negative += text
             np.copyto(text, negative, where=at_least)
             np.copyto(text, w, where=above)
-            return _on_cpu(text)
+            return on_cpu(text)
         share = paddle.lerp(text, w, of_tie.astype(w.dtype))
         return paddle.where(above, w, paddle.where(at_least, share, text))
 
@@ -366,11 +366,6 @@ def _partitioned(values: NDArray[Any], n: float) -> NDArray[Any]:
     """Return the n largest values, the least of them first; at least one."""
     nth = nth_index(n, values.size)
     return np.partition(values, nth, axis=None)[nth:]
-
-
-def _on_cpu(array: NDArray[Any]) -> Tensor:
-    """Return the values of an array as a tensor, wherever tensors are put by default."""
-    return paddle.Tensor(value=array, place=paddle.CPUPlace(), persistable=False, zero_copy=False)
 
 
 def _size(values: Tensor, like: Tensor) -> Any:
